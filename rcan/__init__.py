@@ -1,0 +1,24 @@
+"""Restoration of three-dimensional fluorescence microscopy with residual channel attention networks."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Config": "rcan.config",
+    "build_rcan": "rcan.model",
+    "create_volume": "rcan.volume",
+    "load_config": "rcan.config",
+    "load_model": "rcan.checkpoint",
+    "open_volume": "rcan.volume",
+    "restore": "rcan.restoration",
+    "train": "rcan.training",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name):
+    """Import a public name when it is first used: `import rcan` itself stays quick."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'rcan' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

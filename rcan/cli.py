@@ -1,0 +1,299 @@
+"""From a command line to one checked call.
+
+A command is a function of its options, and the options are a class whose fields carry type, default,
+range and help text, each once. From that class come the flags, the help page and the checks, so that
+every wrong flag and value is refused before any work starts. Values read from a file pass the same
+checks.
+
+Whatever goes wrong ends in a line on standard error and an exit status: 1, or 2 for wrong usage, or 130
+after Ctrl-C. `--debug` shows the traceback besides.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import sys
+import traceback
+import types
+import typing
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+__all__ = ["Settings", "UsageError", "import_keras", "nearest", "option", "run_command"]
+
+
+class UsageError(ValueError):
+    """The command line itself is wrong: exit status 2."""
+
+
+class Settings(BaseModel):
+    """Base of all that a user can set: checked as a whole, never changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def checked(cls, values, *, origin="", prefix="", error=ValueError):
+        """Build the settings from JSON values, or report everything that is wrong with them at once.
+
+        Parameters
+        ----------
+        values : dict
+            As `json.load` gives them.
+        origin, prefix : str
+            What the values come from (it begins every line of the message), and what stands before a
+            key, such as ``"--"``.
+        error : type
+            Exception to raise: one line for each wrong value, naming key, value and rule.
+
+        Returns
+        -------
+        settings : instance of this class
+        """
+        try:
+            return cls.model_validate_json(json.dumps(values))
+        except ValidationError as failure:
+            lines = [origin + cls._describe(problem, prefix) for problem in failure.errors()]
+        raise error("\n".join(lines))
+
+    @classmethod
+    def _describe(cls, problem, prefix):
+        """Put one of pydantic's findings into words: key, value, rule, way out."""
+        rule = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            return rule
+        key = prefix + ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "missing":
+            field = cls.model_fields.get(problem["loc"][-1])
+            return f"{key} is missing{f' ({field.description})' if field else ''}."
+        if problem["type"] == "extra_forbidden":
+            known = cls.model_fields if len(problem["loc"]) == 1 else ["raw", "gt"]
+            return f"{key} is not a known key.{nearest(problem['loc'][-1], known)}"
+        return f"{key} is {json.dumps(problem['input'], default=str)}: {rule[0].lower()}{rule[1:]}."
+
+
+def option(default, description, *, letter=None, positional=False, **limits):
+    """Declare one setting: a pydantic field that also knows its flag.
+
+    Parameters
+    ----------
+    default : object
+        ``...`` where the user must give a value.
+    description : str
+        One line for the help page.
+    letter : str, optional
+        Single letter of the short flag.
+    positional : bool
+        Whether the command line takes it without a flag.
+    **limits
+        Ranges, as `pydantic.Field` takes them.
+    """
+    flag = {"letter": letter, "positional": positional}
+    return Field(default, description=description, json_schema_extra=flag, **limits)
+
+
+def nearest(word, known):
+    """Suggest what `word` may have been meant as: a sentence, or nothing.
+
+    Examples
+    --------
+    >>> nearest("epoch", ["epochs", "seed"])
+    ' Did you mean epochs?'
+    """
+    word, known = str(word), list(known)
+    close = [name for name in known if name.startswith(word)] or difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def run_command(call, argv, *, prog, overrides=None):
+    """Check a command line, make the call, and turn every failure into a line and an exit status.
+
+    Parameters
+    ----------
+    call : callable
+        The command: its one parameter is annotated with a `Settings` class, its docstring begins with
+        the sentence of the help page.
+    argv : list of str
+        Arguments after the command's name.
+    prog : str
+        Name of the command in the help page.
+    overrides : type, optional
+        A second `Settings` class whose keys are flags too. What is given of them reaches the call as the
+        dictionary `options.overrides`.
+
+    Returns
+    -------
+    status : int
+    """
+    try:
+        with _plain_warnings():
+            call(_parse(call, [arg for arg in argv if arg != "--debug"], prog, overrides))
+        return 0
+    except (Exception, KeyboardInterrupt) as failure:
+        if "--debug" in argv:
+            traceback.print_exc()
+        message, status = _describe_failure(failure, prog)
+        for line in message.splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return status
+
+
+def _describe_failure(failure, prog):
+    """Message and exit status of what ended a command."""
+    if isinstance(failure, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(failure, UsageError):
+        return f"{failure} ({prog} --help lists all flags.)", 2
+    if isinstance(failure, OSError) and failure.strerror and failure.filename:
+        return f"{failure.filename}: {failure.strerror[0].lower()}{failure.strerror[1:]}", 1
+    if isinstance(failure, (OSError, ValueError, ImportError)):
+        return str(failure), 1
+    if isinstance(failure, MemoryError):
+        return f"out of memory ({failure}): use smaller tiles or patches.", 1
+    return f"unexpected {type(failure).__name__}: {failure} (--debug shows where)", 1
+
+
+@contextmanager
+def _plain_warnings():
+    """Show warnings meant for users as one line each; libraries' warnings for developers are dropped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("ignore", module="keras|tensorflow")
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        yield
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UsageError(f"{message}.")
+
+
+def _parse(call, argv, prog, overrides):
+    """Turn arguments into the checked options of the call."""
+    model = typing.get_type_hints(call)["options"]
+    required = [_synopsis(name, field) for name, field in model.model_fields.items() if field.is_required()]
+    parser = _Parser(
+        prog=prog,
+        usage=" ".join(["%(prog)s", *required, "[flags]"]),
+        description=call.__doc__.split("\n\n")[0],
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shown = {name: field for name, field in model.model_fields.items() if name != "overrides"}
+    _add_flags(parser, shown)
+    if overrides:
+        _add_flags(parser.add_argument_group("keys of the config file"), overrides.model_fields)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given, unknown = parser.parse_known_args([_with_underscores(arg) for arg in argv])
+    if unknown:
+        known = [f"--{name}" for name in (*shown, *(overrides.model_fields if overrides else ()))]
+        raise UsageError(f"{unknown[0]} is not a known flag.{nearest(unknown[0].split('=')[0], known)}")
+    fields = {**(overrides.model_fields if overrides else {}), **shown}
+    values = {name: _to_json(fields[name].annotation, text) for name, text in vars(given).items()}
+    if overrides:
+        values["overrides"] = {name: values.pop(name) for name in [*values] if name not in shown}
+    return model.checked(values, prefix="--", error=UsageError)
+
+
+def _with_underscores(arg):
+    """`--model-dir=a-b` means `--model_dir=a-b`."""
+    name, equals, value = arg.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if arg.startswith("--") else arg
+
+
+def _add_flags(parser, fields):
+    for name, field in fields.items():
+        extra = field.json_schema_extra
+        flags = [f"-{extra['letter']}"] * bool(extra["letter"]) + [f"--{name}"]
+        metavar = name if extra["positional"] else _metavar(field.annotation)
+        text = field.description.replace("%", "%%")
+        if not field.is_required() and field.default not in (None, False, []):
+            text += f" (default: {_shown(field.default)})"
+        if extra["positional"]:
+            parser.add_argument(name, metavar=name.upper(), help=text)
+        elif field.annotation is bool:
+            parser.add_argument(*flags, nargs="?", const="true", metavar="true|false", help=text)
+        else:
+            parser.add_argument(*flags, metavar=metavar, help=text)
+
+
+def _synopsis(name, field):
+    letter = field.json_schema_extra["letter"]
+    return (
+        name.upper() if field.json_schema_extra["positional"] else f"-{letter} {_metavar(field.annotation)}"
+    )
+
+
+def _shown(default):
+    return ",".join(map(str, default)) if isinstance(default, (tuple, list)) else default
+
+
+def _kinds(annotation):
+    """All plain types and literal values that occur in an annotation."""
+    parts = typing.get_args(annotation)
+    return {kind for part in parts for kind in _kinds(part)} if parts else {annotation}
+
+
+def _metavar(annotation):
+    kinds = _kinds(annotation) - {types.NoneType, ...}
+    if Path in kinds:
+        return "PATH"
+    if not any(isinstance(kind, type) for kind in kinds):
+        return "|".join(str(kind) for kind in sorted(kinds))
+    kind = {int: "N", float: "X", str: "TEXT"}.get(min(kinds, key=str), "JSON")
+    return f"{kind},…" if _is_sequence(annotation) and kind != "JSON" else kind
+
+
+def _is_sequence(annotation):
+    return typing.get_origin(annotation) in (tuple, list) or any(
+        _is_sequence(part) for part in typing.get_args(annotation)
+    )
+
+
+def _to_json(annotation, text):
+    """Read the text of a flag as the JSON value that its type expects; text stays text."""
+    kinds = _kinds(annotation)
+    if _is_sequence(annotation) and not text.startswith("["):
+        return [_to_json(next(iter(kinds & {int, float, str} or {str})), part) for part in text.split(",")]
+    if not _is_sequence(annotation) and any(kind in (str, Path) or isinstance(kind, str) for kind in kinds):
+        return text
+    try:
+        return json.loads(text.lower() if bool in kinds else text)
+    except json.JSONDecodeError:
+        return text
+
+
+def import_keras():
+    """Import Keras and its backend without the messages they print while loading.
+
+    TensorFlow is told to use oneDNN, which by itself it does on newer CPUs only; a convolution is about a
+    third faster with it on the others too.
+
+    Returns
+    -------
+    keras : module
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    with _muted_stderr():
+        import keras
+    return keras
+
+
+@contextmanager
+def _muted_stderr():
+    """Silence file descriptor 2, which compiled libraries write to directly."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)

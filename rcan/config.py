@@ -1,0 +1,158 @@
+"""What a training run is told: every key, its default, range and meaning, once.
+
+The config file is one JSON object with the keys of `Config`. It is the format of the program published
+with the 2021 paper, whose files are read unchanged, and a little more.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from rcan.cli import Settings, option
+
+__all__ = ["Config", "ImagePair", "load_config"]
+
+_OLD_NAMES = {"input_shape": "patch_shape"}
+
+
+class ImagePair(Settings):
+    """A raw image and its ground truth: two files, or two folders of them."""
+
+    raw: Path
+    gt: Path
+
+
+def _check_axes(axes):
+    if not {"Y", "X"} <= set(axes) <= set("TCZYX") or len(set(axes)) != len(axes):
+        raise ValueError("axes are letters of T, C, Z, Y, X in storage order, each once, with Y and X")
+    return axes
+
+
+Axes = Annotated[str, AfterValidator(_check_axes)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Config(Settings):
+    """All settings of a training run, checked; the fields' descriptions say what each means."""
+
+    training_data_dir: ImagePair | None = option(
+        None, "folders of raw and gt training volumes, matched by file name"
+    )
+    training_image_pairs: list[ImagePair] = option([], "list of single training pairs")
+    validation_data_dir: ImagePair | None = option(None, "folders of raw and gt validation volumes")
+    validation_image_pairs: list[ImagePair] = option([], "list of single validation pairs")
+    validation_split: float = option(
+        0.1, "share of the training data to validate on where no validation data is named", ge=0, le=0.5
+    )
+    test_data_dir: ImagePair | None = option(
+        None, "folders of raw and gt volumes to score the trained model on, never seen in training"
+    )
+    test_image_pairs: list[ImagePair] = option([], "list of single test pairs")
+    raw_data_format: Axes | None = option(None, "axes of the raw files, where their metadata is wrong")
+    gt_data_format: Axes | None = option(None, "axes of the gt files, where their metadata is wrong")
+    output_dir: Path | None = option(None, "run folder to write", letter="o")
+
+    patch_shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = option(
+        None, "training patch, Z,Y,X or Y,X, cut down to the smallest volume (default: 16,256,256 or 256,256)"
+    )
+    percentiles: tuple[float, float] = option((2, 99.9), "percentiles that become 0 and 1")
+    data_augmentation: bool = option(True, "turn and flip patches")
+    intensity_threshold: float = option(
+        0.25, "normalised gt above which a voxel is signal; 0 or less accepts every patch"
+    )
+    area_ratio_threshold: float = option(0.5, "least share of signal voxels in a patch", ge=0, le=1)
+
+    num_channels: Count = option(32, "feature channels")
+    num_residual_blocks: Count = option(3, "residual channel attention blocks in a group")
+    num_residual_groups: Count = option(5, "residual groups")
+    channel_reduction: Count = option(8, "feature channels for each one in the attention's bottleneck")
+
+    epochs: Count = option(300, "epochs to train")
+    steps_per_epoch: Count = option(256, "training steps in an epoch")
+    batch_size: Count = option(1, "patches for each device and step")
+    initial_learning_rate: float = option(1e-4, "of Adam; halved every quarter of the epochs", ge=1e-6)
+    loss: Literal["mae", "mse"] = option("mae", "mean absolute or mean squared error")
+    metrics: list[Literal["psnr", "ssim"]] = option(["psnr"], "measures to follow besides the loss")
+    seed: int = option(0, "the same seed gives the same weights", ge=0)
+
+    @model_validator(mode="after")
+    def _check_together(self):
+        if not (self.training_data_dir or self.training_image_pairs):
+            raise ValueError(
+                "training_data_dir is missing: a run needs it or training_image_pairs, each with raw and gt."
+            )
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"percentiles is [{low:g}, {high:g}]: needs 0 <= low < high <= 100.")
+        return self
+
+
+def load_config(path, overrides=None):
+    """Read a config file and check it as a whole.
+
+    Parameters
+    ----------
+    path : path
+        JSON file. Its relative paths start from its own folder.
+    overrides : dict, optional
+        Keys that replace those of the file, such as ``{"epochs": 3}``. Their relative paths start from
+        the current folder.
+
+    Returns
+    -------
+    config : Config
+
+    Raises
+    ------
+    ValueError
+        If the file is not JSON (with line and column), or with one line for each wrong key.
+    OSError
+        If the file cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist or is not a file: -c takes a config file (JSON).")
+    values = _anchored(_read_json(path), path.parent)
+    return Config.checked({**values, **_anchored(overrides or {}, Path())}, origin=f"{path}: ")
+
+
+def _read_json(path):
+    def unique(items):
+        names = [name for name, _ in items]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{path}: {name} is given {names.count(name)} times; keep one.")
+        return dict(items)
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except json.JSONDecodeError as failure:
+        raise ValueError(
+            f"{path}: line {failure.lineno}, column {failure.colno}: {failure.msg}; the file must be JSON."
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file in UTF-8; the file must be JSON.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: holds a {type(values).__name__}; it must be one JSON object, {{...}}.")
+    for old, new in _OLD_NAMES.items():
+        if old in values and new in values:
+            raise ValueError(f"{path}: {old} is the old name of {new}; keep one of them.")
+        if old in values:
+            values[new] = values.pop(old)
+    return values
+
+
+def _anchored(values, folder):
+    """Make the relative paths among the values start from a folder."""
+
+    def anchor(value):
+        if isinstance(value, str):
+            return str(folder.absolute() / Path(value).expanduser())
+        if isinstance(value, list):
+            return [anchor(item) for item in value]
+        return {key: anchor(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    is_path = ("_data_dir", "_image_pairs", "output_dir")
+    return {key: anchor(value) if key.endswith(is_path) else value for key, value in values.items()}

@@ -1,0 +1,81 @@
+"""How far long work has come: a bar on a terminal, lines in a log."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+_LOG_INTERVAL = 30  # seconds between the lines of a log
+
+
+class Progress:
+    """Show how much is done, how fast it goes, and the time left.
+
+    On a terminal a bar on standard error; elsewhere a line on standard output every half minute and
+    one at the end.
+
+    Parameters
+    ----------
+    total : int
+        Amount of work, in `unit`.
+    label : str
+        What is being done.
+    unit : str
+        What is counted, such as ``"voxel"``.
+
+    Examples
+    --------
+    >>> with Progress(2, "count", unit="step") as progress:
+    ...     progress.advance(2, loss="0.5")  # doctest: +ELLIPSIS
+    count: 100% 2/2 [...
+    """
+
+    def __init__(self, total, label, *, unit):
+        self._bar = tqdm(
+            total=total, desc=label, unit=unit, unit_scale=True, disable=None, leave=False, dynamic_ncols=True
+        )
+        self._label, self._unit, self._total = label, unit, total
+        self._done, self._figures = 0, {}
+        self._started = self._logged = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        self.close()
+
+    def advance(self, amount=1, **figures):
+        """Count `amount` more as done, and show figures such as ``loss="0.1"`` beside it."""
+        self._done += amount
+        self._figures = figures or self._figures
+        self._bar.set_postfix(self._figures, refresh=False)
+        self._bar.update(amount)
+        now = time.monotonic()
+        if self._bar.disable and (now - self._logged > _LOG_INTERVAL or self._done >= self._total):
+            self._logged = now
+            print(self._line(now - self._started), flush=True)
+
+    def _line(self, elapsed):
+        return tqdm.format_meter(
+            self._done,
+            self._total,
+            elapsed,
+            prefix=self._label,
+            unit=self._unit,
+            unit_scale=self._total > 1000,
+            postfix=", ".join(f"{name}={value}" for name, value in self._figures.items()) or None,
+            bar_format="{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+        )
+
+    def say(self, text):
+        """Print a line above the bar."""
+        if self._bar.disable:
+            print(text, flush=True)
+        else:
+            self._bar.write(text, file=sys.stdout)
+
+    def close(self):
+        """Take the bar off the terminal."""
+        self._bar.close()
