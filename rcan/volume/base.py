@@ -1,0 +1,190 @@
+"""One image file seen as blocks of fixed axes.
+
+A source (`rcan.volume.tiff.TiffSource`) knows a format: it has `path`, `axes` (one letter for each stored
+dimension, `_` for a nameless one of length 1), `shape`, `dtype`, `voxel_size`, `channel_names`, `time_step`,
+`read(slices)` with slices by axis, and `close()`. A `Volume` knows blocks, frames and regions.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+BLOCK_AXES = ("ZYXC", "ZYX", "YXC", "YX")
+
+
+def open_volume(path, *, axes=None, block_axes="ZYXC"):
+    """Open an image file; only its metadata is read.
+
+    Parameters
+    ----------
+    path : str or Path
+        TIFF, BigTIFF, ImageJ hyperstack or OME-TIFF.
+    axes : str, optional
+        The file's axes in storage order, of the letters T, C, Z, Y and X. Overrides the metadata. May name
+        axes of length 1 that the file does not store.
+    block_axes : {"ZYXC", "ZYX", "YXC", "YX"}
+        Which axes one block has; the others are looped over as frames.
+
+    Returns
+    -------
+    volume : Volume
+
+    Raises
+    ------
+    OSError
+        If the file is missing or may not be read.
+    ValueError
+        If it is no image of this kind, is damaged, or has axes that cannot be told.
+    """
+    from rcan.volume.tiff import TiffSource  # tifffile is imported with the first file, not with the package
+
+    path = Path(str(path))
+    if axes is not None:
+        axes = str(axes).upper()
+        if not set("YX") <= set(axes) <= set("TCZYX") or len(set(axes)) < len(axes):
+            raise ValueError(
+                f"{path} cannot have the axes {axes!r}: name each stored axis once, in storage order, with "
+                "the letters T, C, Z, Y and X; Y and X are needed. Example: ZCYX."
+            )
+    source = TiffSource(path, axes)
+    return Volume(source, axes or source.axes.replace("_", ""), block_axes)
+
+
+class Volume:
+    """An image file, or a crop of one, that is read block by block.
+
+    Many threads may read at once. The file is opened at the first read; `close` frees what reading holds, and
+    reading again reopens it.
+
+    Parameters
+    ----------
+    source : TiffSource
+        Reads the stored array.
+    axes : str
+        Axes of the file in storage order.
+    block_axes : {"ZYXC", "ZYX", "YXC", "YX"}
+        Axes of one block.
+    bounds : dict, optional
+        Start and stop of a crop by spatial axis.
+
+    Attributes
+    ----------
+    path : Path
+    axes : str
+        Storage order; axes of length 1 are left out unless the user named them.
+    sizes : dict
+        Length by axis.
+    dtype : numpy.dtype
+        As stored, in native byte order; uint8 for bilevel images.
+    voxel_size : tuple of (float or None)
+        (z, y, x) in µm.
+    channel_names : tuple of str, or None
+    time_step : float or None
+        Seconds.
+    block_axes : str
+    shape : tuple of int
+        Shape of one block. The last axis holds the channels, of which there is 1 where C is not a block axis.
+    frames : list of dict
+        Index by looped axis, for example ``[{"T": 0}, {"T": 1}]``; ``[{}]`` where nothing is looped over.
+    """
+
+    def __init__(self, source, axes, block_axes, bounds=None):
+        if block_axes not in BLOCK_AXES:
+            raise ValueError(f"block_axes={block_axes!r} is not one of {', '.join(BLOCK_AXES)}.")
+        self._source = source
+        stored = dict(zip(source.axes, source.shape, strict=True))
+        sizes = {axis: stored.get(axis, 1) for axis in "TZYXC"}
+        self._is_crop = bounds is not None
+        self._bounds = bounds or {axis: (0, sizes[axis]) for axis in block_axes if axis != "C"}
+        sizes |= {axis: stop - start for axis, (start, stop) in self._bounds.items()}
+        looped = [axis for axis in axes if axis not in block_axes]
+        self.path = source.path
+        self.axes = axes
+        self.sizes = {axis: sizes[axis] for axis in axes}
+        self.dtype = source.dtype
+        self.voxel_size = source.voxel_size
+        self.channel_names = source.channel_names
+        self.time_step = source.time_step
+        self.block_axes = block_axes
+        num_channels = sizes["C"] if "C" in block_axes else 1
+        self.shape = (*(sizes[axis] for axis in self._bounds), num_channels)
+        self.frames = [
+            dict(zip(looped, index, strict=True)) for index in np.ndindex(*(sizes[axis] for axis in looped))
+        ]
+
+    def read(self, frame=None, region=None, *, dtype=np.float32):
+        """Read one block, or a region of it.
+
+        Parameters
+        ----------
+        frame : dict, optional
+            One of `frames`; the first if not given.
+        region : tuple of slice, optional
+            One slice for each spatial block axis; everything if not given.
+        dtype : dtype, optional
+            Of the block; None keeps the file's.
+
+        Returns
+        -------
+        block : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+            A new contiguous array.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged.
+        """
+        slices = {axis: slice(i, i + 1) for axis, i in (frame or self.frames[0]).items()}
+        bounds = self._locate(region)
+        slices |= {axis: slice(*limits) for axis, limits in bounds.items()}
+        stored = self._source.read(slices)
+        order = sorted(range(stored.ndim), key=lambda i: "TZYXC".find(self._source.axes[i]))
+        shape = (*(stop - start for start, stop in bounds.values()), self.shape[-1])
+        block = stored.transpose(order).reshape(shape)  # looped and nameless axes have length 1
+        with np.errstate(
+            over="ignore"
+        ):  # a float64 beyond float32 becomes infinite, which check_pair reports
+            return np.array(block, dtype or self.dtype, order="C")
+
+    def crop(self, region):
+        """Return a view of a region: the same file, with the `shape` and `sizes` of the part.
+
+        Parameters
+        ----------
+        region : tuple of slice
+            One slice for each spatial block axis, in coordinates of this volume.
+
+        Returns
+        -------
+        part : Volume
+        """
+        return Volume(self._source, self.axes, self.block_axes, self._locate(region))
+
+    def with_block_axes(self, block_axes):
+        """Return the same file seen with other block axes; a crop is refused, as its region would not fit."""
+        if self._is_crop:
+            raise ValueError(f"{self.path} is cropped: choose the block axes first, then crop.")
+        return Volume(self._source, self.axes, block_axes)
+
+    def close(self):
+        """Free the memory map and the decoded pages, also of crops and other views of the same file."""
+        self._source.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def __repr__(self):
+        return f"<Volume {self.path.name} {self.axes} {self.dtype}, {len(self.frames)} x {self.shape}>"
+
+    def _locate(self, region):
+        """Start and stop in the file, by spatial axis, of a region of this volume."""
+        if region is None:
+            return self._bounds
+        located = {}
+        for (axis, (start, stop)), part in zip(self._bounds.items(), region, strict=True):
+            first, last, _ = part.indices(stop - start)
+            located[axis] = (start + first, start + last)
+        return located

@@ -1,0 +1,179 @@
+"""Which raw file belongs to which ground truth, and whether the two can be a pair."""
+
+import itertools
+import math
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+SLAB_VOXELS = 2**23  # voxels of ground truth compared at a time, 32 MB in float32
+MIN_CORRELATION = 0.1  # below it two images look unrelated: pure noise gives 0, weak but real signal more
+
+
+def list_volumes(folder):
+    """List the TIFF files of a folder, sorted by name.
+
+    Hidden files and sub-folders are left out; the suffix is .tif or .tiff in any case.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    paths : list of Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If it holds no such file.
+    """
+    folder = Path(str(folder))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: a folder of *.tif or *.tiff files is needed.")
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in (".tif", ".tiff") and not path.name.startswith(".") and path.is_file()
+    )
+    if not paths:
+        raise ValueError(
+            f"{folder} holds no *.tif or *.tiff file. Name the folder that holds the images themselves."
+        )
+    return paths
+
+
+def pair_paths(raw_dir, gt_dir):
+    """Pair the files of two folders.
+
+    Files of equal names belong together, in any case of letters and with either suffix. Where names differ
+    but both folders hold as many files, these are paired in sorted order, with a warning.
+
+    Parameters
+    ----------
+    raw_dir, gt_dir : str or Path
+
+    Returns
+    -------
+    pairs : list of (Path, Path)
+        Raw and ground truth.
+
+    Raises
+    ------
+    ValueError
+        If one folder holds more files than the other.
+    """
+    raw_paths, gt_paths = list_volumes(raw_dir), list_volumes(gt_dir)
+    raw_names = {path.stem.lower(): path for path in raw_paths}
+    gt_names = {path.stem.lower(): path for path in gt_paths}
+    if len(raw_paths) != len(gt_paths):
+        alone = [str(raw_names[name]) for name in sorted(raw_names.keys() - gt_names.keys())]
+        alone += [str(gt_names[name]) for name in sorted(gt_names.keys() - raw_names.keys())]
+        more = f" and {len(alone) - 10} more" if len(alone) > 10 else ""
+        raise ValueError(
+            f"{raw_dir} holds {len(raw_paths)} images but {gt_dir} holds {len(gt_paths)}: each raw image "
+            f"needs one ground truth, best of the same name. Without partner: {', '.join(alone[:10])}{more}. "
+            "Add or remove files, or list the pairs in `training_image_pairs`."
+        )
+    if raw_names.keys() == gt_names.keys() and len(raw_names) == len(raw_paths):
+        return [(path, gt_names[name]) for name, path in raw_names.items()]
+    pairs = list(zip(raw_paths, gt_paths, strict=True))
+    shown = ", ".join(f"{raw.name} with {gt.name}" for raw, gt in pairs[:5])
+    more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+    warnings.warn(
+        f"The names in {raw_dir} and {gt_dir} differ: they are paired in sorted order, {shown}{more}.",
+        stacklevel=2,
+    )
+    return pairs
+
+
+def check_pair(raw, gt):
+    """Check that two volumes can be a training pair; both are read once, slab by slab.
+
+    Parameters
+    ----------
+    raw, gt : Volume
+
+    Raises
+    ------
+    ValueError
+        If both are one file, have different numbers of frames or shapes that do not fit, hold NaN or infinite
+        values, or are constant.
+
+    Warns
+    -----
+    UserWarning
+        If the Pearson correlation of raw and ground truth is near or below zero.
+    """
+    if os.path.samefile(raw.path, gt.path):
+        raise ValueError(f"{raw.path} is both raw and gt of a pair: nothing can be learned. Name two files.")
+    if len(raw.frames) != len(gt.frames):
+        raise ValueError(
+            f"{gt.path} has {len(gt.frames)} frames (time points, or axes outside {gt.block_axes}) but "
+            f"{raw.path} has {len(raw.frames)}: they must agree. Crop one, or set `axes` if two are swapped."
+        )
+    small, large = raw.shape[:-1], gt.shape[:-1]
+    if len(small) != len(large) or any(b < a or b % a for a, b in zip(small, large, strict=True)):
+        axes = raw.block_axes.replace("C", "")
+        raise ValueError(
+            f"{gt.path} is {large} but {raw.path} is {small} ({axes}): gt must measure "
+            "a whole multiple of raw along each axis. Crop one of them, or set `axes` if two are swapped."
+        )
+    invalid, lowest, highest, correlation = _compare(raw, gt)
+    for volume, count, low, high in zip((raw, gt), invalid, lowest, highest, strict=True):
+        if count:
+            raise ValueError(
+                f"{volume.path} holds {count} values that are NaN or infinite: all must be finite numbers. "
+                "Replace them, or leave the image out."
+            )
+        if low == high:
+            raise ValueError(f"{volume.path} is {low:g} everywhere: nothing can be learned. Leave it out.")
+    if correlation < MIN_CORRELATION:
+        warnings.warn(
+            f"{raw.path} and {gt.path} have a correlation of {correlation:.2f}, near or below zero: they may "
+            "not belong together. Look at both, and check the pairing and the axes.",
+            stacklevel=2,
+        )
+
+
+def _compare(raw, gt):
+    """Count of values that are not finite, minimum and maximum of both volumes, and their correlation."""
+    factors = [b // a for a, b in zip(raw.shape[:-1], gt.shape[:-1], strict=True)]
+    centre = tuple(slice(factor // 2, None, factor) for factor in factors)  # of the gt voxels in a raw voxel
+    num_voxels = SLAB_VOXELS // (math.prod(factors) * max(raw.shape[-1], gt.shape[-1]))
+    invalid, lowest, highest = np.zeros(2, int), np.full(2, np.inf), np.full(2, -np.inf)
+    shift, sums = None, np.zeros(6)  # number, x, y, xx, yy, xy; the shift keeps the differences exact
+    for raw_frame, gt_frame in zip(raw.frames, gt.frames, strict=True):
+        for region in _slabs(raw.shape[:-1], num_voxels):
+            large = tuple(slice(s.start * f, s.stop * f) for s, f in zip(region, factors, strict=True))
+            slabs = raw.read(raw_frame, region), gt.read(gt_frame, large)
+            invalid += [slab.size - np.count_nonzero(np.isfinite(slab)) for slab in slabs]
+            if invalid.any():
+                continue
+            lowest = np.minimum(lowest, [slab.min() for slab in slabs])
+            highest = np.maximum(highest, [slab.max() for slab in slabs])
+            means = [slab.mean(axis=-1, dtype=np.float64) for slab in (slabs[0], slabs[1][centre])]
+            shift = shift or [mean.mean() for mean in means]
+            x, y = (mean - s for mean, s in zip(means, shift, strict=True))
+            sums += (x.size, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum())
+    if invalid.any():
+        return invalid, lowest, highest, math.nan
+    x, y, xx, yy, xy = sums[1:] / sums[0]
+    scale = math.sqrt(max(xx - x * x, 0) * max(yy - y * y, 0))
+    return invalid, lowest, highest, (xy - x * y) / scale if scale else 0.0
+
+
+def _slabs(shape, num_voxels):
+    """Cut a shape into regions of at most `num_voxels` voxels, whole along the last axes where possible."""
+    steps = list(shape)
+    for axis in range(len(steps)):
+        steps[axis] = max(1, min(steps[axis], num_voxels // math.prod(steps[axis + 1 :])))
+    cuts = [
+        [slice(start, min(start + step, size)) for start in range(0, size, step)]
+        for size, step in zip(shape, steps, strict=True)
+    ]
+    return itertools.product(*cuts)

@@ -1,0 +1,284 @@
+"""The bytes of a TIFF file as one lazy array, whatever their layout.
+
+tifffile reads the structure: tags, series, metadata. The pixels are read here, from one memory map of the
+file, so that threads need not wait for each other: a contiguous array is a view into the map, anything else
+is decoded strip by strip (or tile by tile), only those that a region touches, and the last ones are kept in a
+cache of limited size.
+
+Damage is looked for before anything is decoded or allocated: every strip must lie inside the file, and hold
+enough bytes for what it claims to become. tifffile itself would fill some gaps with zeros.
+"""
+
+import contextlib
+import logging
+import math
+import threading
+import warnings
+from collections import OrderedDict, namedtuple
+
+import numpy as np
+import tifffile
+
+from rcan.volume.metadata import check_ome, name_axes, read_calibration
+
+CACHE_BYTES = 256 * 2**20  # decoded strips and tiles kept for one file
+GREY, RGB, PALETTE = (0, 1), 2, 3  # values of the tag PhotometricInterpretation
+# Most bytes that one stored byte can become. PackBits: 128 from 2. LZW: a string of about 3840 from 12 bits.
+# Deflate: 1032. The others know no limit; this is beyond a run of Zstandard, 128 KiB from 4.
+MAX_EXPANSION = {1: 1, 32773: 64, 5: 2600, 8: 1040, 32946: 1040}
+MAX_EXPANSION_OTHERS = 40_000
+SMALL_SEGMENT = 16 * 2**20  # bytes that may be allocated for a strip without asking
+JPEG = (6, 7, 33007, 34892)
+
+# Where a page lies: `offsets` and `sizes` of its strips or tiles in `file`; a plain array has no `decode`.
+Page = namedtuple("Page", "file dtype decode offsets sizes jpegtables")
+
+_quiet = threading.local()
+logging.getLogger("tifffile").addFilter(lambda record: not getattr(_quiet, "active", False))
+
+
+@contextlib.contextmanager
+def _one_error(path):
+    """Turn whatever goes wrong into one ValueError that starts with the path; hold back tifffile's log."""
+    _quiet.active = True
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a TIFF image: {reason}. Copy or export it again."
+        ) from error
+    finally:
+        _quiet.active = False
+
+
+class TiffSource:
+    """One TIFF image, or the first of several in a file, as an array read by slices.
+
+    Parameters
+    ----------
+    path : Path
+    axes : str, optional
+        Overrides the metadata, see `rcan.volume.metadata.name_axes`.
+
+    Attributes
+    ----------
+    path : Path
+    axes : str
+        One letter for each stored dimension, `_` for one of length 1 without a name.
+    shape : tuple of int
+    dtype : numpy.dtype
+    voxel_size, channel_names, time_step
+        As in `rcan.volume.Volume`.
+    """
+
+    def __init__(self, path, axes=None):
+        self.path = path
+        self._lock = threading.Lock()
+        self._file_sizes, self._maps = {}, {}
+        self._cache, self._cached_bytes = OrderedDict(), 0
+        with open(path, "rb") as stream:  # a missing file, a folder or a lack of rights ends here, as OSError
+            if not stream.read(1):
+                raise ValueError(f"{path} is empty (0 bytes). Copy or export it again.")
+        with _one_error(path), tifffile.TiffFile(path) as tiff:
+            if tiff.is_ome:
+                check_ome(path, tiff.ome_metadata)
+            series = tiff.series[0]
+            num_series = len(tiff.series)
+            self._check_format(tiff, series, axes)
+            self.shape = series.shape
+            self.axes, assumption = name_axes(path, series.axes, self.shape, axes)
+            self.dtype = np.dtype(np.uint8 if series.dtype.kind == "b" else series.dtype.newbyteorder("="))
+            self.voxel_size, names, self.time_step = read_calibration(tiff, series)
+            num_channels = dict(zip(self.axes, self.shape, strict=True)).get("C", 1)
+            self.channel_names = names if names and len(names) == num_channels else None
+            self._find_data(tiff, series)
+        if num_series > 1:
+            warnings.warn(f"{path} holds {num_series} images: only the first is read.", stacklevel=3)
+        if assumption:
+            warnings.warn(assumption, stacklevel=3)
+
+    def _check_format(self, tiff, series, axes):
+        """Refuse colour, numbers that are no intensities, and files that end before their last image."""
+        page = series.keyframe
+        is_grey = page.photometric in GREY
+        is_grey |= page.photometric == PALETTE and series.kind in ("imagej", "ome")  # a display colour
+        is_grey |= page.photometric == RGB and axes is not None  # the user says what its samples are
+        if not is_grey:
+            kind = getattr(page.photometric, "name", page.photometric)
+            raise ValueError(
+                f"{self.path} is a colour photograph ({kind}): grey values of one or more channels are "
+                "expected. Split its channels, save them along a C axis, or name its `axes` if these are "
+                "no colours."
+            )
+        if page.dtype is None or page.dtype.kind not in "buif" or series.transform is not None:
+            raise ValueError(
+                f"{self.path} stores {page.bitspersample}-bit values of an unsupported kind ({page.dtype}): "
+                "integers or real numbers are expected. Save it as uint16 or float32."
+            )
+        if 0 in series.shape:
+            raise ValueError(f"{self.path} is {series.shape}: it holds no pixels. Export it again.")
+        # tifffile falls back to the pages it finds where there are fewer than ImageJ's metadata declare.
+        if tiff.is_imagej and series.kind in ("uniform", "generic"):
+            raise ValueError(
+                f"{self.path} is cut short: its ImageJ metadata declare more planes. Copy it again."
+            )
+        if series.kind in ("uniform", "generic", "shaped", "ome") and not self._chain_ends(tiff):
+            raise ValueError(
+                f"{self.path} is cut short or damaged: its list of planes has no end. Copy it again."
+            )
+
+    def _chain_ends(self, tiff):
+        """Whether the last page points to no other one; tifffile only logs a pointer to nowhere."""
+        tiff.filehandle.seek(tiff.pages.next_page_offset)
+        return not any(tiff.filehandle.read(tiff.tiff.offsetsize))
+
+    def _find_data(self, tiff, series):
+        """Note where the pixels are: at one offset, or in pages."""
+        self._stored_dtype = series.dtype.newbyteorder(tiff.byteorder)
+        self._offset = None if series.is_multifile else series.dataoffset
+        self._file_sizes[self.path] = tiff.filehandle.size
+        if self._offset is not None:
+            self._check_inside(self.path, self._offset, math.prod(self.shape) * self.dtype.itemsize)
+            return
+        self._pages = [self._find_page(page) for page in series]
+        self._page_shape = series.keyframe.shaped  # (planar samples, Z, Y, X, samples of a pixel)
+        if any(page.decode for page in self._pages):
+            decode = series.keyframe.decode  # without data it tells where a strip belongs
+            self._starts = np.array([decode(None, i)[1] for i in range(math.prod(series.keyframe.chunked))])
+            self._strip_shape = np.array((1, *decode(None, 0)[2]))
+        inner = [size for size in self._page_shape if size > 1]
+        for i in range(len(self.shape) + 1):
+            outer, rest = math.prod(self.shape[:i]), [size for size in self.shape[i:] if size > 1]
+            if outer == len(self._pages) and rest == inner:
+                self._page_axis = i  # the dimensions from here on lie inside a page
+                return
+        raise ValueError(
+            f"{self.path} is {self.shape}, but holds {len(self._pages)} planes of {series.keyframe.shape}: "
+            "planes are missing. Copy or export it again."
+        )
+
+    def _find_page(self, page):
+        """Locate one page and check that what it claims can be true."""
+        if page is None:
+            raise ValueError(
+                f"{self.path} lacks planes that its metadata declare, or a file that holds them."
+            )
+        keyframe = page.keyframe
+        file = page.parent.filehandle.path
+        if file not in self._file_sizes:
+            self._file_sizes[file] = page.parent.filehandle.size
+        offsets, sizes = np.array(page.dataoffsets, np.int64), np.array(page.databytecounts, np.int64)
+        if page.is_final:
+            self._check_inside(file, int(offsets[0]), keyframe.nbytes)
+            return Page(file, keyframe.dtype.newbyteorder(page.parent.byteorder), None, offsets, sizes, None)
+        if not len(offsets) == len(sizes) == math.prod(keyframe.chunked):
+            raise ValueError(
+                f"{self.path} is damaged: a plane has {len(offsets)} of {math.prod(keyframe.chunked)} strips."
+            )
+        if offsets.min() <= 0 or sizes.min() <= 0:
+            raise ValueError(f"{self.path} is damaged: a strip of a plane is missing. Export it again.")
+        last = np.argmax(offsets + sizes)
+        self._check_inside(file, int(offsets[last]), int(sizes[last]))
+        expansion = MAX_EXPANSION.get(keyframe.compression, MAX_EXPANSION_OTHERS)
+        expansion *= 8 * keyframe.dtype.itemsize / keyframe.bitspersample  # 12 bits become 16
+        segment = math.prod(keyframe.chunks) * keyframe.dtype.itemsize
+        if keyframe.nbytes > expansion * sizes.sum() or segment > max(SMALL_SEGMENT, expansion * sizes.max()):
+            raise ValueError(
+                f"{self.path} is damaged: {sizes.sum()} stored bytes cannot be a plane of {keyframe.shape}. "
+                "Copy or export it again."
+            )
+        jpegtables = page.jpegtables if keyframe.compression in JPEG else None
+        return Page(file, keyframe.dtype, keyframe.decode, offsets, sizes, jpegtables)
+
+    def _check_inside(self, file, offset, num_bytes):
+        missing = offset + num_bytes - self._file_sizes[file]
+        if offset <= 0:
+            raise ValueError(f"{self.path} is damaged: a plane has no data. Export it again.")
+        if missing > 0:
+            raise ValueError(
+                f"{self.path} is cut short: {missing} bytes are missing at its end. Copy it again."
+            )
+
+    def read(self, slices):
+        """Read a part of the array.
+
+        Parameters
+        ----------
+        slices : dict
+            Slice by axis, with start and stop; axes that are not named are read whole.
+
+        Returns
+        -------
+        part : ndarray
+            In the order of `axes`. May be a view of the file: copy it before changing it.
+        """
+        index = tuple(
+            slices.get(axis, slice(0, size)) for axis, size in zip(self.axes, self.shape, strict=True)
+        )
+        with _one_error(self.path):
+            if self._offset is not None:
+                array = np.ndarray(self.shape, self._stored_dtype, self._map(self.path), self._offset)
+                return array[index]
+            first, last = index[: self._page_axis], index[self._page_axis :]
+            numbers = np.arange(len(self._pages)).reshape(self.shape[: self._page_axis])[first]
+            part = np.empty([s.stop - s.start for s in index], self.dtype)
+            long = iter(s for s, size in zip(last, self.shape[self._page_axis :], strict=True) if size > 1)
+            region = tuple(next(long) if size > 1 else slice(0, 1) for size in self._page_shape)
+            for where in np.ndindex(numbers.shape):
+                part[where] = self._read_page(numbers[where], region).reshape(part[where].shape)
+            return part
+
+    def _read_page(self, number, region):
+        """Read a region of a page, in the five dimensions of its strips."""
+        page = self._pages[number]
+        if page.decode is None:
+            return np.ndarray(self._page_shape, page.dtype, self._map(page.file), page.offsets[0])[region]
+        start = np.array([s.start for s in region])
+        stop = np.array([s.stop for s in region])
+        block = np.empty(stop - start, self.dtype)
+        touched = (self._starts < stop) & (self._starts + self._strip_shape > start)
+        for i in np.flatnonzero(touched.all(axis=1)):
+            strip = self._decode(number, i)[np.newaxis]
+            low = np.maximum(start, self._starts[i])
+            high = np.minimum(stop, self._starts[i] + strip.shape)
+            inside = tuple(map(slice, low - self._starts[i], high - self._starts[i]))
+            block[tuple(map(slice, low - start, high - start))] = strip[inside]
+        return block
+
+    def _decode(self, number, i):
+        """Decode a strip or tile of a page, or take it from the cache."""
+        with self._lock:
+            if (number, i) in self._cache:
+                self._cache.move_to_end((number, i))
+                return self._cache[number, i]
+        page = self._pages[number]
+        data = self._map(page.file)[page.offsets[i] : page.offsets[i] + page.sizes[i]].tobytes()
+        strip = page.decode(data, int(i), jpegtables=page.jpegtables)[0]
+        with self._lock:
+            if (number, i) not in self._cache:
+                self._cache[number, i] = strip
+                self._cached_bytes += strip.nbytes
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return strip
+
+    def _map(self, file):
+        """Bytes of a file as an array; mapped at the first call."""
+        with self._lock:
+            if file not in self._maps:
+                content = np.memmap(file, np.uint8, mode="r")
+                if content.size != self._file_sizes[file]:
+                    raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
+                self._maps[file] = content
+            return self._maps[file]
+
+    def close(self):
+        """Free the maps and the decoded strips; the next read makes them again."""
+        with self._lock:
+            self._maps.clear()
+            self._cache.clear()
+            self._cached_bytes = 0
