@@ -1,0 +1,218 @@
+"""Grey values to numbers near [0, 1] and back.
+
+A network is trained on volumes whose background is 0 and whose signal is 1: a low percentile of each
+channel is mapped to 0 and a high one to 1 (nothing is clipped). A *range* is that pair of grey values,
+kept for each channel as an array of shape `(C, 2)`; the same range takes a restored volume back to the
+unit of its input.
+"""
+
+import numpy as np
+
+__all__ = ["denormalise", "match_affine", "normalise", "percentile_range", "to_dtype"]
+
+_SAMPLE_SIZE = 2**26  # values of a floating-point channel that are ranked exactly: 256 MB
+_SLAB_SIZE = 2**24  # values read at a time
+
+
+def percentile_range(volume, percentiles):
+    """Grey values at two percentiles of each channel, over all frames of a volume.
+
+    Integers of up to 16 bits are counted, so that the result is exact for any size of volume. Other
+    numbers are exact up to 67 million values in a channel; beyond, every n-th value is ranked.
+
+    Parameters
+    ----------
+    volume : rcan.volume.Volume
+        Read slab by slab. Frames that show another channel (``"C"`` among the looped axes) are channels
+        of their own.
+    percentiles : tuple of float
+        Low and high percentile, ``0 <= low < high <= 100``.
+
+    Returns
+    -------
+    range : ndarray of shape (C, 2), float64
+        Grey values that become 0 and 1, for each channel.
+
+    Raises
+    ------
+    ValueError
+        If both percentiles of a channel are the same grey value, or a value is NaN or infinite.
+    """
+    by_channel = {}
+    for frame in volume.frames:
+        by_channel.setdefault(frame.get("C"), []).append(frame)
+    exact = volume.dtype.kind in "iu" and volume.dtype.itemsize <= 2
+    rank = _rank_counted if exact else _rank_sampled
+    ranges = [row for frames in by_channel.values() for row in rank(volume, frames, percentiles)]
+    for channel, (low, high) in enumerate(ranges):
+        if not high > low:
+            raise ValueError(
+                f"{volume.path}: percentiles {percentiles[0]:g} and {percentiles[1]:g} of channel {channel} are "
+                f"both {low:g}, they must differ to set the intensity range. The image is nearly constant; "
+                "leave it out, or choose percentiles further apart."
+            )
+    return np.array(ranges, np.float64)
+
+
+def _rank_counted(volume, frames, percentiles):
+    """Percentiles of each block channel from a histogram of every grey value."""
+    lowest = np.iinfo(volume.dtype).min
+    num_values = np.iinfo(volume.dtype).max - lowest + 1
+    counts = np.zeros((volume.shape[-1], num_values), np.int64)
+    for block in _slabs(volume, frames):
+        for channel, count in enumerate(counts):
+            values = block[..., channel].ravel().astype(np.int32) - lowest
+            count += np.bincount(values, minlength=num_values)
+    return [_percentiles_of_counts(count, percentiles) + lowest for count in counts]
+
+
+def _percentiles_of_counts(counts, percentiles):
+    """Like `np.percentile` of the counted values, linear interpolation included."""
+    cumulated = np.cumsum(counts)
+    ranks = np.asarray(percentiles) / 100 * (cumulated[-1] - 1)
+    below = np.searchsorted(cumulated, np.floor(ranks), side="right")
+    above = np.searchsorted(cumulated, np.ceil(ranks), side="right")
+    return below + (ranks - np.floor(ranks)) * (above - below)
+
+
+def _rank_sampled(volume, frames, percentiles):
+    """Percentiles of each block channel from all values, or every n-th of very many."""
+    num_values = int(np.prod(volume.shape[:-1])) * len(frames)
+    step = -(-num_values // _SAMPLE_SIZE)
+    samples, start = [], 0
+    for block in _slabs(volume, frames):
+        values = block.reshape(-1, volume.shape[-1])
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them."
+            )
+        samples.append(values[start::step])
+        start = (start - len(values)) % step
+    return list(np.percentile(np.concatenate(samples).astype(np.float64), percentiles, axis=0).T)
+
+
+def _slabs(volume, frames):
+    """Blocks of bounded size that together cover the frames, in the file's own type."""
+    thickness = max(1, _SLAB_SIZE // int(np.prod(volume.shape[1:])))
+    for frame in frames:
+        for start in range(0, volume.shape[0], thickness):
+            yield volume.read(frame, _slab_region(volume, start, thickness), dtype=None)
+
+
+def _slab_region(volume, start, thickness):
+    stop = min(start + thickness, volume.shape[0])
+    return (slice(start, stop),) + (slice(None),) * (len(volume.shape) - 2)
+
+
+def normalise(block, ranges):
+    """Map grey values to background 0 and signal 1; values beyond are not clipped.
+
+    Parameters
+    ----------
+    block : ndarray of shape (..., C)
+    ranges : ndarray of shape (C, 2)
+        Grey values that become 0 and 1.
+
+    Returns
+    -------
+    normalised : ndarray of shape (..., C), float32
+
+    Examples
+    --------
+    >>> normalise(np.array([[100.0], [150.0]]), np.array([[100, 200]]))
+    array([[0. ],
+           [0.5]], dtype=float32)
+    """
+    low, high = np.asarray(ranges, np.float32).T
+    return (np.asarray(block, np.float32) - low) / (high - low)
+
+
+def denormalise(block, ranges):
+    """Map background 0 and signal 1 back to grey values: the inverse of `normalise`.
+
+    Parameters
+    ----------
+    block : ndarray of shape (..., C)
+    ranges : ndarray of shape (C, 2)
+        Grey values of 0 and 1.
+
+    Returns
+    -------
+    grey : ndarray of shape (..., C), float32
+
+    Examples
+    --------
+    >>> denormalise(np.array([[0.5]]), np.array([[100, 200]]))
+    array([[150.]], dtype=float32)
+    """
+    low, high = np.asarray(ranges, np.float32).T
+    return np.asarray(block, np.float32) * (high - low) + low
+
+
+def match_affine(restored, gt):
+    """Scale and shift `restored` to lie as close as possible to `gt`.
+
+    Training leaves gain and offset free. Removing both in the least-squares sense lets
+    PSNR and SSIM judge structure alone [1]_.
+
+    Parameters
+    ----------
+    restored, gt : ndarray of shape (..., C)
+        Intensities, each in its own unit; every channel is matched by itself.
+
+    Returns
+    -------
+    matched : ndarray of shape (..., C)
+        `restored` in the unit of `gt`; a constant channel becomes the mean of `gt`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    References
+    ----------
+    .. [1] Weigert et al., Nat. Methods 15, 1090 (2018), doi:10.1038/s41592-018-0216-7
+
+    Examples
+    --------
+    >>> match_affine(np.array([[0.0], [1.0]]), np.array([[10.0], [30.0]]))
+    array([[10.],
+           [30.]])
+    """
+    if restored.shape != gt.shape:
+        raise ValueError(f"restored is {restored.shape} but gt is {gt.shape}: the shapes must be equal.")
+    space = tuple(range(restored.ndim - 1))
+    centred = restored - restored.mean(axis=space, dtype=np.float64)
+    mean_gt = gt.mean(axis=space, dtype=np.float64)
+    variance = np.mean(centred**2, axis=space)
+    covariance = np.mean(centred * (gt - mean_gt), axis=space)
+    gain = np.divide(covariance, variance, out=np.zeros_like(covariance), where=variance > 0)
+    return gain * centred + mean_gt
+
+
+def to_dtype(block, dtype):
+    """Round and clip to an integer type, counting what is clipped; floats only change type.
+
+    Parameters
+    ----------
+    block : ndarray
+    dtype : numpy.dtype or type
+
+    Returns
+    -------
+    converted : ndarray of type `dtype`
+    num_clipped : int
+        Values outside the type's range.
+
+    Examples
+    --------
+    >>> to_dtype(np.array([-1.0, 1.6, 300.0]), np.uint8)
+    (array([  0,   2, 255], dtype=uint8), 2)
+    """
+    if np.dtype(dtype).kind == "f":
+        return block.astype(dtype), 0
+    limits = np.iinfo(dtype)
+    rounded = np.rint(block)
+    num_clipped = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
+    return np.clip(rounded, limits.min, limits.max).astype(dtype), num_clipped

@@ -1,0 +1,166 @@
+"""Image-quality measures, for training and for scoring: PSNR and SSIM in two and three dimensions.
+
+Everything here is written in `keras.ops`: the same functions serve as Keras metrics on batches of
+patches, on every backend, and as measures of whole NumPy volumes.
+
+Conventions: `gt` and `restored` are `(N, Z, Y, X, C)` or `(N, Y, X, C)`, background 0 and signal 1, so
+that the data range is 1. Results are one value for each image of the batch, shape `(N,)`.
+
+References: Wang et al., IEEE Trans. Image Process. 13, 600 (2004), doi:10.1109/TIP.2003.819861
+"""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from rcan.intensity import match_affine
+
+__all__ = ["METRICS", "compare", "enlarge", "mean_scores", "psnr", "score", "ssim"]
+
+_SSIM_SIGMA = 1.5  # width of the Gaussian window, and its reach below, of Wang et al.
+_SSIM_RADIUS = 5
+
+
+def psnr(gt, restored):
+    """Peak signal-to-noise ratio in dB, for a data range of 1.
+
+    Parameters
+    ----------
+    gt, restored : tensor of shape (N, ..., C)
+        Images with background 0 and signal 1.
+
+    Returns
+    -------
+    psnr : tensor of shape (N,)
+        In dB; at most 120, where the images are equal to within rounding.
+
+    Examples
+    --------
+    >>> round(float(psnr(np.zeros((1, 4, 4, 1)), np.full((1, 4, 4, 1), 0.1))[0]), 3)
+    20.0
+    """
+    error = ops.mean(ops.square(restored - gt), axis=tuple(range(1, len(gt.shape))))
+    return -10 / math.log(10) * ops.log(ops.maximum(error, 1e-12))
+
+
+def ssim(gt, restored):
+    """Structural similarity with a Gaussian window, for a data range of 1 [1]_.
+
+    The window (sigma 1.5, 11 voxels wide) shrinks to the largest odd size that fits on an axis thinner
+    than it; only voxels whose whole window lies inside count. Equal to
+    ``skimage.metrics.structural_similarity`` with ``gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=1`` where no axis is thinner than 11.
+
+    Parameters
+    ----------
+    gt, restored : tensor of shape (N, Z, Y, X, C) or (N, Y, X, C)
+        Images with background 0 and signal 1.
+
+    Returns
+    -------
+    ssim : tensor of shape (N,)
+        Mean over voxels and channels, at most 1.
+
+    References
+    ----------
+    .. [1] Wang et al., IEEE Trans. Image Process. 13, 600 (2004), doi:10.1109/TIP.2003.819861
+    """
+    c1, c2 = 0.01**2, 0.03**2
+    moments = ops.stack([gt, restored, gt * gt, restored * restored, gt * restored])
+    for axis in range(2, len(moments.shape) - 1):
+        moments = _smooth(moments, axis)
+    mean_g, mean_r, gg, rr, gr = (moments[i] for i in range(5))
+    luminance = (2 * mean_g * mean_r + c1) / (mean_g**2 + mean_r**2 + c1)
+    variances = gg - mean_g**2 + rr - mean_r**2
+    structure = (2 * (gr - mean_g * mean_r) + c2) / (variances + c2)
+    return ops.mean(luminance * structure, axis=tuple(range(1, len(gt.shape))))
+
+
+def _smooth(x, axis):
+    """Average along one axis with the window, keeping only full windows."""
+    size = x.shape[axis] or 2 * _SSIM_RADIUS + 1
+    radius = min(_SSIM_RADIUS, (size - 1) // 2)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / _SSIM_SIGMA) ** 2)
+    weights /= weights.sum()
+    before, last = (slice(None),) * axis, 2 * radius
+    shifted = (x[(*before, slice(k, k - last or None))] for k in range(last + 1))
+    return sum(float(weight) * part for weight, part in zip(weights, shifted, strict=True))
+
+
+METRICS = {"psnr": psnr, "ssim": ssim}
+
+
+def score(restored, gt):
+    """PSNR and SSIM of one image after the least-squares affine match to the ground truth.
+
+    Parameters
+    ----------
+    restored : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        Image to judge (raw or restored), in any unit: gain and offset do not count.
+    gt : ndarray of the same shape
+        Ground truth, background 0 and signal 1.
+
+    Returns
+    -------
+    scores : dict
+        ``{"psnr": dB, "ssim": number}``.
+    """
+    gt = np.asarray(gt, np.float32)[np.newaxis]
+    matched = match_affine(restored, gt[0]).astype(np.float32)[np.newaxis]
+    return {name: float(measure(gt, matched)[0]) for name, measure in METRICS.items()}
+
+
+def compare(raw, restored, gt):
+    """Scores of one frame.
+
+    Parameters
+    ----------
+    raw, restored, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        gt with background 0 and signal 1, restored of the same shape. A smaller raw image is enlarged; one of
+        other channels is not scored.
+
+    Returns
+    -------
+    scores : dict
+        ``psnr_raw`` and ``psnr_restored`` in dB, ``ssim_raw`` and ``ssim_restored``; after the affine match.
+    """
+    raw = enlarge(raw, gt.shape)
+    nothing = {"psnr": np.nan, "ssim": np.nan}
+    both = {"raw": score(raw, gt) if raw.shape == gt.shape else nothing, "restored": score(restored, gt)}
+    return {f"{measure}_{name}": both[name][measure] for measure in ("psnr", "ssim") for name in both}
+
+
+def enlarge(image, shape):
+    """Repeat the voxels of an image to the spatial size of a larger one.
+
+    Parameters
+    ----------
+    image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+    shape : tuple of int
+        Each spatial size a whole multiple of the image's.
+
+    Returns
+    -------
+    enlarged : ndarray
+        With the channels of `image`.
+    """
+    for axis, size in enumerate(shape[:-1]):
+        if size != image.shape[axis]:
+            image = image.repeat(size // image.shape[axis], axis)
+    return image
+
+
+def mean_scores(rows):
+    """Average a list of scores.
+
+    Parameters
+    ----------
+    rows : list of dict
+
+    Returns
+    -------
+    means : dict
+    """
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

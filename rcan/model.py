@@ -1,0 +1,153 @@
+"""The network: a residual channel attention network for volumes and images.
+
+Deep stacks of small residual blocks, each of which learns how much every feature channel matters
+(channel attention), with short and long skip connections around them, so that most of the network
+works on what the raw image lacks instead of on carrying the image through.
+
+Conventions: arrays are `(N, Z, Y, X, C)` or, for the 2D network, `(N, Y, X, C)`, float32, background 0
+and signal 1. All convolutions have kernel size 3, 'same' padding, stride 1 and a bias unless said.
+Spatial dimensions are `None`: one trained model takes tiles of any size.
+
+References: Chen et al., Nat. Methods 18, 678 (2021), doi:10.1038/s41592-021-01155-x;
+Zhang et al., ECCV (2018), arXiv:1807.02758; Hu et al., CVPR (2018), arXiv:1709.01507;
+for the upscaling head Shi et al., CVPR (2016), arXiv:1609.05158.
+"""
+
+import math
+
+import keras
+from keras import layers, ops
+
+__all__ = ["PixelShuffle", "build_rcan"]
+
+
+def build_rcan(
+    *,
+    ndim=3,
+    num_input_channels=1,
+    num_output_channels=1,
+    num_channels=32,
+    num_residual_blocks=3,
+    num_residual_groups=5,
+    channel_reduction=8,
+    residual_scaling=1.0,
+    upscaling=None,
+):
+    """Build the residual channel attention network of Chen et al. (2021).
+
+    Parameters
+    ----------
+    ndim : {3, 2}
+        3 for volumes `(Z, Y, X, C)`, 2 for images `(Y, X, C)`.
+    num_input_channels, num_output_channels : int
+        Channels of the raw and of the restored image.
+    num_channels : int
+        Feature channels of every convolution but the last.
+    num_residual_blocks, num_residual_groups : int
+        Attention blocks in a group, and groups. A single group has no closing
+        convolution and no short skip of its own.
+    channel_reduction : int
+        The attention's bottleneck has ``num_channels // channel_reduction`` channels (at least 1).
+    residual_scaling : float
+        Weight of a block's residual branch.
+    upscaling : tuple of int, optional
+        Output voxels for one input voxel on each spatial axis; ``None`` keeps the size.
+
+    Returns
+    -------
+    model : keras.Model
+        Input `(N, Z, Y, X, num_input_channels)` and output
+        `(N, Z, Y, X, num_output_channels)`, both with background 0 and signal 1.
+
+    Examples
+    --------
+    >>> build_rcan().count_params()
+    1002621
+    """
+    conv = {3: layers.Conv3D, 2: layers.Conv2D}[ndim]
+    pool = {3: layers.GlobalAveragePooling3D, 2: layers.GlobalAveragePooling2D}[ndim]
+
+    def attend(x):
+        gate = pool(keepdims=True)(x)  # (N, 1, 1, 1, C)
+        gate = conv(max(1, num_channels // channel_reduction), 1, activation="relu")(gate)
+        gate = conv(num_channels, 1, activation="sigmoid")(gate)
+        return layers.Multiply()([x, gate])
+
+    def residual_block(x):
+        y = conv(num_channels, 3, padding="same", activation="relu")(x)
+        y = attend(conv(num_channels, 3, padding="same")(y))
+        if residual_scaling != 1:
+            y = layers.Rescaling(residual_scaling)(y)
+        return layers.Add()([x, y])
+
+    def residual_group(x):
+        y = x
+        for _ in range(num_residual_blocks):
+            y = residual_block(y)
+        if num_residual_groups == 1:
+            return y
+        return layers.Add()([x, conv(num_channels, 3, padding="same")(y)])
+
+    inputs = keras.Input((None,) * ndim + (num_input_channels,), name="raw")
+    x = layers.Rescaling(2, offset=-1)(inputs)  # [0, 1] -> [-1, 1]
+    x = features = conv(num_channels, 3, padding="same")(x)
+    for _ in range(num_residual_groups):
+        x = residual_group(x)
+    x = layers.Add()([features, conv(num_channels, 3, padding="same")(x)])
+    for factors in _upscaling_stages(upscaling or (1,) * ndim):
+        x = conv(num_channels * math.prod(factors), 3, padding="same")(x)
+        x = PixelShuffle(factors)(x)
+    x = conv(num_output_channels, 3, padding="same")(x)
+    return keras.Model(inputs, layers.Rescaling(0.5, offset=0.5)(x), name="rcan")  # [-1, 1] -> [0, 1]
+
+
+def _upscaling_stages(factors):
+    """Doublings where every axis grows by the same power of two, else one stage."""
+    factor = factors[0]
+    if factor > 1 and set(factors) == {factor} and factor & (factor - 1) == 0:
+        return [(2,) * len(factors)] * (factor.bit_length() - 1)
+    return [tuple(factors)] if max(factors) > 1 else []
+
+
+@keras.saving.register_keras_serializable(package="rcan")
+class PixelShuffle(layers.Layer):
+    """Rearrange channels into space: sub-pixel upscaling by whole factors on each axis [1]_.
+
+    Parameters
+    ----------
+    factors : tuple of int
+        Upscaling along each spatial axis, `(z, y, x)` or `(y, x)`. Input
+        `(N, Z, Y, X, C * z * y * x)` becomes `(N, Z * z, Y * y, X * x, C)`; a group of
+        ``z * y * x`` neighbouring channels, in C order, fills one block of voxels.
+
+    References
+    ----------
+    .. [1] Shi et al., CVPR (2016), arXiv:1609.05158
+    """
+
+    def __init__(self, factors, **kwargs):
+        super().__init__(**kwargs)
+        self.factors = tuple(int(factor) for factor in factors)
+
+    def call(self, x):
+        """Rearrange `x` of shape `(N, *spatial, C * prod(factors))`."""
+        rank = len(self.factors)
+        shape = ops.shape(x)
+        channels = x.shape[-1] // math.prod(self.factors)
+        x = ops.reshape(x, (*shape[:-1], channels, *self.factors))
+        # (N, Z, Y, X, C, z, y, x) -> (N, Z, z, Y, y, X, x, C)
+        interleaved = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
+        x = ops.transpose(x, (0, *interleaved, 1 + rank))
+        spatial = [size * factor for size, factor in zip(shape[1:-1], self.factors, strict=True)]
+        return ops.reshape(x, (shape[0], *spatial, channels))
+
+    def compute_output_shape(self, input_shape):
+        """Return the shape after rearranging; unknown sizes stay unknown."""
+        spatial = [
+            size and size * factor for size, factor in zip(input_shape[1:-1], self.factors, strict=True)
+        ]
+        return (input_shape[0], *spatial, input_shape[-1] // math.prod(self.factors))
+
+    def get_config(self):
+        """Return the arguments from which Keras rebuilds this layer."""
+        return {**super().get_config(), "factors": self.factors}
