@@ -1,0 +1,148 @@
+"""`simulate`: pairs of raw and ground-truth volumes from phantoms or from real volumes."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rcan.cli import Settings, option, run_command
+from rcan.config import Axes, Count
+from rcan.progress import Progress
+
+__all__ = ["main"]
+
+Micrometres = Annotated[float, Field(gt=0)]
+Width = Annotated[float, Field(ge=0)]
+
+
+class SimulateOptions(Settings):
+    """Flags of the command."""
+
+    output: Path = option(..., "folder to write raw/ and gt/ to", positional=True)
+    pairs: Count = option(8, "pairs to make")
+    kind: Literal["spheres", "hollow", "filaments", "membranes", "mixture"] = option(
+        "mixture", "kind of phantom"
+    )
+    shape: tuple[Count, Count, Count] = option((32, 128, 128), "voxels of a phantom, Z,Y,X")
+    voxel_size: tuple[Micrometres, Micrometres, Micrometres] | None = option(
+        None, "µm, Z,Y,X (default: 0.3,0.1,0.1, or the source's)"
+    )
+    source: Path | None = option(
+        None, "real volume to degrade instead of a phantom; it is the ground truth itself, once for each pair"
+    )
+    axes: Axes | None = option(None, "axes of the source, where its metadata is wrong")
+    photons: float = option(20, "detected photons at a voxel of full signal in the raw volume", gt=0)
+    blur: float = option(2, "width of a point in the raw volume over that in the ground truth", ge=1)
+    fwhm: tuple[Width, Width, Width] | None = option(
+        None, "width of a point in the ground truth, µm, Z,Y,X (default: from the next three)"
+    )
+    numerical_aperture: float = option(1.4, "of the objective", gt=0)
+    wavelength: float = option(0.52, "of the emitted light, µm", gt=0)
+    refractive_index: float = option(1.515, "of the immersion medium", gt=0)
+    background: float = option(2, "detected photons at every voxel besides", ge=0)
+    offset: float = option(100, "grey value without light", ge=0)
+    gain: float = option(2, "grey values for each detected photon", gt=0)
+    read_noise: float = option(1.6, "electrons, root mean square", ge=0)
+    compress: bool = option(False, "deflate the files")
+    seed: int = option(0, "the same seed gives the same volumes", ge=0)
+
+    @model_validator(mode="after")
+    def _check_together(self):
+        if self.fwhm is None and self.numerical_aperture >= self.refractive_index:
+            raise ValueError(
+                f"--numerical_aperture is {self.numerical_aperture:g}: it must be below --refractive_index, "
+                f"{self.refractive_index:g}."
+            )
+        return self
+
+
+def simulate(options: SimulateOptions):
+    """Make pairs of raw and ground-truth volumes by simulating specimen, optics and camera.
+
+    The raw volume is blurred, and noisy as by a camera that catches few photons. The ground truth is sharp
+    and free of noise, or, with --source, that real volume itself.
+    """
+    import numpy as np
+
+    from rcan.simulation import gaussian_widths, make_phantom, simulate_pair
+    from rcan.volume import create_volume, open_volume
+
+    source = open_volume(options.source, axes=options.axes) if options.source else None
+    optics = {"voxel_size": _voxel_size(options, source)}
+    optics["fwhm"] = options.fwhm or gaussian_widths(
+        options.numerical_aperture, options.wavelength, options.refractive_index
+    )
+    camera = options.model_dump(include={"photons", "background", "offset", "gain", "read_noise"})
+    folders = {kind: options.output / kind for kind in ("raw", "gt")}
+    existing = [folder for folder in folders.values() if folder.exists() and any(folder.iterdir())]
+    if existing:
+        raise FileExistsError(f"{existing[0]} already holds files: name another folder, or empty it.")
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(kind, name, volume, block):
+        with create_volume(
+            folders[kind] / name,
+            axes="ZYX" if block.shape[-1] == 1 else "CZYX",
+            sizes=dict(zip("ZYXC", block.shape, strict=True)),
+            dtype=block.dtype,
+            voxel_size=volume["voxel_size"],
+            compressed=options.compress,
+        ) as file:
+            file.display_range = (float(block.min()), float(np.percentile(block, 99.9)))
+            file.write({}, None, block)
+
+    with Progress(options.pairs, "Simulating", unit="pair") as progress:
+        for number in range(options.pairs):
+            rng = np.random.default_rng((options.seed, number))
+            if source:
+                raw, gt = _degrade_source(source, options, optics, camera, rng)
+            else:
+                density = make_phantom(options.kind, options.shape, voxel_size=optics["voxel_size"], rng=rng)
+                raw, gt = simulate_pair(density, **optics, blur_factor=options.blur, rng=rng, **camera)
+            name = f"{source.path.stem if source else options.kind}_{number:03d}.tif"
+            for kind, block in (("raw", raw), ("gt", gt)):
+                write(kind, name, optics, block)
+            progress.advance()
+    print(f"{options.pairs} pairs in {folders['raw']} and {folders['gt']}")
+
+
+def _voxel_size(options, source):
+    """What the user says, else what the source says; the phantoms' default stands in for neither."""
+    if options.voxel_size or not source:
+        return options.voxel_size or (0.3, 0.1, 0.1)
+    if None in source.voxel_size:
+        raise ValueError(
+            f"{source.path} does not give its voxel size: name it in µm with --voxel_size Z,Y,X."
+        )
+    return source.voxel_size
+
+
+def _degrade_source(source, options, optics, camera, rng):
+    """A raw image of a real volume, and that volume."""
+    import numpy as np
+
+    from rcan.simulation import degrade, density_from_image
+
+    if len(source.frames) > 1:
+        raise ValueError(
+            f"{source.path} has {len(source.frames)} time points: a source is one volume. Save one of them."
+        )
+    gt = source.read(dtype=None)
+    density = density_from_image(gt)
+    raw = degrade(density, **optics, blur_factor=options.blur, already=1, rng=rng, **camera)
+    return raw, gt if gt.dtype in (np.uint8, np.uint16) else gt.astype(np.float32)
+
+
+def main(argv=None, *, prog="rcan simulate"):
+    """Run the command; return its exit status.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process where not given.
+    prog : str
+        Name on the help page.
+    """
+    return run_command(simulate, sys.argv[1:] if argv is None else argv, prog=prog)
