@@ -1,0 +1,42 @@
+"""`rcan COMMAND` and `python -m rcan COMMAND`."""
+
+import importlib
+import sys
+
+from rcan import __version__
+from rcan.cli import nearest
+
+COMMANDS = {
+    "train": "train a network on pairs of raw and ground-truth volumes",
+    "apply": "restore volumes with a trained network",
+    "simulate": "make pairs of raw and ground-truth volumes",
+}
+
+
+def main(argv=None):
+    """Run one command; return its exit status.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Command and its arguments; those of the process where not given.
+    """
+    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
+        lines = (f"  {name:10}{purpose}" for name, purpose in COMMANDS.items())
+        print("usage: rcan COMMAND [flags]\n", *lines, "\nrcan COMMAND --help lists its flags.", sep="\n")
+        return 0
+    if command == "--version":
+        print(f"rcan {__version__}")
+        return 0
+    if command not in COMMANDS:
+        print(
+            f"error: {command} is not a command.{nearest(command, COMMANDS)} (rcan --help lists them.)",
+            file=sys.stderr,
+        )
+        return 2
+    return importlib.import_module(f"rcan.commands.{command}").main(rest, prog=f"rcan {command}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""The run folder: everything that a training run leaves behind, and how it is read again.
+
+A run folder describes itself::
+
+    best.keras      the network with the lowest validation loss so far
+    last.keras      the network after the newest epoch
+    history.csv     losses and measures of every epoch (history.png: the same, drawn)
+    config.json     every key of the configuration, resolved
+    training.json   versions, data, intensity ranges, patch shape, seed
+    train/, validation/   TensorBoard events
+
+Files appear under these names only when they are whole.
+"""
+
+import csv
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = [
+    "check_run_dir",
+    "create_run",
+    "draw_history",
+    "find_model",
+    "load_model",
+    "save_model",
+    "whole_file",
+    "write_history",
+    "write_json",
+]
+
+_MODELS = ("best.keras", "last.keras")
+_FILES = (*_MODELS, "history.csv", "history.png", "config.json", "training.json", "restored.png")
+_FOLDERS = ("train", "validation")
+
+
+def check_run_dir(run_dir, *, overwrite=False):
+    """Check that a run can be written to a folder; nothing is changed.
+
+    Parameters
+    ----------
+    run_dir : path or None
+    overwrite : bool
+        Whether an earlier run may be there.
+
+    Raises
+    ------
+    ValueError
+        If no folder is named.
+    FileExistsError
+        If it is a file, or holds another run and `overwrite` is not set.
+    """
+    if run_dir is None:
+        raise ValueError("output_dir is missing: name the run folder in the config file or with -o.")
+    run_dir = Path(run_dir)
+    if run_dir.exists() and not run_dir.is_dir():
+        raise FileExistsError(f"{run_dir} is a file: output_dir must be a folder. Name another with -o.")
+    old = _files_of_run(run_dir)
+    if old and not overwrite:
+        raise FileExistsError(
+            f"{run_dir} already holds a run ({old[0].name}): name another folder with -o, "
+            "or replace the run with --overwrite."
+        )
+
+
+def _files_of_run(run_dir):
+    return [run_dir / name for name in (*_FILES, *_FOLDERS) if (run_dir / name).exists()]
+
+
+def create_run(run_dir, *, overwrite=False):
+    """Make a run folder, empty of earlier runs.
+
+    Parameters
+    ----------
+    run_dir : path
+        Made with its parents where it does not exist. Files that no run writes stay where they are.
+    overwrite : bool
+        Remove the files of an earlier run.
+
+    Raises
+    ------
+    ValueError, OSError
+        As `check_run_dir`, or if the folder cannot be written; nothing is removed then.
+    """
+    check_run_dir(run_dir, overwrite=overwrite)
+    run_dir = Path(run_dir)
+    old = _files_of_run(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with whole_file(run_dir / "config.json") as partial:  # fails before anything is removed
+        partial.write_text("{}")
+    for path in old:
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "config.json":
+            path.unlink()
+
+
+@contextmanager
+def whole_file(path):
+    """Write a file under another name, and give it its own only when it is whole.
+
+    Parameters
+    ----------
+    path : path
+        Final name; replaced if it exists.
+
+    Yields
+    ------
+    partial : Path
+        Name to write to, in the same folder and with the same suffix.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_model(model, path):
+    """Save a Keras model; the file at `path` is the old or the new one, never half of it.
+
+    Parameters
+    ----------
+    model : keras.Model
+    path : path
+        Ends in ``.keras``.
+    """
+    with whole_file(path) as partial:
+        model.save(partial)
+
+
+def write_json(path, values):
+    """Write a dictionary as readable JSON.
+
+    Parameters
+    ----------
+    path : path
+    values : dict
+        What is not JSON (paths, say) is written as text.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def write_history(path, epochs):
+    """Write one line for each epoch as CSV.
+
+    Parameters
+    ----------
+    path : path
+    epochs : list of dict
+        All with the same keys.
+    """
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, epochs[0].keys())
+        writer.writeheader()
+        writer.writerows(epochs)
+
+
+def draw_history(path, epochs):
+    """Draw the loss and the measures of every epoch, as PNG.
+
+    Parameters
+    ----------
+    path : path
+    epochs : list of dict
+        As in history.csv: ``epoch``, ``loss``, ``val_loss`` and measures.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    unit = {"psnr": "PSNR (dB)", "ssim": "SSIM", "loss": "loss"}
+    names = [name for name in epochs[0] if name in unit]
+    figure = Figure(figsize=(4.5 * len(names), 3.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    numbers = [row["epoch"] for row in epochs]
+    for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for column, label, colour in (
+            (name, "training", "#0072b2"),
+            (f"val_{name}", "validation", "#d55e00"),
+        ):
+            if column in epochs[0]:
+                panel.plot(numbers, [row[column] for row in epochs], label=label, color=colour, marker=".")
+        panel.set_xlabel("epoch")
+        panel.set_ylabel(unit[name])
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if name == "loss":
+            panel.set_yscale("log")
+        panel.legend()
+    with whole_file(path) as partial:
+        figure.savefig(partial)
+
+
+def find_model(model_dir):
+    """Find the model file that `model_dir` means.
+
+    Parameters
+    ----------
+    model_dir : path
+        A run folder (its best model is taken, the newest where there is no best), or a ``.keras`` file.
+
+    Returns
+    -------
+    path : Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    model_dir = Path(model_dir)
+    if model_dir.suffix == ".keras" and model_dir.is_file():
+        return model_dir
+    for name in _MODELS:
+        if (model_dir / name).is_file():
+            return model_dir / name
+    reason = f"has neither {' nor '.join(_MODELS)}" if model_dir.is_dir() else "does not exist"
+    raise FileNotFoundError(
+        f"{model_dir} {reason}: -m takes the folder that train.py wrote, or a .keras file."
+    )
+
+
+def load_model(model_dir):
+    """Load a trained network and what is known about it.
+
+    Parameters
+    ----------
+    model_dir : path
+        A run folder or a ``.keras`` file.
+
+    Returns
+    -------
+    model : keras.Model
+        Ready to be called; not compiled.
+    about : dict
+        Contents of the `training.json` beside the model, empty where there is none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model.
+    ValueError
+        If a file cannot be read as what it should be.
+    """
+    import keras
+
+    import rcan.model  # noqa: F401  registers PixelShuffle
+
+    path = find_model(model_dir)
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as failure:
+        reason = str(failure).strip().splitlines()[0]
+        raise ValueError(f"{path} is not a Keras model that can be loaded: {reason}") from failure
+    about = path.with_name("training.json")
+    try:
+        return model, json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    except ValueError as failure:
+        raise ValueError(
+            f"{about} is not JSON ({failure}): remove it, or restore it from a copy."
+        ) from failure

@@ -1,0 +1,204 @@
+"""`apply`: restore an image, or a folder of them, with a trained network."""
+
+import csv
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rcan.cli import Settings, import_keras, option, run_command
+from rcan.config import Axes, Count
+
+__all__ = ["main"]
+
+Overlap = Annotated[int, Field(ge=0)]
+
+
+class ApplyOptions(Settings):
+    """Flags of the command."""
+
+    model_dir: Path = option(..., "run folder of train.py, or a .keras file", letter="m")
+    input: Path = option(..., "image, or folder of *.tif", letter="i")
+    output: Path = option(..., "image to write, or folder where the input is one", letter="o")
+    ground_truth: Path | None = option(
+        None, "image or folder, as the input: prints PSNR and SSIM and writes scores.csv", letter="g"
+    )
+    compare: bool = option(False, "write raw, restored and ground truth as channels, normalised")
+    bpp: Literal[8, 16, 32] = option(
+        32,
+        "bits of the output: 32 is float; 8 and 16 round and clip to the type, in the input's unit; with "
+        "--compare or --normalize_output_range_between_zero_and_one 0..1 becomes the full range",
+        letter="b",
+    )
+    block_shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = option(
+        None, "tile, Z,Y,X or Y,X (default: the patch the network was trained with)", letter="B"
+    )
+    block_overlap_shape: Annotated[tuple[Overlap, ...], Field(min_length=2, max_length=3)] | None = option(
+        None, "overlap of neighbouring tiles (default: an eighth of the tile)", letter="O"
+    )
+    p_min: float | None = option(
+        None, "percentile that becomes 0 (default: as trained, else 2)", ge=0, le=100
+    )
+    p_max: float | None = option(
+        None, "percentile that becomes 1 (default: as trained, else 99.9)", ge=0, le=100
+    )
+    rescale: bool = option(False, "match the result to the ground truth, affine, least squares")
+    normalize_output_range_between_zero_and_one: bool = option(False, "stretch each channel to [0, 1]")
+    output_tiff_format: Literal["imagej", "ome"] = option("imagej", "kind of TIFF to write", letter="f")
+    axes: Axes | None = option(None, "axes of the input, where its metadata is wrong")
+
+    @model_validator(mode="after")
+    def _check_together(self):
+        if self.rescale and self.normalize_output_range_between_zero_and_one:
+            raise ValueError(
+                "--rescale and --normalize_output_range_between_zero_and_one contradict each other: choose one."
+            )
+        if self.rescale and not self.ground_truth:
+            raise ValueError("--rescale needs a ground truth to match: name it with -g.")
+        tile, overlap = self.block_shape, self.block_overlap_shape
+        if tile and overlap and (len(tile) != len(overlap) or any(map(int.__le__, tile, overlap))):
+            raise ValueError(
+                f"--block_overlap_shape is {list(overlap)}: it needs as many numbers as --block_shape "
+                f"{list(tile)}, each smaller."
+            )
+        return self
+
+
+def apply(options: ApplyOptions):
+    """Restore an image or a folder of images with a trained network.
+
+    The output holds the restored volume, in the input's intensity unit, with its axes, voxel size and
+    channel names.
+    """
+    jobs = _find_jobs(options)
+    import_keras()
+    restorer = _make_restorer(options)
+    scores, num_failed = {}, 0
+    for number, (raw_path, gt_path, output_path) in enumerate(jobs, 1):
+        label = f"[{number}/{len(jobs)}] {raw_path.name}" if len(jobs) > 1 else raw_path.name
+        try:
+            result = restorer.restore(raw_path, output_path, gt_path=gt_path, label=label)
+        except (ValueError, OSError, MemoryError) as failure:
+            if len(jobs) == 1:
+                raise
+            print(f"error: {failure}", file=sys.stderr)
+            num_failed += 1
+        else:
+            if result:
+                scores[raw_path.name] = result
+    if scores:
+        _report(scores, options.output if options.input.is_dir() else options.output.absolute().parent)
+    print(f"{len(jobs) - num_failed} of {len(jobs)} restored: {options.output}", flush=True)
+    if num_failed:
+        raise ValueError(f"{num_failed} of {len(jobs)} images were not restored, see above.")
+
+
+def _report(scores, folder):
+    from rcan.checkpoint import whole_file
+    from rcan.evaluation import format_scores
+
+    print("\nAfter an affine match to the ground truth:")
+    print(format_scores(scores))
+    with (
+        whole_file(folder / "scores.csv") as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, ["file", *next(iter(scores.values()))])
+        writer.writeheader()
+        writer.writerows({"file": name, **row} for name, row in scores.items())
+
+
+def _find_jobs(options):
+    """Triples of raw, ground-truth (or None) and output path; checks that no input is in danger."""
+    from rcan.volume import list_volumes, pair_paths
+
+    if not options.input.exists():
+        raise FileNotFoundError(f"{options.input} does not exist: -i takes an image or a folder of them.")
+    gt = options.ground_truth
+    if gt and not gt.exists():
+        raise FileNotFoundError(f"{gt} does not exist: -g takes an image or a folder, as -i.")
+    if gt and gt.is_dir() != options.input.is_dir():
+        raise ValueError(f"{gt} and {options.input}: -g and -i must both be images or both be folders.")
+    if not options.input.is_dir():
+        if options.output.is_dir():
+            raise IsADirectoryError(
+                f"{options.output} is a folder but the input is an image: name a file with -o."
+            )
+        if not options.output.absolute().parent.is_dir():
+            raise FileNotFoundError(
+                f"{options.output.parent} does not exist: make the folder, or name another."
+            )
+        jobs = [(options.input, gt, options.output)]
+    else:
+        if options.output.exists() and not options.output.is_dir():
+            raise NotADirectoryError(
+                f"{options.output} is a file but the input is a folder: name a folder with -o."
+            )
+        pairs = (
+            pair_paths(options.input, gt) if gt else [(path, None) for path in list_volumes(options.input)]
+        )
+        jobs = [(raw, partner, options.output / _output_name(raw, options)) for raw, partner in pairs]
+        options.output.mkdir(parents=True, exist_ok=True)
+    sources = {os.path.realpath(path) for raw, partner, _ in jobs for path in (raw, partner) if path}
+    for _, _, output_path in jobs:
+        if os.path.realpath(output_path) in sources:
+            raise ValueError(f"{output_path} is an input: name another file or folder with -o.")
+    return jobs
+
+
+def _output_name(raw_path, options):
+    """The input's name; ImageJ files are not called OME."""
+    if options.output_tiff_format == "imagej" and raw_path.stem.lower().endswith(".ome"):
+        return raw_path.stem[:-4] + raw_path.suffix
+    return raw_path.name
+
+
+def _make_restorer(options):
+    """Load the network, and settle what the flags leave to how it was trained."""
+    from rcan.checkpoint import load_model
+    from rcan.restoration import FileRestorer
+
+    model, about = load_model(options.model_dir)
+    ndim = len(model.input_shape) - 2
+    low, high = about.get("percentiles", (2, 99.9))
+    percentiles = (
+        low if options.p_min is None else options.p_min,
+        high if options.p_max is None else options.p_max,
+    )
+    if percentiles[0] >= percentiles[1]:
+        raise ValueError(
+            f"percentiles {percentiles[0]:g} and {percentiles[1]:g}: --p_min must be below --p_max."
+        )
+    for flag in ("block_shape", "block_overlap_shape"):
+        shape = getattr(options, flag)
+        if shape and len(shape) != ndim:
+            raise ValueError(
+                f"--{flag} is {list(shape)}: the network restores {ndim}D blocks, give {ndim} numbers."
+            )
+    return FileRestorer(
+        model,
+        tile_shape=tuple(options.block_shape or about.get("patch_shape") or (16, 256, 256)[-ndim:]),
+        overlap=options.block_overlap_shape,
+        percentiles=percentiles,
+        axes=options.axes,
+        bits=options.bpp,
+        as_channels=options.compare,
+        rescale=options.rescale,
+        stretch=options.normalize_output_range_between_zero_and_one,
+        file_format=options.output_tiff_format,
+    )
+
+
+def main(argv=None, *, prog="apply.py"):
+    """Run the command; return its exit status.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process where not given.
+    prog : str
+        Name on the help page.
+    """
+    return run_command(apply, sys.argv[1:] if argv is None else argv, prog=prog)
