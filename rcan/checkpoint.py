@@ -15,7 +15,7 @@ Files appear under these names only when they are whole.
 import csv
 import json
 import os
-import shutil
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,12 +51,21 @@ def check_run_dir(run_dir, *, overwrite=False):
         If no folder is named.
     FileExistsError
         If it is a file, or holds another run and `overwrite` is not set.
+    OSError
+        If it cannot be made or written.
     """
     if run_dir is None:
         raise ValueError("output_dir is missing: name the run folder in the config file or with -o.")
     run_dir = Path(run_dir)
     if run_dir.exists() and not run_dir.is_dir():
         raise FileExistsError(f"{run_dir} is a file: output_dir must be a folder. Name another with -o.")
+    nearest = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(
+            f"{run_dir} cannot be made: {nearest} is a file. Name another folder with -o."
+        )
+    if not os.access(nearest, os.W_OK):
+        raise PermissionError(f"{nearest} may not be written to: name another folder with -o.")
     old = _files_of_run(run_dir)
     if old and not overwrite:
         raise FileExistsError(
@@ -66,7 +75,9 @@ def check_run_dir(run_dir, *, overwrite=False):
 
 
 def _files_of_run(run_dir):
-    return [run_dir / name for name in (*_FILES, *_FOLDERS) if (run_dir / name).exists()]
+    """What a run has left in a folder; `train` and `validation` may be a user's own, with images in them."""
+    events = [path for name in _FOLDERS for path in (run_dir / name).glob("events.out*")]
+    return [run_dir / name for name in _FILES if (run_dir / name).exists()] + events
 
 
 def create_run(run_dir, *, overwrite=False):
@@ -91,10 +102,10 @@ def create_run(run_dir, *, overwrite=False):
     with whole_file(run_dir / "config.json") as partial:  # fails before anything is removed
         partial.write_text("{}")
     for path in old:
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != "config.json":
+        if path.name != "config.json":
             path.unlink()
+        if path.parent != run_dir and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 @contextmanager
@@ -221,7 +232,9 @@ def find_model(model_dir):
     for name in _MODELS:
         if (model_dir / name).is_file():
             return model_dir / name
-    reason = f"has neither {' nor '.join(_MODELS)}" if model_dir.is_dir() else "does not exist"
+    reason = "is not a .keras file" if model_dir.exists() else "does not exist"
+    if model_dir.is_dir():
+        reason = f"has neither {' nor '.join(_MODELS)}"
     raise FileNotFoundError(
         f"{model_dir} {reason}: -m takes the folder that train.py wrote, or a .keras file."
     )
@@ -257,8 +270,11 @@ def load_model(model_dir):
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as failure:
-        reason = str(failure).strip().splitlines()[0]
-        raise ValueError(f"{path} is not a Keras model that can be loaded: {reason}") from failure
+        reason = str(failure).strip().splitlines()[0] if zipfile.is_zipfile(path) else "no zip archive."
+        raise ValueError(
+            f"{path} is damaged, or no Keras model that can be loaded. Copy it again, or name another with -m. "
+            f"({reason})"
+        ) from failure
     about = path.with_name("training.json")
     try:
         return model, json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}

@@ -11,7 +11,9 @@ after Ctrl-C. `--debug` shows the traceback besides.
 
 import argparse
 import difflib
+import errno
 import json
+import logging
 import os
 import sys
 import traceback
@@ -23,7 +25,29 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["Settings", "UsageError", "import_keras", "nearest", "option", "run_command"]
+__all__ = ["Settings", "UsageError", "describe_failure", "import_keras", "nearest", "option", "run_command"]
+
+_RULES = {  # in a user's words, by the type of pydantic's finding
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list, [...]",
+    "model_type": "must be an object with raw and gt",
+    "path_type": "must be text",
+    "string_type": "must be text",
+    "too_long": "must have at most {max_length} values",
+    "too_short": "must have at least {min_length} values",
+    "tuple_type": "must be a list, [...]",
+}
+_WAYS_OUT = {
+    errno.EACCES: "choose a place where you may read and write",
+    errno.ENOENT: "check the name (relative paths in a config file start from its own folder)",
+    errno.ENOSPC: "free some space, or choose another disk",
+    errno.ENOTDIR: "a part of the path is a file, name another folder",
+    errno.EROFS: "choose a place where you may write",
+}
 
 
 class UsageError(ValueError):
@@ -36,43 +60,52 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
-    def checked(cls, values, *, origin="", prefix="", error=ValueError):
+    def checked(cls, values, *, shown=str):
         """Build the settings from JSON values, or report everything that is wrong with them at once.
 
         Parameters
         ----------
         values : dict
             As `json.load` gives them.
-        origin, prefix : str
-            What the values come from (it begins every line of the message), and what stands before a
-            key, such as ``"--"``.
-        error : type
-            Exception to raise: one line for each wrong value, naming key, value and rule.
+        shown : callable
+            From a key to how messages show it, such as ``"--epochs"`` or ``"config.json: epochs"``; from
+            ``""`` to what begins a message about several keys.
 
         Returns
         -------
         settings : instance of this class
+
+        Raises
+        ------
+        ValueError
+            With one line for each wrong value, naming key, value and rule; `UsageError` if one is a flag.
         """
         try:
             return cls.model_validate_json(json.dumps(values))
         except ValidationError as failure:
-            lines = [origin + cls._describe(problem, prefix) for problem in failure.errors()]
-        raise error("\n".join(lines))
+            problems = failure.errors()
+        within = {problem["loc"][:-1] for problem in problems}  # a wrong item explains its list
+        lines = [cls._describe(problem, shown) for problem in problems if problem["loc"] not in within - {()}]
+        raise (UsageError if any(line.startswith("--") for line in lines) else ValueError)("\n".join(lines))
 
     @classmethod
-    def _describe(cls, problem, prefix):
+    def _describe(cls, problem, shown):
         """Put one of pydantic's findings into words: key, value, rule, way out."""
-        rule = problem["msg"].removeprefix("Value error, ")
+        rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         if not problem["loc"]:
-            return rule
-        key = prefix + ".".join(str(part) for part in problem["loc"])
+            return shown("") + rule
+        first, *inner = problem["loc"]
+        key = ".".join(map(str, (shown(first), *inner)))
+        if problem["type"] == "missing" and inner:
+            return f"{key} is missing."
         if problem["type"] == "missing":
-            field = cls.model_fields.get(problem["loc"][-1])
-            return f"{key} is missing{f' ({field.description})' if field else ''}."
+            return f"{key} is missing ({cls.model_fields[first].description})."
         if problem["type"] == "extra_forbidden":
-            known = cls.model_fields if len(problem["loc"]) == 1 else ["raw", "gt"]
+            known = ["raw", "gt"] if inner else cls.model_fields
             return f"{key} is not a known key.{nearest(problem['loc'][-1], known)}"
-        return f"{key} is {json.dumps(problem['input'], default=str)}: {rule[0].lower()}{rule[1:]}."
+        if problem["type"] in _RULES:
+            rule = _RULES[problem["type"]].format(**problem.get("ctx", {}))
+        return f"{key} is {json.dumps(problem['input'], default=str)}: {rule}."
 
 
 def option(default, description, *, letter=None, positional=False, **limits):
@@ -135,25 +168,37 @@ def run_command(call, argv, *, prog, overrides=None):
     except (Exception, KeyboardInterrupt) as failure:
         if "--debug" in argv:
             traceback.print_exc()
-        message, status = _describe_failure(failure, prog)
+        is_usage = isinstance(failure, UsageError)
+        message = describe_failure(failure) + (f" ({prog} --help lists all flags.)" if is_usage else "")
         for line in message.splitlines():
             print(f"error: {line}", file=sys.stderr)
-        return status
+        return 130 if isinstance(failure, KeyboardInterrupt) else 2 if is_usage else 1
 
 
-def _describe_failure(failure, prog):
-    """Message and exit status of what ended a command."""
+def describe_failure(failure):
+    """Put into words what ended a command, or what kept it from doing a part of its work.
+
+    Parameters
+    ----------
+    failure : BaseException
+
+    Returns
+    -------
+    message : str
+        One line, or one for each thing that is wrong.
+    """
     if isinstance(failure, KeyboardInterrupt):
-        return "interrupted", 130
-    if isinstance(failure, UsageError):
-        return f"{failure} ({prog} --help lists all flags.)", 2
+        return "interrupted."
     if isinstance(failure, OSError) and failure.strerror and failure.filename:
-        return f"{failure.filename}: {failure.strerror[0].lower()}{failure.strerror[1:]}", 1
-    if isinstance(failure, (OSError, ValueError, ImportError)):
-        return str(failure), 1
-    if isinstance(failure, MemoryError):
-        return f"out of memory ({failure}): use smaller tiles or patches.", 1
-    return f"unexpected {type(failure).__name__}: {failure} (--debug shows where)", 1
+        reason = f"{failure.strerror[0].lower()}{failure.strerror[1:]}"
+        way_out = _WAYS_OUT.get(failure.errno)
+        return f"{failure.filename}: {reason}{f': {way_out}' if way_out else ''}."
+    if isinstance(failure, (OSError, ValueError, ImportError)) and str(failure):
+        return str(failure)
+    reason = next(iter(str(failure).splitlines()), "")
+    if isinstance(failure, MemoryError) or type(failure).__name__ == "ResourceExhaustedError":  # TensorFlow's
+        return f"out of memory: use smaller tiles or patches. ({reason})"
+    return f"unexpected {type(failure).__name__}{f': {reason}' if reason else ''} (--debug shows where.)"
 
 
 @contextmanager
@@ -176,9 +221,10 @@ def _parse(call, argv, prog, overrides):
     """Turn arguments into the checked options of the call."""
     model = typing.get_type_hints(call)["options"]
     required = [_synopsis(name, field) for name, field in model.model_fields.items() if field.is_required()]
+    usage = [prog, *required, "[flags]"]
     parser = _Parser(
         prog=prog,
-        usage=" ".join(["%(prog)s", *required, "[flags]"]),
+        usage=" ".join(usage),
         description=call.__doc__.split("\n\n")[0],
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -192,12 +238,17 @@ def _parse(call, argv, prog, overrides):
     given, unknown = parser.parse_known_args([_with_underscores(arg) for arg in argv])
     if unknown:
         known = [f"--{name}" for name in (*shown, *(overrides.model_fields if overrides else ()))]
+        if not unknown[0].startswith("-"):
+            raise UsageError(f"{unknown[0]} belongs to no flag; the usage is {' '.join(usage)}.")
         raise UsageError(f"{unknown[0]} is not a known flag.{nearest(unknown[0].split('=')[0], known)}")
+    empty = [name for name, text in vars(given).items() if not text]
+    if empty:
+        raise UsageError(f"--{empty[0]} is empty: give it a value, or leave it out.")
     fields = {**(overrides.model_fields if overrides else {}), **shown}
     values = {name: _to_json(fields[name].annotation, text) for name, text in vars(given).items()}
     if overrides:
         values["overrides"] = {name: values.pop(name) for name in [*values] if name not in shown}
-    return model.checked(values, prefix="--", error=UsageError)
+    return model.checked(values, shown=lambda name: name and f"--{name}")
 
 
 def _with_underscores(arg):
@@ -282,6 +333,7 @@ def import_keras():
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with _muted_stderr():
         import keras
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its warnings are for developers
     return keras
 
 

@@ -26,8 +26,16 @@ class ImagePair(Settings):
 
 def _check_axes(axes):
     if not {"Y", "X"} <= set(axes) <= set("TCZYX") or len(set(axes)) != len(axes):
-        raise ValueError("axes are letters of T, C, Z, Y, X in storage order, each once, with Y and X")
+        raise ValueError(
+            "must be capital letters of T, C, Z, Y, X in storage order, each once, with Y and X, such as ZYX"
+        )
     return axes
+
+
+def _check_percentiles(percentiles):
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError("must be 0 <= low < high <= 100")
+    return percentiles
 
 
 Axes = Annotated[str, AfterValidator(_check_axes)]
@@ -57,7 +65,9 @@ class Config(Settings):
     patch_shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = option(
         None, "training patch, Z,Y,X or Y,X, cut down to the smallest volume (default: 16,256,256 or 256,256)"
     )
-    percentiles: tuple[float, float] = option((2, 99.9), "percentiles that become 0 and 1")
+    percentiles: Annotated[tuple[float, float], AfterValidator(_check_percentiles)] = option(
+        (2, 99.9), "percentiles that become 0 and 1"
+    )
     data_augmentation: bool = option(True, "turn and flip patches")
     intensity_threshold: float = option(
         0.25, "normalised gt above which a voxel is signal; 0 or less accepts every patch"
@@ -83,9 +93,6 @@ class Config(Settings):
             raise ValueError(
                 "training_data_dir is missing: a run needs it or training_image_pairs, each with raw and gt."
             )
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError(f"percentiles is [{low:g}, {high:g}]: needs 0 <= low < high <= 100.")
         return self
 
 
@@ -114,8 +121,14 @@ def load_config(path, overrides=None):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist or is not a file: -c takes a config file (JSON).")
-    values = _anchored(_read_json(path), path.parent)
-    return Config.checked({**values, **_anchored(overrides or {}, Path())}, origin=f"{path}: ")
+    overrides = overrides or {}
+    values = _read_json(path)
+    written = {new: old for old, new in _OLD_NAMES.items() if old in values}
+    values = {_OLD_NAMES.get(key, key): value for key, value in values.items()}
+    return Config.checked(
+        {**_anchored(values, path.parent), **_anchored(overrides, Path())},
+        shown=lambda key: f"--{key}" if key in overrides else f"{path}: {written.get(key, key)}",
+    )
 
 
 def _read_json(path):
@@ -139,8 +152,6 @@ def _read_json(path):
     for old, new in _OLD_NAMES.items():
         if old in values and new in values:
             raise ValueError(f"{path}: {old} is the old name of {new}; keep one of them.")
-        if old in values:
-            values[new] = values.pop(old)
     return values
 
 

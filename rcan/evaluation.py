@@ -92,9 +92,8 @@ def save_projections(path, images, *, voxel_size=(None, None, None)):
     stretch = z / x if z and x else 1.0
     rows = ("XY", "XZ") if depth > 1 else ("XY",)
     ratios = [height * (y / x if y and x else 1.0), depth * stretch][: len(rows)]
-    figure = Figure(
-        figsize=(3.2 * len(columns), 3.2 * sum(ratios) / width + 0.5), dpi=150, layout="constrained"
-    )
+    tall = min(sum(ratios) / width, 3)  # of a volume much deeper than wide, narrow panels are drawn
+    figure = Figure(figsize=(3.2 * len(columns), 3.2 * tall + 0.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=ratios)
     for column, (title, image) in enumerate(columns.items()):

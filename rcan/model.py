@@ -13,6 +13,7 @@ Zhang et al., ECCV (2018), arXiv:1807.02758; Hu et al., CVPR (2018), arXiv:1709.
 for the upscaling head Shi et al., CVPR (2016), arXiv:1609.05158.
 """
 
+import itertools
 import math
 
 import keras
@@ -64,21 +65,23 @@ def build_rcan(
     >>> build_rcan().count_params()
     1002621
     """
-    conv = {3: layers.Conv3D, 2: layers.Conv2D}[ndim]
-    pool = {3: layers.GlobalAveragePooling3D, 2: layers.GlobalAveragePooling2D}[ndim]
+    conv = _numbered({3: layers.Conv3D, 2: layers.Conv2D}[ndim])
+    pool = _numbered({3: layers.GlobalAveragePooling3D, 2: layers.GlobalAveragePooling2D}[ndim])
+    shuffle, rescale = _numbered(PixelShuffle), _numbered(layers.Rescaling)
+    add, multiply = _numbered(layers.Add), _numbered(layers.Multiply)
 
     def attend(x):
         gate = pool(keepdims=True)(x)  # (N, 1, 1, 1, C)
         gate = conv(max(1, num_channels // channel_reduction), 1, activation="relu")(gate)
         gate = conv(num_channels, 1, activation="sigmoid")(gate)
-        return layers.Multiply()([x, gate])
+        return multiply()([x, gate])
 
     def residual_block(x):
         y = conv(num_channels, 3, padding="same", activation="relu")(x)
         y = attend(conv(num_channels, 3, padding="same")(y))
         if residual_scaling != 1:
-            y = layers.Rescaling(residual_scaling)(y)
-        return layers.Add()([x, y])
+            y = rescale(residual_scaling)(y)
+        return add()([x, y])
 
     def residual_group(x):
         y = x
@@ -86,19 +89,29 @@ def build_rcan(
             y = residual_block(y)
         if num_residual_groups == 1:
             return y
-        return layers.Add()([x, conv(num_channels, 3, padding="same")(y)])
+        return add()([x, conv(num_channels, 3, padding="same")(y)])
 
     inputs = keras.Input((None,) * ndim + (num_input_channels,), name="raw")
-    x = layers.Rescaling(2, offset=-1)(inputs)  # [0, 1] -> [-1, 1]
+    x = rescale(2, offset=-1)(inputs)  # [0, 1] -> [-1, 1]
     x = features = conv(num_channels, 3, padding="same")(x)
     for _ in range(num_residual_groups):
         x = residual_group(x)
-    x = layers.Add()([features, conv(num_channels, 3, padding="same")(x)])
+    x = add()([features, conv(num_channels, 3, padding="same")(x)])
     for factors in _upscaling_stages(upscaling or (1,) * ndim):
         x = conv(num_channels * math.prod(factors), 3, padding="same")(x)
-        x = PixelShuffle(factors)(x)
+        x = shuffle(factors)(x)
     x = conv(num_output_channels, 3, padding="same")(x)
-    return keras.Model(inputs, layers.Rescaling(0.5, offset=0.5)(x), name="rcan")  # [-1, 1] -> [0, 1]
+    return keras.Model(inputs, rescale(0.5, offset=0.5)(x), name="rcan")  # [-1, 1] -> [0, 1]
+
+
+def _numbered(kind):
+    """The layer class, with names numbered from 1.
+
+    By themselves Keras and TensorFlow number all layers of a process, and sums of gradients are taken in the
+    order of names: the same training would end in other last bits the second time.
+    """
+    numbers = itertools.count(1)
+    return lambda *args, **options: kind(*args, name=f"{kind.__name__.lower()}_{next(numbers):03}", **options)
 
 
 def _upscaling_stages(factors):

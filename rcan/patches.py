@@ -269,8 +269,8 @@ class PatchSampler:
         raw, gt = pair.read(frame, region)
         if not self._augmented:
             return raw, gt
-        quarter_turns = 4 if self._patch_shape[-1] == self._patch_shape[-2] else 2
-        turns = int(rng.integers(quarter_turns)) * (4 // quarter_turns)
+        square = raw.shape[-3] == raw.shape[-2] and gt.shape[-3] == gt.shape[-2]
+        turns = int(rng.integers(4)) if square else 2 * int(rng.integers(2))
         flips = rng.integers(2, size=2).astype(bool)
         return augment(raw, turns, *flips), augment(gt, turns, *flips)
 

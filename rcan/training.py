@@ -315,8 +315,13 @@ def use_fast_gradient(model):
             layer.convolution_op = _conv3d
 
 
-@tf.custom_gradient
 def _conv3d(x, kernel):
+    """`_conv3d_of_tensors`, which run eagerly would take a variable for one that it must not have."""
+    return _conv3d_of_tensors(x, tf.convert_to_tensor(kernel))
+
+
+@tf.custom_gradient
+def _conv3d_of_tensors(x, kernel):
     """3D convolution, 'same' and stride 1, with a gradient made of fast operations.
 
     The gradient of the input is a convolution of the output's gradient with the flipped kernel. That of

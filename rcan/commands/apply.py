@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rcan.cli import Settings, import_keras, option, run_command
+from rcan.cli import Settings, describe_failure, import_keras, option, run_command
 from rcan.config import Axes, Count
 
 __all__ = ["main"]
@@ -75,6 +75,8 @@ def apply(options: ApplyOptions):
     jobs = _find_jobs(options)
     import_keras()
     restorer = _make_restorer(options)
+    if options.input.is_dir():
+        options.output.mkdir(parents=True, exist_ok=True)
     scores, num_failed = {}, 0
     for number, (raw_path, gt_path, output_path) in enumerate(jobs, 1):
         label = f"[{number}/{len(jobs)}] {raw_path.name}" if len(jobs) > 1 else raw_path.name
@@ -83,7 +85,7 @@ def apply(options: ApplyOptions):
         except (ValueError, OSError, MemoryError) as failure:
             if len(jobs) == 1:
                 raise
-            print(f"error: {failure}", file=sys.stderr)
+            print(f"error: {describe_failure(failure)}", file=sys.stderr)
             num_failed += 1
         else:
             if result:
@@ -127,8 +129,9 @@ def _find_jobs(options):
                 f"{options.output} is a folder but the input is an image: name a file with -o."
             )
         if not options.output.absolute().parent.is_dir():
-            raise FileNotFoundError(
-                f"{options.output.parent} does not exist: make the folder, or name another."
+            reason = "is not a folder" if options.output.parent.exists() else "does not exist"
+            raise NotADirectoryError(
+                f"{options.output.parent} {reason}: make the folder, or name another with -o."
             )
         jobs = [(options.input, gt, options.output)]
     else:
@@ -140,12 +143,23 @@ def _find_jobs(options):
             pair_paths(options.input, gt) if gt else [(path, None) for path in list_volumes(options.input)]
         )
         jobs = [(raw, partner, options.output / _output_name(raw, options)) for raw, partner in pairs]
-        options.output.mkdir(parents=True, exist_ok=True)
+        _check_names_differ(jobs)
     sources = {os.path.realpath(path) for raw, partner, _ in jobs for path in (raw, partner) if path}
     for _, _, output_path in jobs:
         if os.path.realpath(output_path) in sources:
             raise ValueError(f"{output_path} is an input: name another file or folder with -o.")
     return jobs
+
+
+def _check_names_differ(jobs):
+    """Without .ome in its name, an image could take the place of another one's result."""
+    inputs = {}
+    for raw_path, _, output_path in jobs:
+        other = inputs.setdefault(output_path.name, raw_path)
+        if other != raw_path:
+            raise ValueError(
+                f"{other} and {raw_path} would both become {output_path}: rename one, or write OME-TIFF with -f ome."
+            )
 
 
 def _output_name(raw_path, options):
@@ -177,10 +191,17 @@ def _make_restorer(options):
             raise ValueError(
                 f"--{flag} is {list(shape)}: the network restores {ndim}D blocks, give {ndim} numbers."
             )
+    tile_shape = tuple(options.block_shape or about.get("patch_shape") or (16, 256, 256)[-ndim:])
+    overlap = options.block_overlap_shape
+    if overlap and any(map(int.__le__, tile_shape, overlap)):
+        raise ValueError(
+            f"--block_overlap_shape is {list(overlap)}: each number must be smaller than that of the tile, which is "
+            f"{list(tile_shape)} as in training. Name larger tiles with --block_shape."
+        )
     return FileRestorer(
         model,
-        tile_shape=tuple(options.block_shape or about.get("patch_shape") or (16, 256, 256)[-ndim:]),
-        overlap=options.block_overlap_shape,
+        tile_shape=tile_shape,
+        overlap=overlap,
         percentiles=percentiles,
         axes=options.axes,
         bits=options.bpp,

@@ -65,7 +65,7 @@ def simulate(options: SimulateOptions):
     """
     import numpy as np
 
-    from rcan.simulation import gaussian_widths, make_phantom, simulate_pair
+    from rcan.simulation import degrade, gaussian_widths, make_phantom, simulate_pair
     from rcan.volume import create_volume, open_volume
 
     source = open_volume(options.source, axes=options.axes) if options.source else None
@@ -78,6 +78,8 @@ def simulate(options: SimulateOptions):
     existing = [folder for folder in folders.values() if folder.exists() and any(folder.iterdir())]
     if existing:
         raise FileExistsError(f"{existing[0]} already holds files: name another folder, or empty it.")
+    if source:
+        gt, density = _read_source(source)
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -97,7 +99,7 @@ def simulate(options: SimulateOptions):
         for number in range(options.pairs):
             rng = np.random.default_rng((options.seed, number))
             if source:
-                raw, gt = _degrade_source(source, options, optics, camera, rng)
+                raw = degrade(density, **optics, blur_factor=options.blur, already=1, rng=rng, **camera)
             else:
                 density = make_phantom(options.kind, options.shape, voxel_size=optics["voxel_size"], rng=rng)
                 raw, gt = simulate_pair(density, **optics, blur_factor=options.blur, rng=rng, **camera)
@@ -105,7 +107,7 @@ def simulate(options: SimulateOptions):
             for kind, block in (("raw", raw), ("gt", gt)):
                 write(kind, name, optics, block)
             progress.advance()
-    print(f"{options.pairs} pairs in {folders['raw']} and {folders['gt']}")
+    print(f"{options.pairs} pair{'s' * (options.pairs != 1)} in {folders['raw']} and {folders['gt']}")
 
 
 def _voxel_size(options, source):
@@ -119,20 +121,26 @@ def _voxel_size(options, source):
     return source.voxel_size
 
 
-def _degrade_source(source, options, optics, camera, rng):
-    """A raw image of a real volume, and that volume."""
+def _read_source(source):
+    """A real volume as ground truth, and as the density of a specimen."""
     import numpy as np
 
-    from rcan.simulation import degrade, density_from_image
+    from rcan.simulation import density_from_image
 
     if len(source.frames) > 1:
         raise ValueError(
             f"{source.path} has {len(source.frames)} time points: a source is one volume. Save one of them."
         )
     gt = source.read(dtype=None)
-    density = density_from_image(gt)
-    raw = degrade(density, **optics, blur_factor=options.blur, already=1, rng=rng, **camera)
-    return raw, gt if gt.dtype in (np.uint8, np.uint16) else gt.astype(np.float32)
+    if not np.isfinite(gt).all():
+        raise ValueError(
+            f"{source.path} holds NaN or infinite values: all must be finite numbers. Replace them."
+        )
+    try:
+        density = density_from_image(gt)
+    except ValueError as failure:
+        raise ValueError(f"{source.path}: {failure}") from None
+    return (gt if gt.dtype in (np.uint8, np.uint16) else gt.astype(np.float32)), density
 
 
 def main(argv=None, *, prog="rcan simulate"):

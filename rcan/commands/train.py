@@ -26,13 +26,14 @@ def train(options: TrainOptions):
     Every key of the config file can also be given as a flag, which counts more than the file. Keys of
     several parts are written as in JSON, lists of numbers as 16,256,256.
     """
-    config = load_config(options.config, options.overrides)
-    import_keras()
     from rcan.checkpoint import check_run_dir, load_model
+
+    config = load_config(options.config, options.overrides)
+    check_run_dir(config.output_dir, overwrite=options.overwrite)
+    import_keras()
     from rcan.evaluation import format_scores, save_projections, score_pair
     from rcan.training import open_data, train
 
-    check_run_dir(config.output_dir, overwrite=options.overwrite)
     data = open_data(config)
     run_dir = train(config, data, overwrite=options.overwrite)
 

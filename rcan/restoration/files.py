@@ -139,8 +139,9 @@ class FileRestorer:
             )
         if found != num_channels and num_channels != 1:
             raise ValueError(
-                f"{file.path} has {found} channels ({file.axes}) but the network has {num_channels}: use a network "
-                "of as many channels, or name the axes with --axes if they are not as they should be."
+                f"{file.path} has {found} channel{'s' * (found != 1)} ({file.axes}) but the network has "
+                f"{num_channels}: use a network of as many channels, or name the axes with --axes if they are not "
+                "as they should be."
             )
         spatial = "ZYX" if ndim == 3 else "YX"
         seen = file.with_block_axes(spatial + "C" if found == num_channels else spatial)
@@ -151,7 +152,8 @@ class FileRestorer:
         if gt.shape != expected or len(gt.frames) != len(raw.frames):
             raise ValueError(
                 f"{gt.path} is {len(gt.frames)} x {gt.shape} but {raw.path} becomes {len(raw.frames)} x {expected}: "
-                "the ground truth must have the frames, shape and channels of the restored image."
+                "the ground truth must have the frames, shape and channels of the restored image. Crop one of them, "
+                "or name its ground truth with -g."
             )
 
     def _restored_shape(self, volume):

@@ -121,7 +121,7 @@ def _assume_axes(stored, lengths):
 
 
 def _way_out(num_axes):
-    example = "TZCYX"[-num_axes:]
+    example = {2: "YX", 3: "ZYX", 4: "ZCYX"}.get(num_axes, "TZCYX")
     return f"name them in storage order, such as {example} (--axes, raw_data_format or gt_data_format)"
 
 

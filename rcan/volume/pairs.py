@@ -114,14 +114,16 @@ def check_pair(raw, gt):
     if len(raw.frames) != len(gt.frames):
         raise ValueError(
             f"{gt.path} has {len(gt.frames)} frames (time points, or axes outside {gt.block_axes}) but "
-            f"{raw.path} has {len(raw.frames)}: they must agree. Crop one, or set `axes` if two are swapped."
+            f"{raw.path} has {len(raw.frames)}: they must agree. Crop one, or name its axes with raw_data_format "
+            "or gt_data_format if two are swapped."
         )
     small, large = raw.shape[:-1], gt.shape[:-1]
     if len(small) != len(large) or any(b < a or b % a for a, b in zip(small, large, strict=True)):
         axes = raw.block_axes.replace("C", "")
         raise ValueError(
             f"{gt.path} is {large} but {raw.path} is {small} ({axes}): gt must measure "
-            "a whole multiple of raw along each axis. Crop one of them, or set `axes` if two are swapped."
+            "a whole multiple of raw along each axis. Crop one of them, or name its axes with raw_data_format or "
+            "gt_data_format if two are swapped."
         )
     invalid, lowest, highest, correlation = _compare(raw, gt)
     for volume, count, low, high in zip((raw, gt), invalid, lowest, highest, strict=True):

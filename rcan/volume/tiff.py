@@ -111,8 +111,8 @@ class TiffSource:
             kind = getattr(page.photometric, "name", page.photometric)
             raise ValueError(
                 f"{self.path} is a colour photograph ({kind}): grey values of one or more channels are "
-                "expected. Split its channels, save them along a C axis, or name its `axes` if these are "
-                "no colours."
+                "expected. Split its channels, save them along a C axis, or name its axes if these are "
+                "no colours (--axes, raw_data_format or gt_data_format)."
             )
         if page.dtype is None or page.dtype.kind not in "buif" or series.transform is not None:
             raise ValueError(

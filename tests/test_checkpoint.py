@@ -1,0 +1,227 @@
+import csv
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from matplotlib import image as png
+
+from rcan.checkpoint import (
+    check_run_dir,
+    create_run,
+    draw_history,
+    find_model,
+    load_model,
+    save_model,
+    whole_file,
+    write_history,
+    write_json,
+)
+from rcan.model import build_rcan
+
+TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}
+OLD_RUN = (
+    "best.keras",
+    "last.keras",
+    "history.csv",
+    "history.png",
+    "config.json",
+    "training.json",
+    "restored.png",
+)
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    """A folder with everything that a run leaves, and with notes of its owner."""
+    folder = tmp_path / "old run"
+    for name in (*OLD_RUN, "train/events.out", "validation/events.out", "notes.txt", "figures/one.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("old")
+    return folder
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+# Whole files
+
+
+def test_file_gets_its_name_when_it_is_whole(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with whole_file(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+        assert partial.suffix == ".txt"
+    assert path.read_text() == "new"
+    assert names(tmp_path) == {"file.txt"}
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as partial:  # noqa: PT012
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"file.txt"}
+
+
+def test_interrupted_saving_keeps_the_earlier_model(tmp_path, monkeypatch, rng):
+    model = build_rcan(**TINY)
+    save_model(model, tmp_path / "best.keras")
+
+    def save_half(self, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "save", save_half)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(build_rcan(**TINY), tmp_path / "best.keras")
+    x = rng.uniform(size=(1, 4, 8, 8, 1))
+    np.testing.assert_array_equal(load_model(tmp_path)[0](x), model(x))
+    assert names(tmp_path) == {"best.keras"}
+
+
+# The folder
+
+
+def test_run_needs_a_folder():
+    with pytest.raises(ValueError, match="output_dir is missing"):
+        check_run_dir(None)
+
+
+def test_file_cannot_be_a_run_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="file is a file"):
+        check_run_dir(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["best.keras", "last.keras", "history.csv", "config.json", "training.json"])
+def test_folder_with_any_part_of_a_run_is_refused_with_a_way_out(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(FileExistsError, match=rf"already holds a run \({name}\).*--overwrite"):
+        create_run(tmp_path)
+    assert names(tmp_path) == {name}
+
+
+def test_checking_changes_nothing(old_run, tmp_path):
+    check_run_dir(old_run, overwrite=True)
+    check_run_dir(tmp_path / "new" / "run")
+    assert names(old_run) == {*OLD_RUN, "train", "validation", "notes.txt", "figures"}
+    assert names(tmp_path) == {"old run"}
+
+
+def test_overwriting_removes_the_old_run_and_leaves_other_files(old_run):
+    create_run(old_run, overwrite=True)
+    assert names(old_run) - {"config.json"} == {"notes.txt", "figures"}
+    assert (old_run / "config.json").read_text() != "old"
+
+
+def test_folder_with_other_files_takes_a_run(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    create_run(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_folder_is_made_with_its_parents(tmp_path):
+    create_run(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_json_holds_paths_as_text(tmp_path):
+    write_json(tmp_path / "values.json", {"folder": Path("a/µm"), "shape": (1, 2)})
+    values = json.loads((tmp_path / "values.json").read_text(encoding="utf-8"))
+    assert values == {"folder": str(Path("a/µm")), "shape": [1, 2]}
+
+
+# The history
+
+
+@pytest.fixture
+def epochs():
+    return [
+        {"epoch": i + 1, "loss": 0.5 / (i + 1), "psnr": 20.0 + i, "val_loss": 0.6, "val_psnr": 19.0}
+        for i in range(3)
+    ]
+
+
+def test_history_reads_back_as_it_was_written(tmp_path, epochs):
+    write_history(tmp_path / "history.csv", epochs)
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [{name: float(value) for name, value in row.items()} for row in rows] == epochs
+
+
+@pytest.mark.parametrize("num_epochs", [1, 3])
+@pytest.mark.parametrize("validated", [True, False])
+def test_history_is_drawn_with_a_panel_for_each_measure(tmp_path, epochs, num_epochs, validated):
+    rows = [
+        {name: value for name, value in row.items() if validated or not name.startswith("val_")}
+        for row in epochs[:num_epochs]
+    ]
+    draw_history(tmp_path / "all.png", rows)
+    draw_history(
+        tmp_path / "loss.png", [{name: row[name] for name in row if "psnr" not in name} for row in rows]
+    )
+    both, loss = (png.imread(tmp_path / name) for name in ("all.png", "loss.png"))
+    assert both.shape[1] == 2 * loss.shape[1]
+    assert both.min() < 0.5 < both.max()  # something is drawn
+
+
+# Loading
+
+
+def test_best_model_is_taken_before_the_last(tmp_path):
+    (tmp_path / "last.keras").write_text("")
+    assert find_model(tmp_path) == tmp_path / "last.keras"
+    (tmp_path / "best.keras").write_text("")
+    assert find_model(tmp_path) == tmp_path / "best.keras"
+    assert find_model(tmp_path / "last.keras") == tmp_path / "last.keras"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [(".", "neither best.keras nor last.keras"), ("no", "does not exist")]
+)
+def test_missing_model_is_an_error_with_a_way_out(tmp_path, name, message):
+    with pytest.raises(FileNotFoundError, match=rf"{message}.*-m takes the folder"):
+        find_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("upscaling", [None, (1, 2, 2)])
+def test_loaded_model_gives_the_output_of_the_saved(tmp_path, upscaling, rng):
+    model = build_rcan(**TINY, upscaling=upscaling)
+    save_model(model, tmp_path / "best.keras")
+    loaded, about = load_model(tmp_path)
+    x = rng.uniform(size=(1, 4, 8, 9, 1))
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert about == {}
+
+
+def test_loaded_model_comes_with_what_is_known_of_its_training(tmp_path):
+    save_model(build_rcan(**TINY), tmp_path / "best.keras")
+    write_json(tmp_path / "training.json", {"percentiles": [1, 99]})
+    assert load_model(tmp_path)[1] == load_model(tmp_path / "best.keras")[1] == {"percentiles": [1, 99]}
+
+
+def test_file_that_is_no_model_is_an_error_with_its_name(tmp_path):
+    (tmp_path / "best.keras").write_text("no model")
+    with pytest.raises(ValueError, match=r"best\.keras"):
+        load_model(tmp_path)
+
+
+def test_training_json_that_is_no_json_is_an_error_with_its_name(tmp_path):
+    save_model(build_rcan(**TINY), tmp_path / "best.keras")
+    (tmp_path / "training.json").write_text("{")
+    with pytest.raises(ValueError, match=r"training\.json is not JSON"):
+        load_model(tmp_path)
+
+
+def test_model_with_python_code_inside_is_refused(tmp_path):
+    inputs = keras.Input((None, None, None, 1))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: 2 * x)(inputs)).save(tmp_path / "best.keras")
+    with pytest.raises(ValueError, match=r"best\.keras"):
+        load_model(tmp_path)

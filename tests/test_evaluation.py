@@ -1,0 +1,99 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from matplotlib import image as png
+from skimage.metrics import peak_signal_noise_ratio
+
+from rcan.evaluation import format_scores, save_projections, score_pair
+from rcan.patches import Pair
+from rcan.volume import open_volume
+
+
+@pytest.fixture
+def make_pair(tmp_path, write_tiff):
+    def make(raw, gt, axes, block_axes="ZYXC"):
+        volumes = [
+            open_volume(
+                write_tiff(tmp_path / f"{kind}.tif", image.astype(np.float32), axes), block_axes=block_axes
+            )
+            for kind, image in (("raw", raw), ("gt", gt))
+        ]
+        return Pair(*volumes, *(np.array([[0, 1]] * volume.shape[-1]) for volume in volumes))
+
+    return make
+
+
+def squaring(ndim=3):
+    """A model that is not affine: x² of each voxel."""
+    inputs = keras.Input((None,) * ndim + (1,))
+    return keras.Model(inputs, layers.Multiply()([inputs, inputs]))
+
+
+def psnr_after_fit(image, gt):
+    gain, shift = np.polyfit(image.ravel().astype(float), gt.ravel().astype(float), 1)
+    return peak_signal_noise_ratio(gt, gain * image + shift, data_range=1)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "tile"),
+    [
+        ("ZYX", (12, 20, 21), (6, 12, 12)),
+        ("TZYX", (2, 12, 20, 21), (6, 12, 12)),
+        ("YX", (40, 41), (16, 16)),
+    ],
+)
+def test_scores_are_the_mean_over_the_frames_after_a_linear_fit(make_pair, rng, axes, shape, tile):
+    gt = rng.uniform(size=shape)
+    raw = np.sqrt(gt) + rng.normal(0, 0.05, shape)
+    pair = make_pair(raw, gt, axes, "YXC" if axes == "YX" else "ZYXC")
+    scores, _ = score_pair(squaring(len(tile)), pair, tile_shape=tile)
+    frames = list(zip(raw, gt, strict=True)) if "T" in axes else [(raw, gt)]
+    expected = [(psnr_after_fit(raw, gt), psnr_after_fit(raw**2, gt)) for raw, gt in frames]
+    np.testing.assert_allclose(
+        [scores["psnr_raw"], scores["psnr_restored"]], np.mean(expected, axis=0), atol=1e-3
+    )
+    assert scores["ssim_raw"] < scores["ssim_restored"] <= 1
+
+
+def test_images_are_matched_to_the_ground_truth(make_pair, rng):
+    gt = rng.uniform(size=(4, 20, 21))
+    _, images = score_pair(squaring(), make_pair(3 * gt - 1, gt, "ZYX"), tile_shape=(4, 20, 21))
+    assert list(images) == ["raw", "restored", "ground truth"]
+    np.testing.assert_allclose(images["raw"], images["ground truth"], atol=1e-5)
+    gain, shift = np.polyfit((3 * gt.ravel() - 1) ** 2, gt.ravel(), 1)
+    np.testing.assert_allclose(images["restored"][..., 0], gain * (3 * gt - 1) ** 2 + shift, atol=1e-5)
+
+
+def test_raw_of_other_channels_is_left_out_of_the_picture(make_pair, rng):
+    inputs = keras.Input((None, None, None, 2))
+    model = keras.Model(inputs, layers.Conv3D(1, 1)(inputs))
+    pair = make_pair(rng.uniform(size=(4, 2, 20, 21)), rng.uniform(size=(4, 1, 20, 21)), "ZCYX")
+    scores, images = score_pair(model, pair, tile_shape=(4, 20, 21))
+    assert list(images) == ["restored", "ground truth"]
+    assert np.isnan(scores["psnr_raw"])
+    assert np.isfinite(scores["psnr_restored"])
+
+
+def test_table_ends_in_the_mean_where_there_are_several():
+    row = {"psnr_raw": 20.0, "psnr_restored": 25.0, "ssim_raw": 0.5, "ssim_restored": 0.75}
+    better = {"psnr_raw": 22.0, "psnr_restored": 29.0, "ssim_raw": 0.7, "ssim_restored": 0.85}
+    *_, last = format_scores({"a.tif": row, "b.tif": better}).splitlines()
+    assert last.split() == ["mean", "21.00", "27.00", "+6.00", "0.600", "0.800"]
+    assert "mean" not in format_scores({"a.tif": row})
+
+
+@pytest.mark.parametrize(
+    "voxel_size", [(None, None, None), (0.3, 0.1, 0.1), (2.0, 0.065, 0.065), (None, 0.1, 0.1)]
+)
+@pytest.mark.parametrize("shape", [(12, 40, 60, 1), (1, 60, 40, 2), (40, 40, 1), (60, 20, 20, 1)])
+def test_picture_shows_every_image(tmp_path, rng, shape, voxel_size):
+    image = rng.uniform(size=shape).astype(np.float32)
+    for count, name in ((1, "one.png"), (3, "three.png")):
+        images = {f"image {i}": image for i in range(count)}
+        save_projections(tmp_path / name, images, voxel_size=voxel_size)
+    one, three = (png.imread(tmp_path / name) for name in ("one.png", "three.png"))
+    assert three.shape[1] == 3 * one.shape[1]
+    assert one.shape[0] <= 4 * one.shape[1]
+    assert len(np.unique(one[..., 0])) > 100  # grey values of the noise, not only black on white
+    assert {path.name for path in tmp_path.iterdir()} == {"one.png", "three.png"}

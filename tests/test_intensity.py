@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import tifffile
+
+from rcan.intensity import denormalise, match_affine, normalise, percentile_range, to_dtype
+from rcan.volume import open_volume
+
+PERCENTILES = (2, 99.9)
+
+
+def save(path, array, axes, **options):
+    tifffile.imwrite(path, array, photometric="minisblack", metadata={"axes": axes}, **options)
+    return path
+
+
+def draw(rng, shape, dtype):
+    values = rng.normal(100, 30, shape)
+    if np.dtype(dtype).kind == "i":
+        values -= 100
+    return values.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int8", "int16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("percentiles", [PERCENTILES, (0, 100), (12.3, 45.6)])
+def test_range_equals_the_percentiles_of_numpy(tmp_path, rng, dtype, percentiles):
+    image = draw(rng, (7, 30, 31), dtype)
+    path = save(tmp_path / "image.tif", image, "ZYX")
+    found = percentile_range(open_volume(path), percentiles)
+    np.testing.assert_allclose(found, [np.percentile(image.astype(float), percentiles)], rtol=1e-6, atol=1e-9)
+
+
+def test_range_of_a_big_endian_file_equals_the_percentiles_of_numpy(tmp_path, rng):
+    image = draw(rng, (7, 30, 31), "uint16")
+    path = save(tmp_path / "image.tif", image, "ZYX", byteorder=">")
+    np.testing.assert_allclose(
+        percentile_range(open_volume(path), PERCENTILES), [np.percentile(image, PERCENTILES)]
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_range_covers_all_time_points(tmp_path, rng, dtype):
+    image = draw(rng, (5, 4, 20, 21), dtype)
+    image[3] *= 3
+    path = save(tmp_path / "image.tif", image, "TZYX", imagej=True)
+    found = percentile_range(open_volume(path), PERCENTILES)
+    np.testing.assert_allclose(found, [np.percentile(image, PERCENTILES)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("block_axes", ["ZYXC", "ZYX", "YXC", "YX"])
+def test_every_channel_has_its_own_range_as_channel_and_as_frame(tmp_path, rng, dtype, block_axes):
+    image = draw(rng, (2, 5, 3, 20, 21), dtype)  # TZCYX
+    image[:, :, 1] //= 3
+    image[:, :, 2] //= 5
+    path = save(tmp_path / "image.tif", image, "TZCYX", imagej=True)
+    found = percentile_range(open_volume(path, block_axes=block_axes), PERCENTILES)
+    expected = [np.percentile(image[:, :, channel], PERCENTILES) for channel in range(3)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_range_does_not_depend_on_the_slabs_that_are_read(tmp_path, rng, dtype, monkeypatch):
+    image = draw(rng, (7, 30, 31), dtype)
+    path = save(tmp_path / "image.tif", image, "ZYX")
+    whole = percentile_range(open_volume(path), PERCENTILES)
+    monkeypatch.setattr("rcan.intensity._SLAB_SIZE", 1)
+    np.testing.assert_array_equal(percentile_range(open_volume(path), PERCENTILES), whole)
+
+
+def test_range_of_very_many_floats_is_that_of_every_nth(tmp_path, rng, monkeypatch):
+    image = rng.normal(size=(7, 30, 31)).astype(np.float32)
+    path = save(tmp_path / "image.tif", image, "ZYX")
+    monkeypatch.setattr("rcan.intensity._SAMPLE_SIZE", 1000)
+    monkeypatch.setattr("rcan.intensity._SLAB_SIZE", 30 * 31 * 2)
+    every = image.ravel()[:: -(-image.size // 1000)]
+    np.testing.assert_allclose(
+        percentile_range(open_volume(path), PERCENTILES), [np.percentile(every, PERCENTILES)], rtol=1e-6
+    )
+
+
+def test_constant_channel_is_refused_with_file_channel_and_value(tmp_path, rng):
+    image = draw(rng, (5, 2, 20, 21), "uint16")
+    image[:, 1] = 7
+    path = save(tmp_path / "half dark.tif", image, "ZCYX", imagej=True)
+    with pytest.raises(ValueError, match=r"half dark\.tif.*channel 1 are both 7"):
+        percentile_range(open_volume(path), PERCENTILES)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused_with_the_file(tmp_path, value):
+    image = np.linspace(0, 1, 4 * 8 * 8, dtype=np.float32).reshape(4, 8, 8)
+    image[2, 3, 4] = value
+    path = save(tmp_path / "holes.tif", image, "ZYX")
+    with pytest.raises(ValueError, match=r"holes\.tif holds NaN or infinite"):
+        percentile_range(open_volume(path), PERCENTILES)
+
+
+def test_normalise_maps_each_channel_by_its_own_line(rng):
+    block = rng.uniform(0, 1000, (3, 4, 5, 2))
+    normalised = normalise(block, np.array([[100, 300], [50, 60]]))
+    np.testing.assert_allclose(normalised[..., 0], (block[..., 0] - 100) / 200, atol=1e-6)
+    np.testing.assert_allclose(normalised[..., 1], (block[..., 1] - 50) / 10, rtol=1e-5, atol=1e-5)
+
+
+def test_denormalise_is_the_inverse_of_normalise(rng):
+    block = rng.uniform(0, 65535, (3, 4, 5, 2)).astype(np.float32)
+    ranges = np.array([[103.5, 3000.25], [50, 60000]])
+    np.testing.assert_allclose(denormalise(normalise(block, ranges), ranges), block, rtol=1e-5, atol=1e-2)
+
+
+def test_affine_match_equals_a_straight_line_fitted_to_each_channel(rng):
+    restored = rng.normal(size=(4, 6, 7, 3))
+    gt = restored * [2, -3, 0.5] + [10, 20, 30] + rng.normal(size=restored.shape)
+    matched = match_affine(restored, gt)
+    for channel in range(3):
+        x, y = restored[..., channel].ravel(), gt[..., channel].ravel()
+        gain, shift = np.polyfit(x, y, 1)
+        np.testing.assert_allclose(matched[..., channel].ravel(), gain * x + shift, rtol=1e-9)
+
+
+def test_affine_match_is_exact_far_from_zero(rng):
+    restored = rng.normal(10_000, 1, (4, 50, 50, 1)).astype(np.float32)
+    gt = (3 * restored.astype(float) - 200).astype(np.float32)
+    np.testing.assert_allclose(match_affine(restored, gt), gt, atol=0.01)
+
+
+def test_affine_match_of_a_constant_is_the_mean():
+    matched = match_affine(np.ones((2, 2, 2, 1)), np.arange(8.0).reshape(2, 2, 2, 1))
+    np.testing.assert_array_equal(matched, 3.5)
+
+
+def test_affine_match_refuses_different_shapes():
+    with pytest.raises(ValueError, match=r"\(2, 2, 1\).*\(2, 3, 1\)"):
+        match_affine(np.ones((2, 2, 1)), np.ones((2, 3, 1)))
+
+
+@pytest.mark.parametrize(("dtype", "top"), [("uint8", 255), ("uint16", 65535)])
+def test_integers_are_rounded_clipped_and_counted(dtype, top):
+    values, num_clipped = to_dtype(np.array([-0.6, -0.4, 1.4, 1.6, top + 0.4, top + 0.6], np.float32), dtype)
+    np.testing.assert_array_equal(values, [0, 0, 1, 2, top, top])
+    assert (values.dtype, num_clipped) == (np.dtype(dtype), 2)
+
+
+def test_floats_pass_unclipped():
+    block = np.array([-5.5, 1e6], np.float32)
+    values, num_clipped = to_dtype(block, np.float32)
+    np.testing.assert_array_equal(values, block)
+    assert num_clipped == 0

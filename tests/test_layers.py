@@ -1,0 +1,105 @@
+"""The order of the modules: data and imports go one way."""
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rcan
+
+ROOT = Path(__file__).parents[1]
+CHAIN = [
+    "__init__",
+    "cli",
+    "config",
+    "progress",
+    "volume",
+    "intensity",
+    "model",
+    "metrics",
+    "simulation",
+    "patches",
+    "restoration",
+    "checkpoint",
+    "training",
+    "evaluation",
+    "export",
+]
+ON_TOP = ["commands", "__main__"]
+MODULES = sorted((ROOT / "rcan").rglob("*.py"))
+
+
+def module_of(path):
+    """The module that a file belongs to; a folder is one module."""
+    return path.relative_to(ROOT / "rcan").with_suffix("").parts[0]
+
+
+def imported_names(path):
+    """Full name of everything that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(path):
+    """Modules of ours that a file imports, itself left out."""
+    names = [name.split(".") for name in imported_names(path)]
+    inside = {name[1] if len(name) > 1 else "__init__" for name in names if name[0] == "rcan"}
+    known = {*CHAIN, *ON_TOP}  # `from rcan import __version__` asks __init__
+    return {name if name in known else "__init__" for name in inside} - {module_of(path)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_from_modules_above_it(path):
+    chain = [*CHAIN, *ON_TOP]
+    assert imported_modules(path) <= set(chain[: chain.index(module_of(path))])
+
+
+def test_every_module_has_a_place_in_the_chain():
+    assert {module_of(path) for path in MODULES} <= {*CHAIN, *ON_TOP}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_patches_and_training_import_tensorflow(path):
+    uses = any(name.split(".")[0] == "tensorflow" for name in imported_names(path))
+    assert not uses or module_of(path) in ("patches", "training")
+
+
+def test_the_public_names_exist():
+    for name in rcan.__all__:
+        assert getattr(rcan, name) is not None
+    assert rcan.build_rcan is importlib.import_module("rcan.model").build_rcan
+
+
+def test_an_unknown_public_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'rcan' has no attribute 'nothing'"):
+        _ = rcan.nothing
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-c", "import rcan"],
+        ["train.py", "--help"],
+        ["apply.py", "--help"],
+        ["-m", "rcan", "--help"],
+        ["-m", "rcan", "simulate", "--help"],
+        ["train.py", "--epoch", "3"],
+    ],
+    ids=" ".join,
+)
+def test_the_package_and_its_help_do_not_wait_for_keras(command):
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "rcan" in imported
+    assert not imported & {"keras", "tensorflow"}

@@ -1,0 +1,163 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from rcan.commands.simulate import main
+from rcan.volume import open_volume
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--shape", "6,24,24", "--pairs", "2"]
+
+
+def read_all(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.tif"))}
+
+
+def simulate(folder, *flags):
+    assert main([str(folder), *flags]) == 0
+    return read_all(folder)
+
+
+def test_same_seed_writes_the_same_files(tmp_path):
+    one, other = (simulate(tmp_path / name, *SMALL, "--seed", "5") for name in ("one", "other"))
+    assert one == other
+    assert list(one) == [
+        "gt/mixture_000.tif",
+        "gt/mixture_001.tif",
+        "raw/mixture_000.tif",
+        "raw/mixture_001.tif",
+    ]
+
+
+def test_another_seed_writes_other_files(tmp_path):
+    one, other = (simulate(tmp_path / seed, *SMALL, "--seed", seed) for seed in "56")
+    assert not set(one.values()) & set(other.values())
+
+
+def test_pairs_of_one_run_differ(tmp_path):
+    assert len(set(simulate(tmp_path / "run", *SMALL).values())) == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "voxel_size"), [((), (0.3, 0.1, 0.1)), (("--voxel_size", "0.5,0.2,0.25"), (0.5, 0.2, 0.25))]
+)
+def test_files_have_the_voxel_size_and_the_shape(tmp_path, flags, voxel_size):
+    simulate(tmp_path / "run", *SMALL, *flags)
+    for path in (tmp_path / "run").rglob("*.tif"):
+        volume = open_volume(path)
+        np.testing.assert_allclose(volume.voxel_size, voxel_size, rtol=1e-5)
+        assert (volume.axes, volume.shape, volume.dtype) == ("ZYX", (6, 24, 24, 1), np.uint16)
+
+
+def test_compressed_files_hold_the_same_values(tmp_path):
+    simulate(tmp_path / "plain", *SMALL)
+    simulate(tmp_path / "small", *SMALL, "--compress")
+    for path in (tmp_path / "plain").rglob("*.tif"):
+        twin = tmp_path / "small" / path.relative_to(tmp_path / "plain")
+        np.testing.assert_array_equal(tifffile.imread(twin), tifffile.imread(path))
+        assert twin.stat().st_size < path.stat().st_size
+
+
+def test_more_photons_give_a_better_signal(tmp_path):
+    correlations = []
+    for photons in ("5", "500"):
+        simulate(tmp_path / photons, "--shape", "8,48,48", "--pairs", "1", "--photons", photons)
+        raw, gt = (tifffile.imread(tmp_path / photons / kind / "mixture_000.tif") for kind in ("raw", "gt"))
+        correlations.append(np.corrcoef(raw.ravel(), gt.ravel())[0, 1])
+    assert correlations[1] > correlations[0] + 0.1
+
+
+# Real volumes
+
+
+@pytest.mark.parametrize("name", ["cell_uint8.tif", "spots_zcyx.tif"])
+def test_gt_of_a_real_source_is_the_source(tmp_path, data_dir, name):
+    path = data_dir / "volumes" / name
+    simulate(tmp_path / "run", "--source", str(path), "--pairs", "2")
+    source = open_volume(path)
+    for number in range(2):
+        raw, gt = (
+            open_volume(tmp_path / "run" / kind / f"{path.stem}_{number:03d}.tif") for kind in ("raw", "gt")
+        )
+        np.testing.assert_array_equal(gt.read(dtype=None), source.read(dtype=None))
+        assert gt.dtype == source.dtype
+        np.testing.assert_allclose(gt.voxel_size, source.voxel_size, rtol=1e-4)
+        assert (raw.shape, raw.dtype) == (gt.shape, np.uint16)
+
+
+def test_source_without_voxel_size_is_refused_unless_it_is_given(tmp_path, data_dir, capsys):
+    source = str(data_dir / "volumes" / "six_planes.tif")
+    if None not in open_volume(source).voxel_size:
+        source = str(data_dir / "volumes" / "nuclei.tif")
+    assert main([str(tmp_path / "run"), "--source", source, "--pairs", "1"]) == 1
+    assert "name it in µm with --voxel_size Z,Y,X" in capsys.readouterr().err
+    assert (
+        main([str(tmp_path / "run"), "--source", source, "--pairs", "1", "--voxel_size", "0.3,0.26,0.26"])
+        == 0
+    )
+
+
+def test_raw_of_a_real_source_is_the_source_blurred_and_noisy(tmp_path, data_dir):
+    path = data_dir / "volumes" / "cell_uint8.tif"
+    simulate(tmp_path / "run", "--source", str(path), "--pairs", "1", "--photons", "100")
+    raw, gt = (
+        tifffile.imread(tmp_path / "run" / kind / "cell_uint8_000.tif").astype(float)
+        for kind in ("raw", "gt")
+    )
+    assert 0.5 < np.corrcoef(raw.ravel(), gt.ravel())[0, 1] < 0.99
+
+
+# What is in the way
+
+
+def test_folder_with_pairs_is_refused_and_left_as_it_is(tmp_path, capsys):
+    before = simulate(tmp_path / "run", *SMALL)
+    assert main([str(tmp_path / "run"), *SMALL, "--seed", "9"]) == 1
+    assert "already holds files" in capsys.readouterr().err
+    assert read_all(tmp_path / "run") == before
+
+
+# What is shipped
+
+
+@pytest.mark.parametrize(("part", "pairs", "seed", "number"), [("train", 8, 0, 3), ("test", 2, 1, 1)])
+def test_shipped_sample_is_what_its_command_makes(tmp_path, part, pairs, seed, number, monkeypatch):
+    """Of the last bits of floating-point numbers machines may differ, and so a voxel may."""
+    made = []
+    monkeypatch.setattr("rcan.simulation.make_phantom", _only(number, made))
+    flags = [
+        "--pairs",
+        str(pairs),
+        "--shape",
+        "24,96,96",
+        "--photons",
+        "20",
+        "--blur",
+        "2",
+        "--seed",
+        str(seed),
+    ]
+    simulate(tmp_path / "run", *flags, "--compress")
+    assert len(made) == pairs
+    name = f"mixture_{number:03d}.tif"
+    raw, gt = (tifffile.imread(tmp_path / "run" / kind / name).astype(int) for kind in ("raw", "gt"))
+    shipped_raw, shipped_gt = (
+        tifffile.imread(ROOT / "sample" / part / kind / name).astype(int) for kind in ("raw", "gt")
+    )
+    assert np.abs(gt - shipped_gt).max() <= 1
+    assert np.mean(raw == shipped_raw) >= 0.999
+
+
+def _only(number, made):
+    """`make_phantom` that draws one pair's phantom only: every pair has random numbers of its own."""
+    from rcan.simulation import make_phantom
+
+    def make(kind, shape, **options):
+        made.append(kind)
+        if len(made) == number + 1:
+            return make_phantom(kind, shape, **options)
+        return np.zeros((*shape, 1), np.float32)
+
+    return make
