@@ -4,8 +4,8 @@ Adam with a learning rate that is halved every quarter of the epochs, one patch 
 and after every epoch the network that restores the validation patches best is kept.
 
 On a CPU the gradient of the three-dimensional convolution is the bottleneck: without oneDNN, TensorFlow
-computes it several times slower than the convolution itself, and with it not the same to the last bit from
-run to run. `use_fast_gradient` puts the same sums together from operations that are fast and repeatable.
+computes it several times slower than the convolution itself. `use_fast_gradient` puts the same sums together
+from operations that are fast.
 """
 
 import platform
@@ -227,7 +227,7 @@ def _fit(model, config, sampler, validation_sampler, run_dir):
     if not tf.config.list_physical_devices("GPU"):
         use_fast_gradient(model)
     # The trainer shares the layers of the model: what is saved carries no losses or measures of ours.
-    trainer = keras.Model(model.inputs, model.outputs)
+    trainer = _Trainer(model.inputs, model.outputs, name="trainer")
     trainer.compile(
         optimizer=keras.optimizers.Adam(config.initial_learning_rate),
         loss=config.loss,
@@ -254,6 +254,31 @@ def _fit(model, config, sampler, validation_sampler, run_dir):
             _RunKeeper(model, run_dir, config),
         ],
     )
+
+
+class _Trainer(keras.Model):
+    """A model whose training step adds up gradients in an order that never changes.
+
+    TensorFlow's sum of three or more gradients of one tensor (each skip connection makes some) begins with
+    whichever is in memory that can be reused: the last bits would depend on the timing of threads. Summed
+    in pairs they do not.
+    """
+
+    def train_step(self, data):
+        """Update the weights from one batch; return the measures so far."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=True)
+        loss = self.compute_loss(x=x, y=y, y_pred=y_pred)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss)
+        gradients = tf.gradients(
+            loss,
+            [variable.value for variable in self.trainable_variables],
+            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
+        )
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self.compute_metrics(x, y, y_pred)
 
 
 class _RunKeeper(keras.callbacks.Callback):

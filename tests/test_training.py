@@ -378,8 +378,8 @@ def test_two_channels_train_to_one(tmp_path, tiny_config, noisy_pair):
     values = tiny_config(tmp_path, raw_data_format="CZYX", gt_data_format="ZYX")
     for number in range(2):
         raw, gt = noisy_pair((2, 8, 24, 28), number)
-        tifffile.imwrite(tmp_path / "raw" / f"{number}.tif", raw, photometric="minisblack", metadata=None)
-        tifffile.imwrite(tmp_path / "gt" / f"{number}.tif", gt[0], photometric="minisblack", metadata=None)
+        tifffile.imwrite(tmp_path / "raw" / f"{number}.tif", raw, photometric="minisblack")
+        tifffile.imwrite(tmp_path / "gt" / f"{number}.tif", gt[0], photometric="minisblack")
     run_dir = train_with(values)
     model = keras.saving.load_model(run_dir / "best.keras")
     assert (model.input_shape[-1], model.output_shape[-1]) == (2, 1)
