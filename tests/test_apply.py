@@ -440,6 +440,27 @@ def test_stretched_output_reaches_from_zero_to_one_in_every_channel(run, network
     assert tifffile.imread(tmp_path / "out8.tif").max(axis=space).tolist() == [255, 255]
 
 
+def test_stretched_comparison_reaches_from_zero_to_full_in_every_channel(run, networks, volume, tmp_path):
+    path, image = volume
+    flags = (
+        "--compare",
+        "--normalize_output_range_between_zero_and_one",
+        "-b",
+        "16",
+        "-o",
+        tmp_path / "out.tif",
+    )
+    _, err = run("-m", networks["square"], "-i", path, *flags)
+    found = tifffile.imread(tmp_path / "out.tif")  # (Z, C, Y, X)
+    assert [found.min(axis=(0, 2, 3)).tolist(), found.max(axis=(0, 2, 3)).tolist()] == [
+        [0, 0],
+        [65535, 65535],
+    ]
+    raw = (image - image.min()) / np.ptp(image.astype(float)) * 65535
+    np.testing.assert_allclose(found[:, 0], raw, atol=1)
+    assert "clipped" not in err
+
+
 # OME-TIFF
 
 

@@ -82,7 +82,7 @@ def apply(options: ApplyOptions):
         label = f"[{number}/{len(jobs)}] {raw_path.name}" if len(jobs) > 1 else raw_path.name
         try:
             result = restorer.restore(raw_path, output_path, gt_path=gt_path, label=label)
-        except (ValueError, OSError, MemoryError) as failure:
+        except Exception as failure:  # whatever is wrong with one image, the others are done
             if len(jobs) == 1:
                 raise
             print(f"error: {describe_failure(failure)}", file=sys.stderr)

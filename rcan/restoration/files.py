@@ -123,9 +123,10 @@ class FileRestorer:
             with _scratch(Path(output_path).absolute().parent, shape) as restored:
                 for number, region, slab in slabs:
                     restored[number][region] = slab
-                scores = self._adjust(restored, raw, gt)
+                scores, limits = self._examine(restored, raw, gt)
                 whole = tuple(slice(0, size) for size in shape[1:-1])
-                self._write(file, ((i, whole, np.array(block)) for i, block in enumerate(restored)), raw, gt)
+                frames = ((number, whole, np.array(block)) for number, block in enumerate(restored))
+                self._write(file, frames, raw, gt, limits if self.stretch else None)
         return mean_scores(scores) if scores else None
 
     def _see(self, file, num_channels):
@@ -194,17 +195,22 @@ class FileRestorer:
             time_step=volume.time_step,
             file_format=self.file_format,
         )
-        shown = self._unit(raw, gt, {})
+        shown = self._unit("restored", {}, raw, gt)
         file.display_range = (shown[:, 0].min(), shown[:, 1].max())
         return file
 
-    def _unit(self, raw, gt, frame):
-        """Output values of 0 and 1, for each channel of a frame's restored block."""
+    def _unit(self, kind, frame, raw, gt, limits=None):
+        """Output values of 0 and 1, for each channel of a frame's block of one kind, (C, 2)."""
+        num_channels = (self.model.input_shape if kind == "raw" else self.model.output_shape)[-1]
+        top = 1 if self.bits == 32 else 2**self.bits - 1
+        if limits:
+            low, high = limits[kind, frame.get("C")]  # become 0 and `top`
+            span = np.where(high > low, high - low, 1)
+            return top * np.stack([-low, 1 - low], axis=-1) / span[:, np.newaxis]
         if self.as_channels or self.stretch:
-            ranges = np.array([[0, 1 if self.bits == 32 else 2**self.bits - 1]])
-        else:
-            ranges = (gt if self.rescale else raw).range_of(frame)
-        return ranges[np.minimum(np.arange(self.model.output_shape[-1]), len(ranges) - 1)]
+            return np.array([[0, top]] * num_channels)
+        ranges = (gt if self.rescale else raw).range_of(frame)
+        return ranges[np.minimum(np.arange(num_channels), len(ranges) - 1)]
 
     def _restored_slabs(self, raw, progress):
         """Number of the frame, region and restored block, normalised."""
@@ -220,52 +226,48 @@ class FileRestorer:
             for region, slab in slabs:
                 yield number, region, slab
 
-    def _adjust(self, restored, raw, gt):
-        """Score the restored frames; match or stretch them in place."""
+    def _examine(self, restored, raw, gt):
+        """Score the restored frames and find the limits of each channel; match to the ground truth in place."""
         scores, limits = [], {}
         for number, frame in enumerate(raw.volume.frames):
-            block = np.array(restored[number])
+            images = {"raw": raw.read(frame), "restored": np.array(restored[number])}
             if gt:
-                truth = gt.read(gt.volume.frames[number])
-                scores.append(compare(raw.read(frame), block, truth))
+                images["ground truth"] = gt.read(gt.volume.frames[number])
+                scores.append(compare(*images.values()))
             if self.rescale:
-                restored[number] = match_affine(block, truth)
-            low, high = limits.get(frame.get("C"), (np.inf, -np.inf))
-            space = tuple(range(block.ndim - 1))
-            limits[frame.get("C")] = (
-                np.minimum(low, block.min(axis=space)),
-                np.maximum(high, block.max(axis=space)),
-            )
-        if self.stretch:
-            for number, frame in enumerate(raw.volume.frames):
-                low, high = limits[frame.get("C")]
-                restored[number] = (restored[number] - low) / np.where(high > low, high - low, 1)
-        return scores
+                restored[number] = images["restored"] = match_affine(
+                    images["restored"], images["ground truth"]
+                )
+            for kind, image in images.items():
+                space, key = tuple(range(image.ndim - 1)), (kind, frame.get("C"))
+                low, high = limits.get(key, (np.inf, -np.inf))
+                limits[key] = np.minimum(low, image.min(axis=space)), np.maximum(high, image.max(axis=space))
+        return scores, limits
 
-    def _write(self, file, slabs, raw, gt):
+    def _write(self, file, slabs, raw, gt, limits=None):
         """Write restored blocks in the output's unit and type, with raw and ground truth where asked for."""
         num_raw, num_restored = self._num_channels(raw)
         factors, num_clipped = upscaling_of(self.model), 0
         for number, region, slab in slabs:
             frame = raw.volume.frames[number]
-            rows = self._unit(raw, gt, frame)
             first = frame.get("C", 0) * slab.shape[-1]
-            blocks = [(first + num_raw * self.as_channels, slab, rows)]
+            blocks = {"restored": (first + num_raw * self.as_channels, slab)}
             if self.as_channels:
-                smaller = (slice(s.start // f, s.stop // f) for s, f in zip(region, factors, strict=True))
-                block = enlarge(raw.read(frame, tuple(smaller)), slab.shape)
-                blocks.append((frame.get("C", 0), block, np.repeat(rows[:1], block.shape[-1], axis=0)))
+                smaller = tuple(
+                    slice(part.start // f, part.stop // f) for part, f in zip(region, factors, strict=True)
+                )
+                blocks["raw"] = (frame.get("C", 0), enlarge(raw.read(frame, smaller), slab.shape))
             if self.as_channels and gt:
                 block = gt.read(gt.volume.frames[number], region)
-                blocks.append((first + num_raw + num_restored, block, rows))
-            for channel, block, unit in blocks:
-                values, clipped = to_dtype(denormalise(block, unit), _DTYPES[self.bits])
+                blocks["ground truth"] = (first + num_raw + num_restored, block)
+            for kind, (channel, block) in blocks.items():
+                values = denormalise(block, self._unit(kind, frame, raw, gt, limits))
+                values, clipped = to_dtype(values, _DTYPES[self.bits])
                 file.write({**frame, "C": channel}, region, values)
                 num_clipped += clipped
         if num_clipped:
-            limits = np.iinfo(_DTYPES[self.bits])
             warnings.warn(
-                f"{file.path}: {num_clipped} values outside {limits.min} to {limits.max} were clipped.",
+                f"{file.path}: {num_clipped} values outside 0 to {2**self.bits - 1} were clipped.",
                 stacklevel=2,
             )
 
