@@ -57,7 +57,9 @@ class UsageError(ValueError):
 class Settings(BaseModel):
     """Base of all that a user can set: checked as a whole, never changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     @classmethod
     def checked(cls, values, *, shown=str):
@@ -207,6 +209,7 @@ def _plain_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)  # some are UserWarnings besides
         warnings.filterwarnings("ignore", module="keras|tensorflow")
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         yield
