@@ -143,7 +143,7 @@ def nearest(word, known):
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
-def run_command(call, argv, *, prog, overrides=None):
+def run_command(call, argv=None, *, prog, overrides=None):
     """Check a command line, make the call, and turn every failure into a line and an exit status.
 
     Parameters
@@ -151,8 +151,8 @@ def run_command(call, argv, *, prog, overrides=None):
     call : callable
         The command: its one parameter is annotated with a `Settings` class, its docstring begins with
         the sentence of the help page.
-    argv : list of str
-        Arguments after the command's name.
+    argv : list of str, optional
+        Arguments after the command's name; those of the process where not given.
     prog : str
         Name of the command in the help page.
     overrides : type, optional
@@ -163,6 +163,7 @@ def run_command(call, argv, *, prog, overrides=None):
     -------
     status : int
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
         with _plain_warnings():
             call(_parse(call, [arg for arg in argv if arg != "--debug"], prog, overrides))

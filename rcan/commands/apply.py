@@ -1,6 +1,7 @@
 """`apply`: restore an image, or a folder of them, with a trained network."""
 
 import csv
+import functools
 import os
 import sys
 from pathlib import Path
@@ -212,14 +213,4 @@ def _make_restorer(options):
     )
 
 
-def main(argv=None, *, prog="apply.py"):
-    """Run the command; return its exit status.
-
-    Parameters
-    ----------
-    argv : list of str, optional
-        Arguments; those of the process where not given.
-    prog : str
-        Name on the help page.
-    """
-    return run_command(apply, sys.argv[1:] if argv is None else argv, prog=prog)
+main = functools.partial(run_command, apply, prog="apply.py")

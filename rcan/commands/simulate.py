@@ -1,6 +1,6 @@
 """`simulate`: pairs of raw and ground-truth volumes from phantoms or from real volumes."""
 
-import sys
+import functools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -143,14 +143,4 @@ def _read_source(source):
     return (gt if gt.dtype in (np.uint8, np.uint16) else gt.astype(np.float32)), density
 
 
-def main(argv=None, *, prog="rcan simulate"):
-    """Run the command; return its exit status.
-
-    Parameters
-    ----------
-    argv : list of str, optional
-        Arguments; those of the process where not given.
-    prog : str
-        Name on the help page.
-    """
-    return run_command(simulate, sys.argv[1:] if argv is None else argv, prog=prog)
+main = functools.partial(run_command, simulate, prog="rcan simulate")

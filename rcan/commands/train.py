@@ -1,7 +1,7 @@
 """`train`: from a config file to a run folder, with scores and a picture at the end."""
 
+import functools
 import shlex
-import sys
 from pathlib import Path
 
 from rcan.cli import Settings, import_keras, option, run_command
@@ -59,14 +59,4 @@ def _shown(path):
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def main(argv=None, *, prog="train.py"):
-    """Run the command; return its exit status.
-
-    Parameters
-    ----------
-    argv : list of str, optional
-        Arguments; those of the process where not given.
-    prog : str
-        Name on the help page.
-    """
-    return run_command(train, sys.argv[1:] if argv is None else argv, prog=prog, overrides=Config)
+main = functools.partial(run_command, train, prog="train.py", overrides=Config)
