@@ -86,7 +86,7 @@ def _rank_sampled(volume, frames, percentiles):
             raise ValueError(
                 f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them."
             )
-        samples.append(values[start::step])
+        samples.append(values[start::step].copy())  # a view would keep the whole slab
         start = (start - len(values)) % step
     return list(np.percentile(np.concatenate(samples).astype(np.float64), percentiles, axis=0).T)
 

@@ -119,6 +119,7 @@ def open_pairs(folders, pairs, *, raw_axes=None, gt_axes=None, ndim=None, percen
             check_pair(raw, gt)
             ranges = (percentile_range(volume, percentiles) for volume in (raw, gt))
             opened.append(Pair(raw, gt, *ranges))
+            raw.close(), gt.close()  # frees what checking has decoded
             _check_alike(like or opened[0], opened[-1])
             progress.advance()
     return opened

@@ -1,7 +1,10 @@
+import weakref
+
 import numpy as np
 import pytest
 import tifffile
 
+from rcan import intensity
 from rcan.intensity import denormalise, match_affine, normalise, percentile_range, to_dtype
 from rcan.volume import open_volume
 
@@ -146,3 +149,22 @@ def test_floats_pass_unclipped():
     values, num_clipped = to_dtype(block, np.float32)
     np.testing.assert_array_equal(values, block)
     assert num_clipped == 0
+
+
+def test_sampled_values_do_not_keep_the_slabs_they_come_from(monkeypatch, rng):
+    monkeypatch.setattr(intensity, "_SAMPLE_SIZE", 100)
+    monkeypatch.setattr(intensity, "_SLAB_SIZE", 1000)
+    slabs, alive = [], []
+
+    class Stack:
+        path, shape, dtype, frames = "stack.tif", (10, 10, 100, 1), np.dtype(np.float32), ({},)
+
+        def read(self, frame, region, dtype):
+            alive.append(sum(slab() is not None for slab in slabs))
+            slab = rng.random((region[0].stop - region[0].start, 10, 100, 1), np.float32)
+            slabs.append(weakref.ref(slab))
+            return slab
+
+    intensity.percentile_range(Stack(), (2, 99.9))
+    assert len(slabs) == 10
+    assert max(alive) <= 1

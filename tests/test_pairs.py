@@ -102,7 +102,7 @@ def test_gt_must_be_a_whole_multiple_of_raw(tmp_path, gt, shape):
 
 def test_numbers_of_frames_must_agree(tmp_path, rng):
     raw = volume(tmp_path / "raw.tif", rng.random((3, 4, 8, 8)), "TZYX")
-    with pytest.raises(ValueError, match=r"gt\.tif has 2 frames .*raw\.tif has 3"):
+    with pytest.raises(ValueError, match=r"gt\.tif has 2 T frames .*raw\.tif has 3 T"):
         check_pair(raw, volume(tmp_path / "gt.tif", rng.random((2, 4, 8, 8)), "TZYX"))
 
 
@@ -132,3 +132,22 @@ def test_images_that_do_not_correlate_are_a_warning(tmp_path, gt, monkeypatch, s
 def test_a_large_offset_does_not_hide_a_correlation(tmp_path, rng, gt):
     raw = (2.0**20 + rng.poisson(gt)).astype(np.float32)
     check_pair(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", gt))
+
+
+def test_frames_of_a_pair_correspond_whatever_the_storage_order(tmp_path, rng):
+    image = rng.integers(0, 999, (2, 3, 16, 16)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "ct.ome.tif", image, metadata={"axes": "CTYX"}, ome=True)
+    tifffile.imwrite(tmp_path / "tc.ome.tif", image.swapaxes(0, 1), metadata={"axes": "TCYX"}, ome=True)
+    one, other = (open_volume(tmp_path / f"{axes}.ome.tif", block_axes="YX") for axes in ("ct", "tc"))
+    assert [one.read(frame)[..., 0].tolist() for frame in one.frames] == [
+        image[frame["C"], frame["T"]].tolist() for frame in other.frames
+    ]
+
+
+def test_frames_of_swapped_axes_are_no_pair(tmp_path, rng):
+    image = rng.integers(0, 999, (3, 2, 16, 16)).astype(np.uint16)
+    for axes in ("TZYX", "ZTYX"):
+        tifffile.imwrite(tmp_path / f"{axes}.ome.tif", image, metadata={"axes": axes}, ome=True)
+    raw, gt = (open_volume(tmp_path / f"{axes}.ome.tif", block_axes="YXC") for axes in ("TZYX", "ZTYX"))
+    with pytest.raises(ValueError, match=r"has 2 T x 3 Z frames .* has 3 T x 2 Z"):
+        check_pair(raw, gt)

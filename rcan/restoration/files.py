@@ -150,7 +150,8 @@ class FileRestorer:
 
     def _check_fit(self, raw, gt):
         expected = self._restored_shape(raw)
-        if gt.shape != expected or len(gt.frames) != len(raw.frames):
+        frames = [[[*frame.values()] for frame in volume.frames] for volume in (gt, raw)]
+        if gt.shape != expected or frames[0] != frames[1]:
             raise ValueError(
                 f"{gt.path} is {len(gt.frames)} x {gt.shape} but {raw.path} becomes {len(raw.frames)} x {expected}: "
                 "the ground truth must have the frames, shape and channels of the restored image. Crop one of them, "

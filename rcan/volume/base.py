@@ -85,7 +85,8 @@ class Volume:
     shape : tuple of int
         Shape of one block. The last axis holds the channels, of which there is 1 where C is not a block axis.
     frames : list of dict
-        Index by looped axis, for example ``[{"T": 0}, {"T": 1}]``; ``[{}]`` where nothing is looped over.
+        Index by looped axis, for example ``[{"T": 0}, {"T": 1}]``; ``[{}]`` where nothing is looped over. In
+        the order T, Z, C however the file is stored, so that frames of two files correspond.
     """
 
     def __init__(self, source, axes, block_axes, bounds=None):
@@ -97,7 +98,7 @@ class Volume:
         self._is_crop = bounds is not None
         self._bounds = bounds or {axis: (0, sizes[axis]) for axis in block_axes if axis != "C"}
         sizes |= {axis: stop - start for axis, (start, stop) in self._bounds.items()}
-        looped = [axis for axis in axes if axis not in block_axes]
+        looped = [axis for axis in "TZC" if axis in axes and axis not in block_axes]
         self.path = source.path
         self.axes = axes
         self.sizes = {axis: sizes[axis] for axis in axes}

@@ -111,11 +111,15 @@ def check_pair(raw, gt):
     """
     if os.path.samefile(raw.path, gt.path):
         raise ValueError(f"{raw.path} is both raw and gt of a pair: nothing can be learned. Name two files.")
-    if len(raw.frames) != len(gt.frames):
+    if [[*frame.values()] for frame in raw.frames] != [[*frame.values()] for frame in gt.frames]:
+        counts = [
+            " x ".join(f"{last + 1} {axis}" for axis, last in volume.frames[-1].items()) or "1"
+            for volume in (gt, raw)
+        ]
         raise ValueError(
-            f"{gt.path} has {len(gt.frames)} frames (time points, or axes outside {gt.block_axes}) but "
-            f"{raw.path} has {len(raw.frames)}: they must agree. Crop one, or name its axes with raw_data_format "
-            "or gt_data_format if two are swapped."
+            f"{gt.path} has {counts[0]} frames (time points, or axes outside {gt.block_axes}) but "
+            f"{raw.path} has {counts[1]}: they must agree. Crop one, or name the axes with raw_data_format and "
+            "gt_data_format if two are swapped."
         )
     small, large = raw.shape[:-1], gt.shape[:-1]
     if len(small) != len(large) or any(b < a or b % a for a, b in zip(small, large, strict=True)):
