@@ -365,10 +365,11 @@ def test_the_help_page_names_every_flag_with_its_default(capsys):
     with pytest.raises(SystemExit, match="0"):
         received("--help")
     page = " ".join(capsys.readouterr().out.split())
+    page = re.sub(r"(-\w) \S+, --", r"\1, --", page)  # before Python 3.13: "-n PATH, --name PATH"
     assert page.startswith("usage: greet -n PATH [flags] Greet. options:")
-    assert "-n PATH, --name PATH what to greet" in page
-    assert "-c N, --count N how often (default: 1)" in page
-    assert "-B N,…, --shape N,… three numbers --kind" in page
+    assert "-n, --name PATH what to greet" in page
+    assert "-c, --count N how often (default: 1)" in page
+    assert "-B, --shape N,… three numbers --kind" in page
     assert "--kind long|short kind of greeting (default: long)" in page
     assert "--share X share, 50 % by default (default: 0.5)" in page
 
