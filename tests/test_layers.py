@@ -17,6 +17,7 @@ CHAIN = [
     "cli",
     "config",
     "progress",
+    "memory",
     "volume",
     "intensity",
     "model",

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import subprocess
@@ -5,10 +6,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 
-from rcan.volume import create_volume, open_volume
+from rcan.volume import create_volume, limit_cache, open_volume
+from rcan.volume.cache import cache
 
 CORRUPT = [
     "crash-0c7e0e8e11ce787078f00b5b0ca409a167f070e0.tif",
@@ -234,11 +237,58 @@ def test_only_the_planes_of_a_region_are_decoded(tmp_path, stack):
     )
 
 
-def test_decoded_strips_are_kept_in_bounded_memory(tmp_path, stack, monkeypatch):
-    monkeypatch.setattr("rcan.volume.tiff.CACHE_BYTES", 2 * stack[0].nbytes)
+@pytest.fixture
+def limited_cache(stack):
+    """Room for two planes of the stack, for all files together."""
+    limit_cache(0)  # forget what other tests have decoded
+    limit_cache(2 * stack[0].nbytes)
+    yield cache
+    limit_cache(None)
+
+
+def test_all_files_share_a_bounded_memory_for_decoded_strips(tmp_path, stack, limited_cache):
+    for name in "ab":
+        open_volume(write(tmp_path / f"{name}.tif", stack, compression="zlib")).read()
+    assert limited_cache.num_bytes == 2 * stack[0].nbytes
+
+
+def test_what_was_decoded_is_not_decoded_again(tmp_path, stack, limited_cache):
+    path = write(tmp_path / "a.tif", stack, "ZYX", compression="zlib")
+    volume, region = open_volume(path), (slice(1, 3), slice(None), slice(None))
+    volume.read(region=region)
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[2].dataoffsets[0]
+    damage(path, offset + 20)
+    np.testing.assert_array_equal(volume.read(region=region)[..., 0], stack[1:3])
+
+
+def test_closing_a_volume_frees_what_was_decoded(tmp_path, stack, limited_cache):
+    with open_volume(write(tmp_path / "a.tif", stack, compression="zlib")) as volume:
+        volume.read()
+    assert limited_cache.num_bytes == 0
+
+
+def test_the_cache_may_be_switched_off(tmp_path, stack, limited_cache):
+    limit_cache(0)
     volume = open_volume(write(tmp_path / "a.tif", stack, compression="zlib"))
-    volume.read()
-    assert sum(strip.nbytes for strip in volume._source._cache.values()) == 2 * stack[0].nbytes
+    np.testing.assert_array_equal(volume.read()[..., 0], stack)
+    assert limited_cache.num_bytes == 0
+
+
+def test_the_cache_takes_a_quarter_of_the_free_memory_by_default(tmp_path, stack, limited_cache, monkeypatch):
+    monkeypatch.setattr("rcan.volume.cache.free_memory", lambda: 12 * stack[0].nbytes)
+    limit_cache(None)
+    open_volume(write(tmp_path / "a.tif", stack, compression="zlib")).read()
+    assert limited_cache.num_bytes == 3 * stack[0].nbytes
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_open_volumes_hold_no_file_handles(tmp_path, stack, compression):
+    path, before = write(tmp_path / "a.tif", stack, compression=compression), psutil.Process().num_fds()
+    volumes = [open_volume(path) for _ in range(20)]
+    blocks = [volume.read() for volume in volumes]
+    assert len(blocks) == 20
+    assert psutil.Process().num_fds() == before
 
 
 def test_importing_the_package_does_not_import_tifffile():
@@ -806,6 +856,23 @@ def test_a_folder_that_cannot_be_written_is_an_os_error_with_the_path(tmp_path):
         pass
     with pytest.raises(IsADirectoryError, match=tmp_path.name), create_volume(tmp_path, **options):
         pass
+
+
+def test_the_pixels_have_their_place_on_the_disk_before_they_are_written(tmp_path):
+    with create_volume(tmp_path / "a.tif", axes="ZYX", sizes={"Z": 8, "Y": 256, "X": 256}, dtype="float32"):
+        (partial,) = tmp_path.glob(".*partial*")
+        assert 512 * os.stat(partial).st_blocks >= 8 * 256 * 256 * 4
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_one_error_and_no_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    destination = create_volume(tmp_path / "a.tif", axes="YX", sizes={"Y": 8, "X": 8}, dtype="uint8")
+    with pytest.raises(OSError, match="No space left on device"), destination:
+        pass
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_full_disk_is_noticed_before_the_work_begins(tmp_path):

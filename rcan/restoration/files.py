@@ -21,6 +21,7 @@ from rcan.metrics import compare, enlarge, mean_scores
 from rcan.progress import Progress
 from rcan.restoration.tiles import restore_slabs, upscaling_of
 from rcan.volume import Volume, create_volume, open_volume
+from rcan.volume.writing import reserve
 
 __all__ = ["FileRestorer"]
 
@@ -277,6 +278,7 @@ class FileRestorer:
 def _scratch(folder, shape):
     """An array of float32 on disk that is gone afterwards."""
     with tempfile.TemporaryFile(dir=folder) as file:
+        reserve(file, 0, 4 * math.prod(shape))
         array = np.memmap(file, np.float32, "w+", shape=shape)
         yield array
         del array

@@ -4,7 +4,7 @@ A file has *axes*, a string in storage order such as ``"TZCYX"``, read from its 
 Inside the package an array is one *block* that ends in its channels: ``(Z, Y, X, C)``, or ``(Y, X, C)`` for a
 two-dimensional network. What a block leaves out (time points; channels or planes where the network does not
 see them) is looped over as *frames*. `Volume.read` and `Destination.write` take a frame and a region, and
-hide format, byte order, compression and laziness: no call loads a whole file.
+hide format, byte order, compression and laziness: no call loads a whole file, and an open file costs nothing.
 
 Conventions: voxel sizes are (z, y, x) in µm, times in seconds, None stands for unknown. A file that cannot be
 read ends in one ValueError that starts with its path; what can be read but looks wrong, in a warning.
@@ -19,7 +19,16 @@ A file is restored frame by frame::
 """
 
 from rcan.volume.base import Volume, open_volume
+from rcan.volume.cache import limit_cache
 from rcan.volume.pairs import check_pair, list_volumes, pair_paths
 from rcan.volume.writing import create_volume
 
-__all__ = ["Volume", "check_pair", "create_volume", "list_volumes", "open_volume", "pair_paths"]
+__all__ = [
+    "Volume",
+    "check_pair",
+    "create_volume",
+    "limit_cache",
+    "list_volumes",
+    "open_volume",
+    "pair_paths",
+]

@@ -53,8 +53,8 @@ def open_volume(path, *, axes=None, block_axes="ZYXC"):
 class Volume:
     """An image file, or a crop of one, that is read block by block.
 
-    Many threads may read at once. The file is opened at the first read; `close` frees what reading holds, and
-    reading again reopens it.
+    Many threads may read at once. The file itself is open only while `read` runs; `close` frees what has been
+    decoded and kept, and reading again is possible.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ class Volume:
         return Volume(self._source, self.axes, block_axes)
 
     def close(self):
-        """Free the memory map and the decoded pages, also of crops and other views of the same file."""
+        """Free what has been decoded and kept, also of crops and other views of the same file."""
         self._source.close()
 
     def __enter__(self):

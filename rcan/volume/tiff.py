@@ -1,27 +1,28 @@
 """The bytes of a TIFF file as one lazy array, whatever their layout.
 
-tifffile reads the structure: tags, series, metadata. The pixels are read here, from one memory map of the
-file, so that threads need not wait for each other: a contiguous array is a view into the map, anything else
-is decoded strip by strip (or tile by tile), only those that a region touches, and the last ones are kept in a
-cache of limited size.
+tifffile reads the structure: tags, series, metadata. The pixels are read here, from a memory map that lasts
+as long as one call: threads need not wait for each other, and any number of files may be open, which hold
+neither a file handle nor memory. A contiguous array is a view into the map, anything else is decoded strip by
+strip (or tile by tile), only those that a region touches, and the last ones are kept in a cache of limited size.
 
 Damage is looked for before anything is decoded or allocated: every strip must lie inside the file, and hold
 enough bytes for what it claims to become. tifffile itself would fill some gaps with zeros.
 """
 
 import contextlib
+import functools
 import logging
 import math
 import threading
 import warnings
-from collections import OrderedDict, namedtuple
+from collections import namedtuple
 
 import numpy as np
 import tifffile
 
+from rcan.volume.cache import cache
 from rcan.volume.metadata import check_ome, name_axes, read_calibration
 
-CACHE_BYTES = 256 * 2**20  # decoded strips and tiles kept for one file
 GREY, RGB, PALETTE = (0, 1), 2, 3  # values of the tag PhotometricInterpretation
 # Most bytes that one stored byte can become. PackBits: 128 from 2. LZW: a string of about 3840 from 12 bits.
 # Deflate: 1032. The others know no limit; this is beyond a run of Zstandard, 128 KiB from 4.
@@ -39,11 +40,16 @@ logging.getLogger("tifffile").addFilter(lambda record: not getattr(_quiet, "acti
 
 @contextlib.contextmanager
 def _one_error(path):
-    """Turn whatever goes wrong into one ValueError that starts with the path; hold back tifffile's log."""
+    """Turn whatever is wrong with a file into one ValueError that starts with the path; hold back tifffile's log.
+
+    What is wrong with the disk or the memory stays what it is.
+    """
     _quiet.active = True
     try:
         with np.errstate(all="ignore"):
             yield
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
@@ -77,9 +83,8 @@ class TiffSource:
 
     def __init__(self, path, axes=None):
         self.path = path
-        self._lock = threading.Lock()
-        self._file_sizes, self._maps = {}, {}
-        self._cache, self._cached_bytes = OrderedDict(), 0
+        self._file_sizes = {}
+        self._owner = object()  # of what the cache keeps of this file
         with open(path, "rb") as stream:  # a missing file, a folder or a lack of rights ends here, as OSError
             if not stream.read(1):
                 raise ValueError(f"{path} is empty (0 bytes). Copy or export it again.")
@@ -219,9 +224,10 @@ class TiffSource:
         index = tuple(
             slices.get(axis, slice(0, size)) for axis, size in zip(self.axes, self.shape, strict=True)
         )
+        open_file = functools.cache(self._map)  # each file once in a call
         with _one_error(self.path):
             if self._offset is not None:
-                array = np.ndarray(self.shape, self._stored_dtype, self._map(self.path), self._offset)
+                array = np.ndarray(self.shape, self._stored_dtype, open_file(self.path), self._offset)
                 return array[index]
             first, last = index[: self._page_axis], index[self._page_axis :]
             numbers = np.arange(len(self._pages)).reshape(self.shape[: self._page_axis])[first]
@@ -229,56 +235,44 @@ class TiffSource:
             long = iter(s for s, size in zip(last, self.shape[self._page_axis :], strict=True) if size > 1)
             region = tuple(next(long) if size > 1 else slice(0, 1) for size in self._page_shape)
             for where in np.ndindex(numbers.shape):
-                part[where] = self._read_page(numbers[where], region).reshape(part[where].shape)
+                page = self._read_page(numbers[where], region, open_file)
+                part[where] = page.reshape(part[where].shape)
             return part
 
-    def _read_page(self, number, region):
+    def _read_page(self, number, region, open_file):
         """Read a region of a page, in the five dimensions of its strips."""
         page = self._pages[number]
         if page.decode is None:
-            return np.ndarray(self._page_shape, page.dtype, self._map(page.file), page.offsets[0])[region]
+            return np.ndarray(self._page_shape, page.dtype, open_file(page.file), page.offsets[0])[region]
         start = np.array([s.start for s in region])
         stop = np.array([s.stop for s in region])
         block = np.empty(stop - start, self.dtype)
         touched = (self._starts < stop) & (self._starts + self._strip_shape > start)
         for i in np.flatnonzero(touched.all(axis=1)):
-            strip = self._decode(number, i)[np.newaxis]
+            strip = self._decode(number, i, open_file)[np.newaxis]
             low = np.maximum(start, self._starts[i])
             high = np.minimum(stop, self._starts[i] + strip.shape)
             inside = tuple(map(slice, low - self._starts[i], high - self._starts[i]))
             block[tuple(map(slice, low - start, high - start))] = strip[inside]
         return block
 
-    def _decode(self, number, i):
+    def _decode(self, number, i, open_file):
         """Decode a strip or tile of a page, or take it from the cache."""
-        with self._lock:
-            if (number, i) in self._cache:
-                self._cache.move_to_end((number, i))
-                return self._cache[number, i]
-        page = self._pages[number]
-        data = self._map(page.file)[page.offsets[i] : page.offsets[i] + page.sizes[i]].tobytes()
-        strip = page.decode(data, int(i), jpegtables=page.jpegtables)[0]
-        with self._lock:
-            if (number, i) not in self._cache:
-                self._cache[number, i] = strip
-                self._cached_bytes += strip.nbytes
-            while self._cached_bytes > CACHE_BYTES:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        strip = cache.get(self._owner, (number, i))
+        if strip is None:
+            page = self._pages[number]
+            data = open_file(page.file)[page.offsets[i] : page.offsets[i] + page.sizes[i]].tobytes()
+            strip = page.decode(data, int(i), jpegtables=page.jpegtables)[0]
+            cache.keep(self._owner, (number, i), strip)
         return strip
 
     def _map(self, file):
-        """Bytes of a file as an array; mapped at the first call."""
-        with self._lock:
-            if file not in self._maps:
-                content = np.memmap(file, np.uint8, mode="r")
-                if content.size != self._file_sizes[file]:
-                    raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
-                self._maps[file] = content
-            return self._maps[file]
+        """Bytes of a file as an array."""
+        content = np.memmap(file, np.uint8, mode="r")
+        if content.size != self._file_sizes[file]:
+            raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
+        return content
 
     def close(self):
-        """Free the maps and the decoded strips; the next read makes them again."""
-        with self._lock:
-            self._maps.clear()
-            self._cache.clear()
-            self._cached_bytes = 0
+        """Free the decoded strips; the next read decodes them again."""
+        cache.drop(self._owner)

@@ -12,6 +12,7 @@ DTYPES = {
     "imagej": ("uint8", "uint16", "float32"),
     "ome": ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"),
 }
+ZEROS = 2**24  # bytes written at a time
 MAX_IMAGEJ_BYTES = 2**32 - 2**25  # offsets in a classic TIFF have 32 bits; some room is left for the metadata
 
 
@@ -115,6 +116,7 @@ class Destination:
         self.display_range = None
         self.compressed = False
         self._shape, self._dtype = shape, dtype
+        self._num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         self._voxel_size, self._channel_names, self._time_step = voxel_size, channel_names, time_step
         self._format = file_format
         self._partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -122,13 +124,12 @@ class Destination:
         self._options = None  # of tifffile, for what stands around the pixels
 
     def __enter__(self):
-        num_bytes = int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize
         try:
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if shutil.disk_usage(self.path.parent).free < num_bytes:
+            if shutil.disk_usage(self.path.parent).free < self._num_bytes:
                 raise OSError(
-                    errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {num_bytes / 2**30:.1f} GiB are needed"
+                    errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {self._num_bytes / 2**30:.1f} GiB are needed"
                 )
             self._create()
         except BaseException as error:
@@ -206,6 +207,8 @@ class Destination:
         where = tifffile.imwrite(
             self._partial, shape=self._shape, dtype=self._dtype, returnoffset=True, **options
         )
+        with open(self._partial, "rb+") as stream:
+            reserve(stream, where[0], self._num_bytes)
         stored = np.memmap(self._partial, self._dtype.newbyteorder(order), "r+", where[0], self._shape)
         self._array = stored.transpose([STORED_AXES.index(axis) for axis in "TZYXC"])
 
@@ -233,6 +236,30 @@ class Destination:
         with open(self._partial, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(self._partial, self.path)
+
+
+def reserve(stream, start, num_bytes):
+    """Give zeros in a file their place on the disk: a memory map without it ends in a crash when the disk is full.
+
+    Parameters
+    ----------
+    stream : file
+        Open for writing.
+    start, num_bytes : int
+        Where the zeros begin, and how many they are; the file may end before.
+
+    Raises
+    ------
+    OSError
+        If there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), start, num_bytes)
+        return
+    stream.seek(start)  # macOS, Windows
+    for written in range(0, num_bytes, ZEROS):
+        stream.write(bytes(min(ZEROS, num_bytes - written)))
+    stream.flush()
 
 
 def _known(**values):

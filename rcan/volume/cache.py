@@ -1,0 +1,82 @@
+"""Decoded parts of compressed files, the most recently used ones, for all open files together."""
+
+import threading
+from collections import OrderedDict, defaultdict
+
+from rcan.memory import free_memory
+
+SHARE_OF_FREE_MEMORY = 0.25
+
+
+class Cache:
+    """Arrays by owner and key; the least recently used ones give way when there are too many bytes.
+
+    Attributes
+    ----------
+    max_bytes : int or None
+        What may be kept; None stands for a quarter of the memory that is free when it is first asked for.
+    num_bytes : int
+        What is kept.
+    """
+
+    def __init__(self, max_bytes=None):
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._lock = threading.Lock()
+        self._arrays = OrderedDict()
+        self._keys = defaultdict(set)
+
+    def get(self, owner, key):
+        """The array that was kept for an owner under a key, or None."""
+        with self._lock:
+            if (owner, key) not in self._arrays:
+                return None
+            self._arrays.move_to_end((owner, key))
+            return self._arrays[owner, key]
+
+    def keep(self, owner, key, array):
+        """Keep an array, and drop others if need be."""
+        with self._lock:
+            if self.max_bytes is None:
+                self.max_bytes = int(SHARE_OF_FREE_MEMORY * free_memory())
+            if (owner, key) not in self._arrays and array.nbytes <= self.max_bytes:
+                self._arrays[owner, key] = array
+                self._keys[owner].add(key)
+                self.num_bytes += array.nbytes
+            self._trim()
+
+    def drop(self, owner):
+        """Forget all that is kept for an owner."""
+        with self._lock:
+            for key in [*self._keys.get(owner, ())]:
+                self._forget(owner, key)
+
+    def limit(self, max_bytes):
+        """Set `max_bytes`, and drop what is too much."""
+        with self._lock:
+            self.max_bytes = max_bytes
+            self._trim()
+
+    def _trim(self):
+        while self.max_bytes is not None and self.num_bytes > self.max_bytes:
+            self._forget(*next(iter(self._arrays)))
+
+    def _forget(self, owner, key):
+        self.num_bytes -= self._arrays.pop((owner, key)).nbytes
+        self._keys[owner].remove(key)
+        if not self._keys[owner]:
+            del self._keys[owner]
+
+
+cache = Cache()
+
+
+def limit_cache(num_bytes):
+    """Set how much is kept decoded in this process, for all open files together.
+
+    Parameters
+    ----------
+    num_bytes : int or None
+        None stands for a quarter of the free memory.
+    """
+    cache.limit(num_bytes)
