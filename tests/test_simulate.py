@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import tifffile
 
 from rcan.commands.simulate import main
+from rcan.simulation import gaussian_widths
 from rcan.volume import open_volume
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,33 @@ def test_more_photons_give_a_better_signal(tmp_path):
     assert correlations[1] > correlations[0] + 0.1
 
 
+def test_warning_comes_once_for_all_pairs(tmp_path, capsys):
+    simulate(tmp_path / "run", *SMALL, "--gain", "1e6", "--read_noise", "0")
+    assert re.fullmatch(
+        r"warning: [\d.]+ % of the raw voxels saturate at 65535: lower gain, photons or offset\.\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_saturation_and_noise_below_0_are_both_warned_of(tmp_path, capsys):
+    simulate(tmp_path / "run", *SMALL, "--gain", "1e6")
+    saturated, negative = sorted(capsys.readouterr().err.splitlines(), key=lambda line: "below 0" in line)
+    assert "saturate at 65535" in saturated
+    assert "fall below 0" in negative
+
+
+def test_phantoms_of_the_default_camera_are_made_without_warning(tmp_path, capsys):
+    simulate(tmp_path / "run", *SMALL)
+    assert capsys.readouterr().err == ""
+
+
+def test_help_page_gives_the_default_widths(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    widths = ",".join(f"{width:.2f}" for width in gaussian_widths(1.4, 0.52, 1.515))
+    assert f"(default: {widths}, from --numerical_aperture," in " ".join(capsys.readouterr().out.split())
+
+
 # Real volumes
 
 
@@ -109,7 +138,58 @@ def test_raw_of_a_real_source_is_the_source_blurred_and_noisy(tmp_path, data_dir
     assert 0.5 < np.corrcoef(raw.ravel(), gt.ravel())[0, 1] < 0.99
 
 
+def test_pairs_of_one_source_are_said_to_differ_in_noise_only(tmp_path, data_dir, capsys):
+    source = str(data_dir / "volumes" / "cell_uint8.tif")
+    simulate(tmp_path / "run", "--source", source, "--pairs", "2")
+    closing = capsys.readouterr().out.splitlines()[-1]
+    assert "differ in noise only" in closing
+    assert "validate and test on another volume" in closing
+
+
+def test_pairs_of_phantoms_are_not_said_to_share_a_ground_truth(tmp_path, capsys):
+    simulate(tmp_path / "run", *SMALL)
+    assert "noise only" not in capsys.readouterr().out
+
+
 # What is in the way
+
+
+@pytest.mark.parametrize(
+    ("flags", "offender", "way_out"),
+    [
+        ("--source a.tif --shape 8,32,32", "--shape", "--source takes the place of a phantom"),
+        ("--source a.tif --kind mixture", "--kind", "--source takes the place of a phantom"),
+        ("--fwhm 0.5,0.2,0.2 --numerical_aperture 1.4", "--numerical_aperture", "and so does --fwhm"),
+        ("--fwhm 0.5,0.2,0.2 --wavelength 0.6", "--wavelength", "and so does --fwhm"),
+        ("--fwhm 0.5,0.2,0.2 --refractive_index 1.33", "--refractive_index", "and so does --fwhm"),
+        ("--axes ZYX", "--axes", "name it with --source"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_wrong_usage(tmp_path, capsys, flags, offender, way_out):
+    assert main([str(tmp_path / "run"), *flags.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {offender} ")
+    assert way_out in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--fwhm 0.5,0.2,0.2", "--numerical_aperture 1.2 --wavelength 0.6 --refractive_index 1.33"],
+)
+def test_either_way_to_say_the_sharpness_is_accepted(tmp_path, flags):
+    assert simulate(tmp_path / "run", *SMALL, *flags.split())
+
+
+def test_axes_of_a_source_are_accepted(tmp_path, data_dir):
+    source = data_dir / "volumes" / "cell_uint8.tif"
+    simulate(tmp_path / "run", "--source", str(source), "--axes", "ZYX", "--pairs", "1")
+    assert len(read_all(tmp_path / "run")) == 2
+
+
+def test_shape_too_small_for_phantoms_is_refused_in_one_line(tmp_path, capsys):
+    assert main([str(tmp_path / "run"), "--shape", "1,1,1"]) == 1
+    assert re.fullmatch(r"error: shape is \(1, 1, 1\): .* Give more voxels\.\n", capsys.readouterr().err)
 
 
 def test_folder_with_pairs_is_refused_and_left_as_it_is(tmp_path, capsys):

@@ -1,12 +1,9 @@
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from rcan.simulation import (
     PHANTOMS,
-    _deposit,
-    _draw_body,
-    _draw_filaments,
     blur,
     degrade,
     density_from_image,
@@ -15,6 +12,7 @@ from rcan.simulation import (
     make_phantom,
     simulate_pair,
 )
+from rcan.simulation.phantoms import _deposit, _draw_body, _draw_filaments
 
 SHAPE, VOXEL_SIZE = (24, 96, 96), (0.3, 0.1, 0.1)
 FWHM = (0.9, 0.4, 0.3)
@@ -148,7 +146,7 @@ def test_phantom_of_one_plane_can_be_made(rng):
 
 
 def test_unknown_kind_is_answered_with_the_nearest_name(rng):
-    with pytest.raises(ValueError, match=r"kind is 'sphere', .*Did you mean spheres or"):
+    with pytest.raises(ValueError, match=r"kind is 'sphere', .*Did you mean spheres\?"):
         make_phantom("sphere", SHAPE, voxel_size=VOXEL_SIZE, rng=rng)
 
 
@@ -163,6 +161,19 @@ def test_voxel_size_must_be_three_lengths(voxel_size, rng):
 def test_voxel_size_in_nm_is_refused(rng):
     with pytest.raises(ValueError, match=r"voxel_size is \(300, 100, 100\).* not in nm"):
         make_phantom("spheres", SHAPE, voxel_size=(300, 100, 100), rng=rng)
+
+
+@pytest.mark.parametrize("kind", PHANTOMS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (20, 1, 1), (3, 9, 9)])
+def test_volume_smaller_than_the_objects_is_refused(kind, shape, rng):
+    with pytest.raises(ValueError, match=r"shape is .*: its largest face has 0\.\d+ µm².* 1 µm² or more"):
+        make_phantom(kind, shape, voxel_size=(0.1, 0.1, 0.1), rng=rng)
+
+
+@pytest.mark.parametrize("shape", [(1, 10, 10), (10, 1, 10), (10, 10, 1)])
+def test_plane_of_one_square_micrometre_is_large_enough(shape, rng):
+    density = make_phantom("spheres", shape, voxel_size=(0.1, 0.1, 0.1), rng=rng)
+    assert density.max() > 0
 
 
 def test_widths_agree_with_the_debye_integral():
@@ -282,11 +293,47 @@ def test_dark_camera_without_noise_shows_its_offset(rng):
 
 
 def test_camera_saturates_at_65535(rng):
-    assert np.all(pictures(rng, image=1, photons=1e6, num_voxels=100) == 65535)
+    with pytest.warns(UserWarning, match=r"100\.00 % of the raw voxels saturate"):
+        assert np.all(pictures(rng, image=1, photons=1e6, num_voxels=100) == 65535)
+
+
+def test_camera_warns_of_the_share_that_saturates(rng):
+    image = np.repeat([0.5, 1.5], [3000, 1000]).reshape(1, 1, -1, 1)  # 50000 and 150000 grey values
+    message = r"^25\.00 % of the raw voxels saturate at 65535: lower gain, photons or offset\.$"
+    with pytest.warns(UserWarning, match=message):
+        expose(image, photons=100_000, background=0, offset=0, gain=1, read_noise=0, rng=rng)
+
+
+def test_one_voxel_that_saturates_is_warned_of(rng):
+    image = np.zeros((1, 100, 200, 1))
+    image[0, 50, 50] = 1
+    with pytest.warns(UserWarning, match=r"^less than 0\.01 % of the raw voxels saturate"):
+        expose(image, photons=1e6, rng=rng)
 
 
 def test_camera_shows_nothing_below_0(rng):
-    assert pictures(rng, image=0, photons=10, offset=0, background=0, read_noise=50).min() == 0
+    with pytest.warns(UserWarning, match="fall below 0"):
+        assert pictures(rng, image=0, photons=10, offset=0, background=0, read_noise=50).min() == 0
+
+
+def test_camera_warns_of_the_share_of_noise_below_0(rng):
+    message = r" % of the raw voxels fall below 0 and become 0: raise the offset\.$"
+    with pytest.warns(UserWarning, match=message) as warned:
+        pictures(rng, image=0, photons=0, background=0, offset=50, gain=1, read_noise=50)
+    share = stats.norm.cdf(-50.5 / 50)  # what is above -0.5 is rounded to 0
+    np.testing.assert_allclose(float(str(warned[0].message).split()[0]) / 100, share, rtol=0.01)
+
+
+def test_camera_bears_few_voxels_below_0_in_silence(rng):
+    deviations = -stats.norm.ppf(0.0005)  # half as many as it bears; a warning would be an error
+    camera = {"background": 0, "gain": 1, "read_noise": 50, "offset": 50 * deviations}
+    assert pictures(rng, image=0, photons=0, **camera).min() == 0
+
+
+def test_ground_truth_that_saturates_is_warned_of(rng):
+    density = np.full((1, 4, 4, 1), 3.3)  # 66000 grey values at 20000 for signal 1
+    with pytest.warns(UserWarning, match=r"100\.00 % of the gt voxels saturate at 65535: scale the density"):
+        simulate_pair(density, voxel_size=VOXEL_SIZE, fwhm=FWHM, photons=20, rng=rng)
 
 
 @pytest.mark.parametrize("name", ["photons", "background", "gain", "read_noise"])

@@ -1,190 +1,20 @@
-"""Simulated microscopy, in the order of the physics: phantom, optics, photons, camera.
+"""From a density to pictures: optics, photons, camera, and pairs of a raw and a sharp picture."""
 
-A phantom is the density of fluorophores, background 0 and signal up to 1. The optics blur it, the blurred
-density sets the photons expected at each voxel, and the camera counts them with noise. Arrays are
-`(Z, Y, X, C)`, lengths are in µm, and all randomness comes from the NumPy generator that is handed in.
-
-Pairs are made of phantoms, as in the blur study of Chen et al. (solid and hollow spheres, blurred two, three
-and four times as wide as the sharp image), or of a real volume, which then is the ground truth itself::
-
-    raw, gt = simulate_pair(make_phantom("mixture", (32, 256, 256), voxel_size=voxel_size, rng=rng), ...)
-    raw, gt = degrade(density_from_image(image), already=1, ...), image
-
-References: Chen et al., Nat. Methods 18, 678 (2021), doi:10.1038/s41592-021-01155-x
-"""
-
-import difflib
-import itertools
 import math
+import warnings
 
 import numpy as np
-from scipy import interpolate, ndimage
+from scipy import ndimage
 
 from rcan.intensity import normalise, to_dtype
+from rcan.simulation.phantoms import require_zyx
 
-__all__ = [
-    "PHANTOMS",
-    "blur",
-    "degrade",
-    "density_from_image",
-    "expose",
-    "gaussian_widths",
-    "make_phantom",
-    "simulate_pair",
-]
-
-PHANTOMS = ("spheres", "hollow", "filaments", "membranes", "mixture")
+__all__ = ["blur", "degrade", "density_from_image", "expose", "gaussian_widths", "simulate_pair"]
 
 _FWHM_OF_SIGMA = math.sqrt(8 * math.log(2))  # 2.3548, of a Gaussian
 _GT_SCALE = 20_000  # grey value of signal 1 in the ground truth of a phantom
-
-# Closed bodies: radii and shell thicknesses in µm (none: solid), depth of the waves of the surface
-# relative to its radius, and the share of the volume that is filled.
-_BODIES = {
-    "spheres": {"radii": (0.3, 1.0), "thicknesses": None, "waviness": 0, "share": 0.12},
-    "hollow": {"radii": (0.5, 1.2), "thicknesses": (0.15, 0.3), "waviness": 0, "share": 0.12},
-    "membranes": {"radii": (1.5, 3.5), "thicknesses": (0.15, 0.25), "waviness": 0.3, "share": 0.12},
-}
-# Lengths and Gaussian cross-section in µm, how much the direction strays within each µm, share as above.
-_FILAMENTS = {"lengths": (5, 20), "sigma": 0.15, "bend": 0.35, "share": 0.1}
-_LARGEST_VOXEL = (
-    2  # µm: in larger ones nothing of these objects would be seen, and filling them takes for ever
-)
-
-
-def make_phantom(kind, shape, *, voxel_size, rng):
-    """Fluorophore density of random objects that fill a volume and may be cut by its border.
-
-    Parameters
-    ----------
-    kind : {"spheres", "hollow", "filaments", "membranes", "mixture"}
-        Solid spheres, hollow spheres, thin curved lines, closed wavy shells, or all of them with half as
-        many of each.
-    shape : tuple of int
-        Voxels along (Z, Y, X).
-    voxel_size : tuple of float
-        In µm, (Z, Y, X).
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    density : ndarray of shape (Z, Y, X, 1), float32
-        Background 0, signal up to 1: every object has a brightness of its own between 0.5 and 1, and a voxel
-        at an edge holds as much of it as it is filled.
-
-    Raises
-    ------
-    ValueError
-        If the kind is unknown, a side of the shape is not above 0, or a voxel not between 0 and 2 µm.
-
-    Examples
-    --------
-    >>> make_phantom("hollow", (8, 32, 32), voxel_size=(0.3, 0.1, 0.1), rng=np.random.default_rng(0)).shape
-    (8, 32, 32, 1)
-    """
-    if kind not in PHANTOMS:
-        nearest = " or ".join(difflib.get_close_matches(str(kind), PHANTOMS, n=2, cutoff=0))
-        names = ", ".join(PHANTOMS)
-        raise ValueError(f"kind is {kind!r}, it must be one of {names}. Did you mean {nearest}?")
-    _require_zyx("shape", shape, unit="voxels")
-    _require_zyx("voxel_size", voxel_size, unit="µm")
-    if max(voxel_size) > _LARGEST_VOXEL:
-        raise ValueError(
-            f"voxel_size is {voxel_size}: the objects of a phantom measure about 1 µm, voxels may measure "
-            f"{_LARGEST_VOXEL} µm at most. Give it in µm, not in nm."
-        )
-    kinds, part = (PHANTOMS[:-1], 0.5) if kind == "mixture" else ((kind,), 1)
-    density = np.zeros(shape, np.float32)
-    for name in kinds:
-        draw = _draw_filaments if name == "filaments" else _draw_bodies
-        options = _FILAMENTS if name == "filaments" else _BODIES[name]
-        draw(density, np.asarray(voxel_size), rng, **options | {"share": part * options["share"]})
-    return density[..., np.newaxis]
-
-
-def _draw_bodies(density, voxel_size, rng, *, radii, thicknesses, waviness, share):
-    """Draw balls or shells into `density` until together they fill `share` of it."""
-    filled = 0
-    while filled < share * density.size:
-        radius = rng.uniform(*radii)
-        thickness = rng.uniform(*thicknesses) if thicknesses else math.inf
-        # centres beyond the border keep bodies as frequent there as in the middle
-        centre = rng.uniform(-radius, voxel_size * density.shape + radius)
-        filled += _draw_body(
-            density,
-            voxel_size,
-            centre,
-            radius_along=_wavy_radius(radius, waviness, rng),
-            reach=radius * (1 + waviness),
-            thickness=thickness,
-            brightness=rng.uniform(0.5, 1),
-        )
-
-
-def _wavy_radius(radius, waviness, rng):
-    """Radius of a closed surface in µm, as a function of unit vectors of shape (3, ...)."""
-    if waviness == 0:
-        return lambda direction: radius
-    waves = rng.normal(0, 2.5, (4, 3)).astype(np.float32)  # radians at the poles: a few broad folds
-    phases = rng.uniform(0, 2 * np.pi, (4, 1, 1, 1)).astype(np.float32)
-
-    def radius_along(direction):
-        folds = np.cos(np.tensordot(waves, direction, axes=1) + phases)  # (4, ...)
-        return radius * (1 + waviness * folds.mean(axis=0))
-
-    return radius_along
-
-
-def _draw_body(density, voxel_size, centre, *, radius_along, reach, thickness, brightness):
-    """Draw one ball or shell inside its bounding box; return the voxels it fills."""
-    start = np.clip(np.floor((centre - reach) / voxel_size) - 1, 0, density.shape).astype(int)
-    stop = np.clip(np.ceil((centre + reach) / voxel_size) + 1, 0, density.shape).astype(int)
-    box = tuple(map(slice, start, stop))
-    size, middle = np.float32([voxel_size, centre - (start + 0.5) * voxel_size]).reshape(2, 3, 1, 1, 1)
-    position = np.indices(stop - start, np.float32) * size - middle  # (3, Z, Y, X), µm from the centre
-    distance = np.linalg.norm(position, axis=0)
-    direction = position / np.maximum(distance, 1e-6)
-    # width of a voxel along the radius, over which the edge is soft
-    edge = np.maximum(np.linalg.norm(direction * size, axis=0), voxel_size.min())
-    depth = radius_along(direction) - distance  # below the surface
-    part = np.clip(depth / edge + 0.5, 0, 1) - np.clip((depth - thickness) / edge + 0.5, 0, 1)
-    np.maximum(density[box], brightness * part, out=density[box])
-    return part.sum()
-
-
-def _draw_filaments(density, voxel_size, rng, *, lengths, sigma, bend, share):
-    """Draw curved lines of Gaussian cross-section into `density` until together they fill `share` of it."""
-    lines, filled = np.zeros_like(density), 0
-    cross_section = 2 * np.pi * sigma**2  # µm², of a Gaussian of height 1
-    step = voxel_size.min() / 2
-    while filled < share * density.size:
-        start = rng.uniform(0, voxel_size * density.shape)
-        path = _curved_path(start, rng.uniform(*lengths), bend, step, rng)
-        fill = cross_section * step / voxel_size.prod()  # voxels filled by one step
-        filled += fill * _deposit(lines, path / voxel_size - 0.5, fill * rng.uniform(0.5, 1))
-    lines = ndimage.gaussian_filter(lines, sigma / voxel_size, mode="reflect")
-    np.maximum(density, np.minimum(lines, 1), out=density)
-
-
-def _curved_path(start, length, bend, step, rng):
-    """Points in µm, (N, 3), `step` apart on a smooth line whose direction does a random walk."""
-    num_knots = math.ceil(length) + 1  # 1 µm apart
-    headings = rng.normal(size=3)
-    headings = headings / np.linalg.norm(headings) + np.cumsum(rng.normal(0, bend, (num_knots, 3)), axis=0)
-    knots = start + np.cumsum(headings / np.linalg.norm(headings, axis=1, keepdims=True), axis=0)
-    return interpolate.CubicSpline(np.arange(num_knots), knots)(np.arange(0, length, step))
-
-
-def _deposit(lines, points, weight):
-    """Share the weight of each point (in voxels) among its eight neighbours; return how many lie inside."""
-    below = np.floor(points).astype(int)
-    above = points - below  # (N, 3), 0..1
-    for corner in itertools.product((0, 1), repeat=3):
-        share = np.prod(np.where(corner, above, 1 - above), axis=1)
-        voxel = below + corner
-        inside = np.all((voxel >= 0) & (voxel < lines.shape), axis=1)
-        np.add.at(lines, tuple(voxel[inside].T), weight * share[inside])
-    return np.count_nonzero(np.all((points > -0.5) & (points < np.array(lines.shape) - 0.5), axis=1))
+_WHITE = 65_535  # highest grey value of a camera
+_TOLERATED_NEGATIVE = 0.001  # share of the voxels: so few change no mean that matters
 
 
 def gaussian_widths(numerical_aperture=1.4, wavelength=0.52, refractive_index=1.515):
@@ -276,8 +106,8 @@ def blur(density, *, fwhm, voxel_size, factor=1, already=0):
     >>> blur(point, fwhm=(0, 0, 0.2), voxel_size=(0.3, 0.1, 0.1)).ravel().round(2)
     array([0.03, 0.23, 0.47, 0.23, 0.03], dtype=float32)
     """
-    _require_zyx("voxel_size", voxel_size, unit="µm")
-    _require_zyx("fwhm", fwhm, unit="µm", or_zero=True)
+    require_zyx("voxel_size", voxel_size, unit="µm")
+    require_zyx("fwhm", fwhm, unit="µm", or_zero=True)
     if not 0 <= already <= factor:
         raise ValueError(
             f"factor is {factor} but the image is blurred by {already} already: the factor must be at least "
@@ -318,6 +148,11 @@ def expose(image, *, photons, background=2.0, offset=100, gain=2.0, read_noise=1
     picture : ndarray of shape (Z, Y, X, C), uint16
         Grey values; what is brighter than 65535 saturates, what falls below 0 becomes 0.
 
+    Warns
+    -----
+    UserWarning
+        If a voxel saturates, or more than 0.1 % of them fall below 0: their share, and the way out.
+
     Raises
     ------
     ValueError
@@ -334,7 +169,27 @@ def expose(image, *, photons, background=2.0, offset=100, gain=2.0, read_noise=1
             raise ValueError(f"{name} is {value}: it must be 0 or more. Set it to 0 to go without.")
     electrons = rng.poisson(photons * np.asarray(image, np.float64) + background)
     electrons = electrons + rng.normal(0, read_noise, electrons.shape)
-    return to_dtype(offset + gain * electrons, np.uint16)[0]
+    return _digitise(offset + gain * electrons, name="raw", way_out="lower gain, photons or offset")
+
+
+def _digitise(grey, *, name, way_out):
+    """Round and clip to uint16, and warn of what that loses: all above white, and much of the noise below 0."""
+    grey = np.rint(grey)
+    saturated, negative = np.mean(grey > _WHITE), np.mean(grey < 0)
+    if saturated:
+        warnings.warn(
+            f"{_percent(saturated)} of the {name} voxels saturate at {_WHITE}: {way_out}.", stacklevel=3
+        )
+    if negative > _TOLERATED_NEGATIVE:
+        warnings.warn(
+            f"{_percent(negative)} of the {name} voxels fall below 0 and become 0: raise the offset.",
+            stacklevel=3,
+        )
+    return to_dtype(grey, np.uint16)[0]
+
+
+def _percent(share):
+    return f"{100 * share:.2f} %" if share >= 0.0001 else "less than 0.01 %"
 
 
 def density_from_image(image):
@@ -396,7 +251,7 @@ def degrade(density, *, voxel_size, fwhm, photons, blur_factor=2, already=0, rng
     Raises
     ------
     ValueError
-        As `blur` and `expose`.
+        As `blur` and `expose`, whose warnings apply as well.
 
     Examples
     --------
@@ -415,7 +270,7 @@ def simulate_pair(density, *, voxel_size, fwhm, photons, blur_factor=2, rng, **c
     Parameters
     ----------
     density : ndarray of shape (Z, Y, X, C)
-        From `make_phantom`.
+        From `make_phantom`; signal 1 has grey value 20000 in the ground truth.
     voxel_size, fwhm : tuple of float
         In µm, (Z, Y, X): of the voxels, and of a point in the ground truth.
     photons : float
@@ -434,10 +289,11 @@ def simulate_pair(density, *, voxel_size, fwhm, photons, blur_factor=2, rng, **c
     Raises
     ------
     ValueError
-        As `blur` and `expose`.
+        As `blur` and `expose`, whose warnings apply as well.
 
     Examples
     --------
+    >>> from rcan.simulation import make_phantom
     >>> rng, voxel_size = np.random.default_rng(0), (0.3, 0.1, 0.1)
     >>> phantom = make_phantom("spheres", (8, 32, 32), voxel_size=voxel_size, rng=rng)
     >>> raw, gt = simulate_pair(phantom, voxel_size=voxel_size, fwhm=gaussian_widths(), photons=20, rng=rng)
@@ -446,12 +302,5 @@ def simulate_pair(density, *, voxel_size, fwhm, photons, blur_factor=2, rng, **c
     """
     optics = {"voxel_size": voxel_size, "fwhm": fwhm}
     raw = degrade(density, **optics, photons=photons, blur_factor=blur_factor, rng=rng, **camera)
-    gt = to_dtype(_GT_SCALE * blur(density, **optics), np.uint16)[0]
-    return raw, gt
-
-
-def _require_zyx(name, values, *, unit, or_zero=False):
-    values = np.asarray(values)
-    if values.shape != (3,) or not np.all(values >= 0 if or_zero else values > 0):
-        rule = "0 or more" if or_zero else "above 0"
-        raise ValueError(f"{name} is {values.tolist()}: give three numbers {rule} for (Z, Y, X), in {unit}.")
+    gt = _GT_SCALE * blur(density, **optics)
+    return raw, _digitise(gt, name="gt", way_out="scale the density to signal 1")
