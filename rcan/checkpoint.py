@@ -22,7 +22,6 @@ from pathlib import Path
 __all__ = [
     "check_run_dir",
     "create_run",
-    "draw_history",
     "find_model",
     "load_model",
     "save_model",
@@ -32,7 +31,8 @@ __all__ = [
 ]
 
 _MODELS = ("best.keras", "last.keras")
-_FILES = (*_MODELS, "history.csv", "history.png", "config.json", "training.json", "restored.png")
+_RESULTS = (*_MODELS, "history.csv", "history.png", "restored.png")
+_DESCRIPTION = ("config.json", "training.json")  # written before the first step
 _FOLDERS = ("train", "validation")
 
 
@@ -50,7 +50,7 @@ def check_run_dir(run_dir, *, overwrite=False):
     ValueError
         If no folder is named.
     FileExistsError
-        If it is a file, or holds another run and `overwrite` is not set.
+        If it is a file, holds another run and `overwrite` is not set, or holds a `config.json` that no run wrote.
     OSError
         If it cannot be made or written.
     """
@@ -66,22 +66,29 @@ def check_run_dir(run_dir, *, overwrite=False):
         )
     if not os.access(nearest, os.W_OK):
         raise PermissionError(f"{nearest} may not be written to: name another folder with -o.")
-    old = _files_of_run(run_dir)
-    if old and not overwrite:
+    config, about = (run_dir / name for name in _DESCRIPTION)
+    if config.exists() and not about.exists():
         raise FileExistsError(
-            f"{run_dir} already holds a run ({old[0].name}): name another folder with -o, "
+            f"{config} was not written by a run: a run writes a file of that name. Name another folder with -o."
+        )
+    results = [run_dir / name for name in _RESULTS if (run_dir / name).exists()]
+    if results and not overwrite:
+        raise FileExistsError(
+            f"{run_dir} already holds a run ({results[0].name}): name another folder with -o, "
             "or replace the run with --overwrite."
         )
 
 
 def _files_of_run(run_dir):
     """What a run has left in a folder; `train` and `validation` may be a user's own, with images in them."""
+    if not (run_dir / "training.json").exists():
+        return []
     events = [path for name in _FOLDERS for path in (run_dir / name).glob("events.out*")]
-    return [run_dir / name for name in _FILES if (run_dir / name).exists()] + events
+    return [path for name in (*_RESULTS, *_DESCRIPTION) if (path := run_dir / name).exists()] + events
 
 
 def create_run(run_dir, *, overwrite=False):
-    """Make a run folder, empty of earlier runs.
+    """Make a run folder, empty of earlier runs; one that ended before its first epoch counts for nothing.
 
     Parameters
     ----------
@@ -99,10 +106,10 @@ def create_run(run_dir, *, overwrite=False):
     run_dir = Path(run_dir)
     old = _files_of_run(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with whole_file(run_dir / "config.json") as partial:  # fails before anything is removed
+    with whole_file(run_dir / "training.json") as partial:  # fails before anything is removed
         partial.write_text("{}")
     for path in old:
-        if path.name != "config.json":
+        if path.name != "training.json":
             path.unlink()
         if path.parent != run_dir and not any(path.parent.iterdir()):
             path.parent.rmdir()
@@ -174,41 +181,6 @@ def write_history(path, epochs):
         writer.writerows(epochs)
 
 
-def draw_history(path, epochs):
-    """Draw the loss and the measures of every epoch, as PNG.
-
-    Parameters
-    ----------
-    path : path
-    epochs : list of dict
-        As in history.csv: ``epoch``, ``loss``, ``val_loss`` and measures.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    unit = {"psnr": "PSNR (dB)", "ssim": "SSIM", "loss": "loss"}
-    names = [name for name in epochs[0] if name in unit]
-    figure = Figure(figsize=(4.5 * len(names), 3.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    numbers = [row["epoch"] for row in epochs]
-    for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for column, label, colour in (
-            (name, "training", "#0072b2"),
-            (f"val_{name}", "validation", "#d55e00"),
-        ):
-            if column in epochs[0]:
-                panel.plot(numbers, [row[column] for row in epochs], label=label, color=colour, marker=".")
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(unit[name])
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if name == "loss":
-            panel.set_yscale("log")
-        panel.legend()
-    with whole_file(path) as partial:
-        figure.savefig(partial)
-
-
 def find_model(model_dir):
     """Find the model file that `model_dir` means.
 
@@ -235,6 +207,8 @@ def find_model(model_dir):
     reason = "is not a .keras file" if model_dir.exists() else "does not exist"
     if model_dir.is_dir():
         reason = f"has neither {' nor '.join(_MODELS)}"
+    if any(model_dir.glob("*.hdf5")):
+        reason += ", but .hdf5 files, which this version does not read"
     raise FileNotFoundError(
         f"{model_dir} {reason}: -m takes the folder that train.py wrote, or a .keras file."
     )

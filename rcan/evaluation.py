@@ -1,17 +1,14 @@
-"""How good a restoration is: scores against the ground truth, and the picture to look at.
+"""How good a restoration is: scores against the ground truth.
 
 All scores are taken after the least-squares affine match of `rcan.intensity.match_affine`, of raw and of
 restored volumes alike, against a ground truth whose percentiles are 0 and 1 (so that the data range is 1).
 """
 
-import numpy as np
-
-from rcan.checkpoint import whole_file
 from rcan.intensity import match_affine
 from rcan.metrics import compare, enlarge, mean_scores
 from rcan.restoration import restore
 
-__all__ = ["format_scores", "save_projections", "score_pair"]
+__all__ = ["format_scores", "score_pair"]
 
 
 def score_pair(model, pair, *, tile_shape):
@@ -69,59 +66,3 @@ def format_scores(rows):
             f"{row['psnr_restored'] - row['psnr_raw']:+8.2f}{row['ssim_raw']:12.3f}{row['ssim_restored']:10.3f}"
         )
     return "\n".join(lines)
-
-
-def save_projections(path, images, *, voxel_size=(None, None, None)):
-    """Draw volumes side by side: maximum projections along Z (XY) and along Y (XZ), as PNG.
-
-    Parameters
-    ----------
-    path : path
-    images : dict of str to ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        By title; background 0 and signal 1. The first channel is drawn.
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm, for the proportions and the scale bar.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = {title: image[..., 0] for title, image in images.items()}
-    columns = {title: image if image.ndim == 3 else image[np.newaxis] for title, image in columns.items()}
-    depth, height, width = next(iter(columns.values())).shape
-    z, y, x = voxel_size
-    stretch = z / x if z and x else 1.0
-    rows = ("XY", "XZ") if depth > 1 else ("XY",)
-    ratios = [height * (y / x if y and x else 1.0), depth * stretch][: len(rows)]
-    tall = min(sum(ratios) / width, 3)  # of a volume much deeper than wide, narrow panels are drawn
-    figure = Figure(figsize=(3.2 * len(columns), 3.2 * tall + 0.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=ratios)
-    for column, (title, image) in enumerate(columns.items()):
-        axes[0, column].set_title(title)
-        for row, (name, axis) in enumerate(zip(rows, (0, 1), strict=False)):
-            panel = axes[row, column]
-            panel.imshow(
-                image.max(axis=axis),
-                cmap="gray",
-                vmin=0,
-                vmax=1,
-                aspect=ratios[row] / image.max(axis).shape[0],
-            )
-            panel.set_xticks([])
-            panel.set_yticks([])
-            if column == 0:
-                panel.set_ylabel(f"{name} projection")
-    if x:
-        _draw_scale_bar(axes[0, 0], width, height, x)
-    with whole_file(path) as partial:
-        figure.savefig(partial)
-
-
-def _draw_scale_bar(panel, width, height, voxel):
-    """A bar of a round length, about a fifth of the width."""
-    target = width * voxel / 5
-    step = 10 ** np.floor(np.log10(target))
-    length = max(part * step for part in (1, 2, 5) if part * step <= target)
-    left, below = 0.05 * width, 0.94 * height
-    panel.plot([left, left + length / voxel], [below, below], color="white", linewidth=2.5)
-    panel.text(left, below - 0.03 * height, f"{length:g} µm", color="white", fontsize=8, va="bottom")

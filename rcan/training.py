@@ -8,6 +8,7 @@ computes it several times slower than the convolution itself. `use_fast_gradient
 from operations that are fast.
 """
 
+import os
 import platform
 import time
 import warnings
@@ -20,11 +21,13 @@ import numpy as np
 import tensorflow as tf
 
 from rcan import __version__
-from rcan.checkpoint import check_run_dir, create_run, draw_history, save_model, write_history, write_json
+from rcan.checkpoint import check_run_dir, create_run, save_model, whole_file, write_history, write_json
+from rcan.figures import draw_history
 from rcan.metrics import METRICS
 from rcan.model import build_rcan
 from rcan.patches import PatchSampler, hold_out, make_dataset, open_pairs
 from rcan.progress import Progress
+from rcan.volume import limit_cache
 
 __all__ = ["Data", "learning_rate", "open_data", "train", "use_fast_gradient"]
 
@@ -119,13 +122,27 @@ def open_data(config):
         "percentiles": config.percentiles,
         "ndim": len(config.patch_shape) if config.patch_shape else None,
     }
+    limit_cache(None if config.cache_gb is None else int(config.cache_gb * 1e9))
     training = open_pairs(config.training_data_dir, config.training_image_pairs, **options)
     options |= {"like": training[0]}
     validation = open_pairs(config.validation_data_dir, config.validation_image_pairs, **options)
     test = open_pairs(config.test_data_dir, config.test_image_pairs, **options)
+    _warn_of_overlap(training, test)
     if not validation:
         training, validation = hold_out(training, config.validation_split, seed=config.seed)
     return Data(training, validation, test)
+
+
+def _warn_of_overlap(training, test):
+    """Scores on what was learned say nothing, and two volumes of one ground truth are not two specimens."""
+    learned = {os.path.realpath(pair.gt.path) for pair in training}
+    shared = [pair.gt.path for pair in test if os.path.realpath(pair.gt.path) in learned]
+    if shared:
+        warnings.warn(
+            f"{shared[0]} is both training and test data: its scores say nothing about new images. Name others as "
+            "test data.",
+            stacklevel=2,
+        )
 
 
 def _fit_patch_shape(config, pairs):
@@ -297,10 +314,12 @@ class _RunKeeper(keras.callbacks.Callback):
         self._started = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
+        self._check_finite(logs)
         self._progress.advance(1, loss=f"{logs['loss']:.4g}")
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {name: float(value) for name, value in logs.items()}
+        self._check_finite(logs)
         self._epochs.append(
             {"epoch": epoch + 1, **logs, "seconds": round(time.monotonic() - self._started, 3)}
         )
@@ -316,8 +335,19 @@ class _RunKeeper(keras.callbacks.Callback):
         figures = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
         self._progress.say(f"Epoch {epoch + 1}/{self._config.epochs}: {figures}{', best so far' * is_best}")
 
+    def _check_finite(self, logs):
+        """Stop at once when the weights have run away; what is kept so far stays."""
+        for name in ("loss", "val_loss"):
+            if not np.isfinite(logs.get(name, 0)):
+                kept = f" {self._run_dir} keeps the networks from before." * bool(self._epochs)
+                raise ValueError(
+                    f"{name} has become {logs[name]} in epoch {len(self._epochs) + 1}: the training has run away. "
+                    f"Lower initial_learning_rate, which is {self._config.initial_learning_rate:g}.{kept}"
+                )
+
     def _draw(self):
-        draw_history(self._run_dir / "history.png", self._epochs)
+        with whole_file(self._run_dir / "history.png") as partial:
+            draw_history(partial, self._epochs)
         self._drawn = time.monotonic()
 
     def on_train_end(self, logs=None):

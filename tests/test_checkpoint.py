@@ -5,12 +5,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from matplotlib import image as png
 
 from rcan.checkpoint import (
     check_run_dir,
     create_run,
-    draw_history,
     find_model,
     load_model,
     save_model,
@@ -100,12 +98,29 @@ def test_file_cannot_be_a_run_folder(tmp_path):
         check_run_dir(tmp_path / "file")
 
 
-@pytest.mark.parametrize("name", ["best.keras", "last.keras", "history.csv", "config.json", "training.json"])
-def test_folder_with_any_part_of_a_run_is_refused_with_a_way_out(tmp_path, name):
+@pytest.mark.parametrize("name", ["best.keras", "last.keras", "history.csv"])
+def test_folder_with_any_result_of_a_run_is_refused_with_a_way_out(tmp_path, name):
     (tmp_path / name).write_text("")
     with pytest.raises(FileExistsError, match=rf"already holds a run \({name}\).*--overwrite"):
         create_run(tmp_path)
     assert names(tmp_path) == {name}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_config_file_of_a_user_is_never_replaced(tmp_path, overwrite):
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(
+        FileExistsError, match=r"config.json was not written by a run.*another folder with -o"
+    ):
+        create_run(tmp_path, overwrite=overwrite)
+    assert (tmp_path / "config.json").read_text() == "mine"
+
+
+def test_run_that_ended_before_its_first_epoch_makes_room_for_another(tmp_path):
+    create_run(tmp_path)
+    write_json(tmp_path / "config.json", {"epochs": 3})
+    create_run(tmp_path)
+    assert names(tmp_path) == {"training.json"}
 
 
 def test_checking_changes_nothing(old_run, tmp_path):
@@ -117,8 +132,8 @@ def test_checking_changes_nothing(old_run, tmp_path):
 
 def test_overwriting_removes_the_old_run_and_leaves_other_files(old_run):
     create_run(old_run, overwrite=True)
-    assert names(old_run) - {"config.json"} == {"notes.txt", "figures"}
-    assert (old_run / "config.json").read_text() != "old"
+    assert names(old_run) - {"training.json"} == {"notes.txt", "figures"}
+    assert (old_run / "training.json").read_text() != "old"
 
 
 def test_folder_with_other_files_takes_a_run(tmp_path):
@@ -154,22 +169,6 @@ def test_history_reads_back_as_it_was_written(tmp_path, epochs):
     with open(tmp_path / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [{name: float(value) for name, value in row.items()} for row in rows] == epochs
-
-
-@pytest.mark.parametrize("num_epochs", [1, 3])
-@pytest.mark.parametrize("validated", [True, False])
-def test_history_is_drawn_with_a_panel_for_each_measure(tmp_path, epochs, num_epochs, validated):
-    rows = [
-        {name: value for name, value in row.items() if validated or not name.startswith("val_")}
-        for row in epochs[:num_epochs]
-    ]
-    draw_history(tmp_path / "all.png", rows)
-    draw_history(
-        tmp_path / "loss.png", [{name: row[name] for name in row if "psnr" not in name} for row in rows]
-    )
-    both, loss = (png.imread(tmp_path / name) for name in ("all.png", "loss.png"))
-    assert both.shape[1] == 2 * loss.shape[1]
-    assert both.min() < 0.5 < both.max()  # something is drawn
 
 
 # Loading

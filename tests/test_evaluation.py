@@ -2,10 +2,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from matplotlib import image as png
 from skimage.metrics import peak_signal_noise_ratio
 
-from rcan.evaluation import format_scores, save_projections, score_pair
+from rcan.evaluation import format_scores, score_pair
 from rcan.patches import Pair
 from rcan.volume import open_volume
 
@@ -81,19 +80,3 @@ def test_table_ends_in_the_mean_where_there_are_several():
     *_, last = format_scores({"a.tif": row, "b.tif": better}).splitlines()
     assert last.split() == ["mean", "21.00", "27.00", "+6.00", "0.600", "0.800"]
     assert "mean" not in format_scores({"a.tif": row})
-
-
-@pytest.mark.parametrize(
-    "voxel_size", [(None, None, None), (0.3, 0.1, 0.1), (2.0, 0.065, 0.065), (None, 0.1, 0.1)]
-)
-@pytest.mark.parametrize("shape", [(12, 40, 60, 1), (1, 60, 40, 2), (40, 40, 1), (60, 20, 20, 1)])
-def test_picture_shows_every_image(tmp_path, rng, shape, voxel_size):
-    image = rng.uniform(size=shape).astype(np.float32)
-    for count, name in ((1, "one.png"), (3, "three.png")):
-        images = {f"image {i}": image for i in range(count)}
-        save_projections(tmp_path / name, images, voxel_size=voxel_size)
-    one, three = (png.imread(tmp_path / name) for name in ("one.png", "three.png"))
-    assert three.shape[1] == 3 * one.shape[1]
-    assert one.shape[0] <= 4 * one.shape[1]
-    assert len(np.unique(one[..., 0])) > 100  # grey values of the noise, not only black on white
-    assert {path.name for path in tmp_path.iterdir()} == {"one.png", "three.png"}

@@ -25,6 +25,7 @@ CHAIN = [
     "simulation",
     "patches",
     "restoration",
+    "figures",
     "checkpoint",
     "training",
     "evaluation",

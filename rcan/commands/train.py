@@ -1,7 +1,10 @@
 """`train`: from a config file to a run folder, with scores and a picture at the end."""
 
 import functools
+import os
 import shlex
+import sys
+import warnings
 from pathlib import Path
 
 from rcan.cli import Settings, import_keras, option, run_command
@@ -26,31 +29,62 @@ def train(options: TrainOptions):
     Every key of the config file can also be given as a flag, which counts more than the file. Keys of
     several parts are written as in JSON, lists of numbers as 16,256,256.
     """
-    from rcan.checkpoint import check_run_dir, load_model
+    from rcan.checkpoint import check_run_dir
 
     config = load_config(options.config, options.overrides)
     check_run_dir(config.output_dir, overwrite=options.overwrite)
     import_keras()
-    from rcan.evaluation import format_scores, save_projections, score_pair
     from rcan.training import open_data, train
 
     data = open_data(config)
     run_dir = train(config, data, overwrite=options.overwrite)
+    _score(run_dir, data)
+
+
+def _score(run_dir, data):
+    """Print scores of the best network, and where to find it, its picture and the way on."""
+    from rcan.checkpoint import load_model, whole_file
+    from rcan.evaluation import format_scores, score_pair
+    from rcan.figures import draw_projections
+    from rcan.metrics import mean_scores
 
     model, about = load_model(run_dir)
     kind = next(name for name in ("test", "validation", "training") if getattr(data, name))
     pairs = getattr(data, kind)
-    scores = {}
-    for pair in pairs[:_MOST_SCORED]:
-        scores[pair.raw.path.name], images = score_pair(model, pair, tile_shape=about["patch_shape"])
-    save_projections(run_dir / "restored.png", images, voxel_size=pair.gt.voxel_size)
+    names, scores = _short_names([pair.raw.path for pair in pairs]), {}
+    for name, pair in zip(names[:_MOST_SCORED], pairs, strict=False):
+        scores[name], images = score_pair(model, pair, tile_shape=about["patch_shape"])
+    captions = {
+        image: f"{scores[name][f'psnr_{image}']:.2f} dB, SSIM {scores[name][f'ssim_{image}']:.3f}"
+        for image in ("raw", "restored")
+        if image in images
+    }
+    with whole_file(run_dir / "restored.png") as partial:
+        draw_projections(partial, images, voxel_size=pair.gt.voxel_size, captions=captions, name=name)
     print(f"\nThe best network on the {kind} volumes, after an affine match to the ground truth:")
     print(format_scores(scores))
     if len(pairs) > _MOST_SCORED:
         print(f"({_MOST_SCORED} of {len(pairs)}; apply.py with -g scores all)")
+    mean = mean_scores(list(scores.values()))
+    if mean["psnr_restored"] < mean["psnr_raw"]:
+        warnings.warn(
+            "the restored volumes are further from the ground truth than the raw ones: look at the picture and at "
+            "history.png, check the pairs, or train longer.",
+            stacklevel=2,
+        )
+    program = "python apply.py" if Path(sys.argv[0]).name == "train.py" else "rcan apply"
     example = shlex.join(["-m", _shown(run_dir), "-i", _shown(pair.raw.path.parent), "-o", "restored"])
     print(f"\nRun folder: {_shown(run_dir)}\nPicture:    {_shown(run_dir / 'restored.png')}")
-    print(f"Restore volumes with:\n  python apply.py {example}", flush=True)
+    print(f"Restore volumes with:\n  {program} {example}", flush=True)
+
+
+def _short_names(paths):
+    """File names, or as much of the paths as tells them apart."""
+    names = [path.name for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath([path.parent.absolute() for path in paths])
+    return [str(path.absolute().relative_to(common)) for path in paths]
 
 
 def _shown(path):
