@@ -8,9 +8,12 @@ _PUBLIC = {
     "Config": "rcan.config",
     "build_rcan": "rcan.model",
     "create_volume": "rcan.volume",
+    "denormalise": "rcan.intensity",
     "load_config": "rcan.config",
     "load_model": "rcan.checkpoint",
+    "normalise": "rcan.intensity",
     "open_volume": "rcan.volume",
+    "percentile_range": "rcan.intensity",
     "restore": "rcan.restoration",
     "train": "rcan.training",
 }

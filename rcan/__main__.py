@@ -24,16 +24,15 @@ def main(argv=None):
     command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("-h", "--help"):
         lines = (f"  {name:10}{purpose}" for name, purpose in COMMANDS.items())
-        print("usage: rcan COMMAND [flags]\n", *lines, "\nrcan COMMAND --help lists its flags.", sep="\n")
+        closing = "\nrcan COMMAND --help lists its flags, rcan --version tells the version."
+        print("usage: rcan COMMAND [flags]\n", *lines, closing, sep="\n")
         return 0
     if command == "--version":
         print(f"rcan {__version__}")
         return 0
     if command not in COMMANDS:
-        print(
-            f"error: {command} is not a command.{nearest(command, COMMANDS)} (rcan --help lists them.)",
-            file=sys.stderr,
-        )
+        meant = nearest(command, [*COMMANDS, "--version", "--help"])
+        print(f"error: {command} is not a command.{meant} (rcan --help lists them.)", file=sys.stderr)
         return 2
     return importlib.import_module(f"rcan.commands.{command}").main(rest, prog=f"rcan {command}")
 

@@ -5,8 +5,8 @@ range and help text, each once. From that class come the flags, the help page an
 every wrong flag and value is refused before any work starts. Values read from a file pass the same
 checks.
 
-Whatever goes wrong ends in a line on standard error and an exit status: 1, or 2 for wrong usage, or 130
-after Ctrl-C. `--debug` shows the traceback besides.
+Whatever goes wrong ends in a line on standard error and an exit status: 1, or 2 for wrong usage, 130 after
+Ctrl-C, 143 after SIGTERM. `--debug` shows the traceback besides.
 """
 
 import argparse
@@ -15,7 +15,9 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import types
 import typing
@@ -52,6 +54,10 @@ _WAYS_OUT = {
 
 class UsageError(ValueError):
     """The command line itself is wrong: exit status 2."""
+
+
+class Terminated(KeyboardInterrupt):
+    """A queue or an operator has sent SIGTERM: exit status 143."""
 
 
 class Settings(BaseModel):
@@ -165,7 +171,7 @@ def run_command(call, argv=None, *, prog, overrides=None):
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
-        with _plain_warnings():
+        with _plain_warnings(), _sigterm_as_exception():
             call(_parse(call, [arg for arg in argv if arg != "--debug"], prog, overrides))
         return 0
     except (Exception, KeyboardInterrupt) as failure:
@@ -175,7 +181,8 @@ def run_command(call, argv=None, *, prog, overrides=None):
         message = describe_failure(failure) + (f" ({prog} --help lists all flags.)" if is_usage else "")
         for line in message.splitlines():
             print(f"error: {line}", file=sys.stderr)
-        return 130 if isinstance(failure, KeyboardInterrupt) else 2 if is_usage else 1
+        kinds = {Terminated: 143, KeyboardInterrupt: 130, UsageError: 2}
+        return next((status for kind, status in kinds.items() if isinstance(failure, kind)), 1)
 
 
 def describe_failure(failure):
@@ -191,7 +198,7 @@ def describe_failure(failure):
         One line, or one for each thing that is wrong.
     """
     if isinstance(failure, KeyboardInterrupt):
-        return "interrupted."
+        return str(failure) or "interrupted."
     if isinstance(failure, OSError) and failure.strerror and failure.filename:
         reason = f"{failure.strerror[0].lower()}{failure.strerror[1:]}"
         way_out = _WAYS_OUT.get(failure.errno)
@@ -202,6 +209,23 @@ def describe_failure(failure):
     if isinstance(failure, MemoryError) or type(failure).__name__ == "ResourceExhaustedError":  # TensorFlow's
         return f"out of memory: use smaller tiles or patches. ({reason})"
     return f"unexpected {type(failure).__name__}{f': {reason}' if reason else ''} (--debug shows where.)"
+
+
+@contextmanager
+def _sigterm_as_exception():
+    """Let SIGTERM end the command as Ctrl-C does: files that are not whole are removed on the way."""
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
+        yield
+        return
+
+    def terminate(*_):
+        raise Terminated("terminated.")
+
+    earlier = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 @contextmanager
@@ -239,7 +263,10 @@ def _parse(call, argv, prog, overrides):
     if overrides:
         _add_flags(parser.add_argument_group("keys of the config file"), overrides.model_fields)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given, unknown = parser.parse_known_args([_with_underscores(arg) for arg in argv])
+    args = [_with_underscores(arg) for arg in argv]
+    if any(field.json_schema_extra["positional"] for field in shown.values()):
+        args = _with_values(args, {f"--{name}" for name, field in shown.items() if field.annotation is bool})
+    given, unknown = parser.parse_known_args(args)
     if unknown:
         known = [f"--{name}" for name in (*shown, *(overrides.model_fields if overrides else ()))]
         if not unknown[0].startswith("-"):
@@ -261,13 +288,22 @@ def _with_underscores(arg):
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if arg.startswith("--") else arg
 
 
+def _with_values(args, switches):
+    """`--compress OUT` means `--compress=true OUT`: a switch takes no other word than true or false."""
+    following = [*args, ""][1:]
+    return [
+        f"{arg}=true" if arg in switches and after.lower() not in ("true", "false") else arg
+        for arg, after in zip(args, following, strict=True)
+    ]
+
+
 def _add_flags(parser, fields):
     for name, field in fields.items():
         extra = field.json_schema_extra
         flags = [f"-{extra['letter']}"] * bool(extra["letter"]) + [f"--{name}"]
         metavar = name if extra["positional"] else _metavar(field.annotation)
         text = field.description.replace("%", "%%")
-        if not field.is_required() and field.default not in (None, False, []):
+        if not (field.is_required() or field.default in (None, []) or field.default is False):
             text += f" (default: {_shown(field.default)})"
         if extra["positional"]:
             parser.add_argument(name, metavar=name.upper(), help=text)
@@ -285,7 +321,9 @@ def _synopsis(name, field):
 
 
 def _shown(default):
-    return ",".join(map(str, default)) if isinstance(default, (tuple, list)) else default
+    if isinstance(default, (tuple, list)):
+        return ",".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else default
 
 
 def _kinds(annotation):
@@ -299,7 +337,7 @@ def _metavar(annotation):
     if Path in kinds:
         return "PATH"
     if not any(isinstance(kind, type) for kind in kinds):
-        return "|".join(str(kind) for kind in sorted(kinds))
+        return "|".join(str(kind) for kind in sorted(kinds)) + ",…" * _is_sequence(annotation)
     kind = {int: "N", float: "X", str: "TEXT"}.get(min(kinds, key=str), "JSON")
     return f"{kind},…" if _is_sequence(annotation) and kind != "JSON" else kind
 

@@ -46,16 +46,20 @@ class Config(Settings):
     """All settings of a training run, checked; the fields' descriptions say what each means."""
 
     training_data_dir: ImagePair | None = option(
-        None, "folders of raw and gt training volumes, matched by file name"
+        None, 'folders of training volumes, matched by file name: {"raw": FOLDER, "gt": FOLDER}'
     )
-    training_image_pairs: list[ImagePair] = option([], "list of single training pairs")
-    validation_data_dir: ImagePair | None = option(None, "folders of raw and gt validation volumes")
+    training_image_pairs: list[ImagePair] = option(
+        [], 'list of single training pairs: [{"raw": FILE, "gt": FILE}, …]'
+    )
+    validation_data_dir: ImagePair | None = option(
+        None, "the same for validation volumes, to choose the best network by"
+    )
     validation_image_pairs: list[ImagePair] = option([], "list of single validation pairs")
     validation_split: float = option(
         0.1, "share of the training data to validate on where no validation data is named", ge=0, le=0.5
     )
     test_data_dir: ImagePair | None = option(
-        None, "folders of raw and gt volumes to score the trained model on, never seen in training"
+        None, "the same for volumes to score the trained network on, never seen in training"
     )
     test_image_pairs: list[ImagePair] = option([], "list of single test pairs")
     raw_data_format: Axes | None = option(None, "axes of the raw files, where their metadata is wrong")
@@ -86,6 +90,9 @@ class Config(Settings):
     loss: Literal["mae", "mse"] = option("mae", "mean absolute or mean squared error")
     metrics: list[Literal["psnr", "ssim"]] = option(["psnr"], "measures to follow besides the loss")
     seed: int = option(0, "the same seed gives the same weights", ge=0)
+    cache_gb: float | None = option(
+        None, "memory for decoded image data, in GB (default: a quarter of what is free)", ge=0
+    )
 
     @model_validator(mode="after")
     def _check_together(self):

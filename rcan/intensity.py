@@ -8,7 +8,7 @@ unit of its input.
 
 import numpy as np
 
-__all__ = ["denormalise", "match_affine", "normalise", "percentile_range", "to_dtype"]
+__all__ = ["denormalise", "fit_affine", "match_affine", "normalise", "percentile_range", "to_dtype"]
 
 _SAMPLE_SIZE = 2**26  # values of a floating-point channel that are ranked exactly: 256 MB
 _SLAB_SIZE = 2**24  # values read at a time
@@ -180,15 +180,50 @@ def match_affine(restored, gt):
     array([[10.],
            [30.]])
     """
-    if restored.shape != gt.shape:
-        raise ValueError(f"restored is {restored.shape} but gt is {gt.shape}: the shapes must be equal.")
-    space = tuple(range(restored.ndim - 1))
-    centred = restored - restored.mean(axis=space, dtype=np.float64)
-    mean_gt = gt.mean(axis=space, dtype=np.float64)
-    variance = np.mean(centred**2, axis=space)
-    covariance = np.mean(centred * (gt - mean_gt), axis=space)
+    gain, offset = fit_affine([(restored, gt)]).T
+    return gain * restored + offset
+
+
+def fit_affine(frames):
+    """Find the gain and the offset that bring restored frames closest to their ground truth.
+
+    Parameters
+    ----------
+    frames : iterable of (ndarray, ndarray)
+        Restored and gt of each frame, `(..., C)`. All frames together are matched by one line for each channel,
+        by least squares.
+
+    Returns
+    -------
+    line : ndarray of shape (C, 2), float64
+        Gain and offset of each channel; of a constant channel 0 and the mean of gt.
+
+    Raises
+    ------
+    ValueError
+        If the shapes of a frame differ.
+
+    Examples
+    --------
+    >>> fit_affine([(np.array([[0.0]]), np.array([[10.0]])), (np.array([[1.0]]), np.array([[30.0]]))])
+    array([[20., 10.]])
+    """
+    count, mean, mean_gt, variance, covariance = 0, 0, 0, 0, 0  # the last two times `count`
+    for restored, gt in frames:
+        if restored.shape != gt.shape:
+            raise ValueError(f"restored is {restored.shape} but gt is {gt.shape}: the shapes must be equal.")
+        space = tuple(range(restored.ndim - 1))
+        size = restored[..., 0].size
+        own_mean, own_mean_gt = (image.mean(axis=space, dtype=np.float64) for image in (restored, gt))
+        centred = restored - own_mean
+        # sums of squares about the common mean, from those about the means of the parts
+        shift, shift_gt, weight = own_mean - mean, own_mean_gt - mean_gt, count * size / (count + size)
+        variance = variance + np.sum(centred**2, axis=space) + weight * shift**2
+        covariance = covariance + np.sum(centred * (gt - own_mean_gt), axis=space) + weight * shift * shift_gt
+        count += size
+        mean, mean_gt = mean + shift * size / count, mean_gt + shift_gt * size / count
     gain = np.divide(covariance, variance, out=np.zeros_like(covariance), where=variance > 0)
-    return gain * centred + mean_gt
+    return np.stack([gain, mean_gt - gain * mean], axis=-1)
 
 
 def to_dtype(block, dtype):

@@ -19,7 +19,7 @@ import numpy as np
 
 from rcan.intensity import normalise, percentile_range
 from rcan.progress import Progress
-from rcan.volume import Volume, check_pair, open_volume, pair_paths
+from rcan.volume import Volume, check_pair, enlarge_region, open_volume, pair_paths
 
 __all__ = ["Pair", "PatchSampler", "augment", "hold_out", "make_dataset", "open_pairs"]
 
@@ -53,10 +53,7 @@ class Pair:
         -------
         raw, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
         """
-        larger = tuple(
-            slice(part.start * factor, part.stop * factor)
-            for part, factor in zip(region, self.upscaling, strict=True)
-        )
+        larger = enlarge_region(region, self.upscaling)
         return (
             normalise(self.raw.read(self.raw.frames[frame], region), self.raw_range),
             normalise(self.gt.read(self.gt.frames[frame], larger), self.gt_range),
@@ -70,10 +67,7 @@ class Pair:
 
     def crop(self, region):
         """The same pair, restricted to a region given in voxels of raw."""
-        larger = tuple(
-            slice(part.start * factor, part.stop * factor)
-            for part, factor in zip(region, self.upscaling, strict=True)
-        )
+        larger = enlarge_region(region, self.upscaling)
         return Pair(self.raw.crop(region), self.gt.crop(larger), self.raw_range, self.gt_range)
 
 
@@ -158,10 +152,10 @@ def hold_out(pairs, share, *, seed):
     ----------
     pairs : list of Pair
     share : float
-        Between 0 (nothing) and 0.5. From 5 pairs on whole pairs are set aside; of fewer, the end of each
-        along the longer of Y and X.
+        Between 0 (nothing) and 0.5. From 5 specimens on whole ones are set aside; of fewer, the end of each pair
+        along the longer of Y and X. Pairs of the same ground truth, such as several exposures, are one specimen.
     seed : int
-        Chooses the pairs.
+        Chooses the specimens.
 
     Returns
     -------
@@ -169,15 +163,25 @@ def hold_out(pairs, share, *, seed):
     """
     if share == 0:
         return pairs, []
-    if len(pairs) >= 5:
-        num_held = max(1, round(share * len(pairs)))
-        held = set(np.random.default_rng(seed).permutation(len(pairs))[:num_held].tolist())
+    keys = [_specimen_of(pair) for pair in pairs]
+    specimens = list(dict.fromkeys(keys))
+    if len(specimens) >= 5:
+        num_held = max(1, round(share * len(specimens)))
+        order = np.random.default_rng(seed).permutation(len(specimens))
+        held = {specimens[i] for i in order[:num_held]}
         return (
-            [pair for i, pair in enumerate(pairs) if i not in held],
-            [pair for i, pair in enumerate(pairs) if i in held],
+            [pair for key, pair in zip(keys, pairs, strict=True) if key not in held],
+            [pair for key, pair in zip(keys, pairs, strict=True) if key in held],
         )
     split = [_split_pair(pair, share) for pair in pairs]
     return [kept for kept, _ in split], [held for _, held in split]
+
+
+def _specimen_of(pair):
+    """The same for pairs whose ground truths are equal, as far as their ranges and first lines tell."""
+    corner = tuple(slice(0, 1) for _ in pair.gt.shape[:-2])
+    line = pair.gt.read(region=(*corner, slice(0, pair.gt.shape[-2])))
+    return pair.gt.shape, len(pair.gt.frames), pair.gt_range.tobytes(), line.tobytes()
 
 
 def _split_pair(pair, share):

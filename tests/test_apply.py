@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import warnings
 
 import keras
@@ -267,9 +268,10 @@ def test_integers_are_rounded_and_clipped_and_what_is_clipped_is_counted(
     assert found.dtype == dtype
     assert np.abs(found - expected.clip(0, top)).max() <= 1  # of rounding numbers near one half
     assert np.mean(found == expected.clip(0, top)) > 0.99
-    num_clipped = int(err.partition("values outside")[0].split()[-1])
-    assert num_clipped == pytest.approx(np.sum((expected < 0) | (expected > top)), abs=2)
-    assert f"values outside 0 to {top} were clipped" in err
+    said = re.search(rf"(\d+) values \((.*) %\) lay outside 0 to {top} and were clipped", err)
+    num_clipped = np.sum((expected < 0) | (expected > top))
+    assert int(said[1]) == pytest.approx(num_clipped, abs=2)
+    assert float(said[2]) == pytest.approx(100 * num_clipped / expected.size, rel=0.05)
 
 
 def test_nothing_is_said_where_nothing_is_clipped(run, networks, volume, tmp_path):
@@ -394,6 +396,36 @@ def test_scores_of_one_file_lie_beside_its_output(run, networks, folder):
     assert list(read_scores(root / "out" / "scores.csv")) == ["a.tif"]
 
 
+def test_scores_of_one_more_file_are_added_to_the_table(run, networks, folder):
+    root, _ = folder
+    for name in ("a.tif", "b.tif"):
+        files = ["-i", root / "raw" / name, "-g", root / "gt" / name, "-o", root / name]
+        run("-m", networks["same"], *files)
+    assert list(read_scores(root / "scores.csv")) == ["a.tif", "b.tif"]
+
+
+def test_scores_are_in_the_table_before_the_next_file_is_begun(run, networks, folder, monkeypatch):
+    root, _ = folder
+    restore = FileRestorer.restore
+
+    def interrupted(self, raw_path, *paths, **options):
+        if raw_path.name == "b.tif":
+            raise KeyboardInterrupt
+        return restore(self, raw_path, *paths, **options)
+
+    monkeypatch.setattr(FileRestorer, "restore", interrupted)
+    files = ["-i", root / "raw", "-g", root / "gt", "-o", root / "out"]
+    run("-m", networks["same"], *files, status=130)
+    assert list(read_scores(root / "out/scores.csv")) == ["a.tif"]
+
+
+def test_ground_truth_may_have_axes_of_its_own(run, networks, volume, tmp_path, write_tiff):
+    path, image = volume
+    turned = write_tiff(tmp_path / "gt.tif", image.transpose(2, 0, 1).copy(), "ZYX")  # XZY, wrongly named
+    run("-m", networks["same"], "-i", path, "-g", turned, "--gt_axes", "XZY", "-o", tmp_path / "out.tif")
+    assert read_scores(tmp_path / "scores.csv")["cell.tif"]["ssim_raw"] == pytest.approx(1)
+
+
 def test_scores_of_a_series_are_the_mean_over_its_frames(run, networks, write_tiff, tmp_path, rng):
     gt = rng.gamma(2, 500, (2, 11, 20, 21)).astype(np.uint16)
     raw = gt + rng.poisson(300, gt.shape).astype(np.uint16) * np.array([1, 3], np.uint16)[:, None, None, None]
@@ -425,6 +457,16 @@ def test_rescaled_output_is_the_straight_line_that_fits_the_ground_truth(run, ne
     restored = applied(np.square, raw)
     gain, shift = np.polyfit(restored.ravel(), gt.ravel().astype(float), 1)
     assert_close(tifffile.imread(root / "out.tif"), gain * restored + shift, gt)
+
+
+def test_rescaled_series_is_matched_by_one_line(run, networks, write_tiff, tmp_path, rng):
+    restored = rng.gamma(2, 500, (3, 11, 20, 21))
+    gt = (restored * np.array([1, 0.6, 0.3])[:, None, None, None] + 90).astype(np.uint16)  # it bleaches
+    raw = restored.astype(np.uint16)
+    paths = [write_tiff(tmp_path / f"{i}.tif", image, "TZYX") for i, image in enumerate((raw, gt))]
+    run("-m", networks["same"], "-i", paths[0], "-g", paths[1], "-o", tmp_path / "out.tif", "--rescale")
+    gain, shift = np.polyfit(raw.ravel().astype(float), gt.ravel().astype(float), 1)
+    assert_close(tifffile.imread(tmp_path / "out.tif"), gain * raw + shift, gt)
 
 
 def test_stretched_output_reaches_from_zero_to_one_in_every_channel(run, networks, write_tiff, tmp_path, rng):
@@ -570,6 +612,13 @@ def test_what_train_leaves_is_what_apply_takes(run, tiny_config, tmp_path):
 # Whole or not at all
 
 
+def test_older_result_is_replaced_where_told_so(run, networks, volume, tmp_path):
+    path, image = volume
+    (tmp_path / "out.tif").write_bytes(b"the result of yesterday")
+    run("-m", networks["same"], "-i", path, "-o", tmp_path / "out.tif", "--overwrite")
+    assert_close(tifffile.imread(tmp_path / "out.tif"), image, image)
+
+
 @pytest.mark.parametrize("flags", [(), ("--normalize_output_range_between_zero_and_one",), ("-f", "ome")])
 def test_failure_midway_leaves_the_old_output_and_nothing_else(
     run, networks, volume, tmp_path, monkeypatch, flags
@@ -584,7 +633,7 @@ def test_failure_midway_leaves_the_old_output_and_nothing_else(
         raise MemoryError("no more")
 
     monkeypatch.setattr("rcan.restoration.files.restore_slabs", restore_one_slab)
-    run("-m", networks["same"], "-i", path, "-o", output, *flags, status=1)
+    run("-m", networks["same"], "-i", path, "-o", output, "--overwrite", *flags, status=1)
     assert output.read_bytes() == b"the result of yesterday"
     assert [path.name for path in output.parent.iterdir()] == ["out.tif"]
 

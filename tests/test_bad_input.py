@@ -46,7 +46,7 @@ def prepared(tmp_path_factory, tiny_config, tiny_models, write_tiff):
     with zipfile.ZipFile(folder / "bad/zip.keras", "w") as file:
         file.writestr("hello.txt", "no model")
     (folder / "bad/cut.keras").write_bytes((folder / "3d.keras").read_bytes()[:-500])
-    for place in ("no_images", "old/train", "damaged"):
+    for place in ("no_images", "old/train", "damaged", "learned", "tables", "published"):
         (folder / place).mkdir(parents=True)
     for name in (
         "best.keras",
@@ -59,6 +59,11 @@ def prepared(tmp_path_factory, tiny_config, tiny_models, write_tiff):
         (folder / "old" / name).write_text(f"older {name}")
     shutil.copy(folder / "3d.keras", folder / "damaged/best.keras")
     (folder / "damaged/training.json").write_text("{")
+    (folder / "tables/scores.csv").write_text("cell,score\n1,2\n")
+    (folder / "published/weights_001_0.1.hdf5").write_text("older network")
+    shutil.copy(folder / "3d.keras", folder / "learned/best.keras")
+    learned_from = [{"raw": "raw/0.tif", "gt": "gt/0.tif"}]  # relative to the desk
+    (folder / "learned/training.json").write_text(json.dumps({"training": learned_from}))
     shutil.copytree(folder / "raw", folder / "one_more")
     shutil.copy(folder / "raw/0.tif", folder / "one_more/2.tif")
     (folder / "out.tif").write_text("older result")
@@ -129,7 +134,7 @@ def folders(raw="raw", gt="gt"):
 
 def restore(options="", *, model="3d.keras", image="raw/0.tif", output="out.tif"):
     """Restore an image, over an older result."""
-    return f"apply -m {model} -i {image} -o {output} {options}"
+    return f"apply -m {model} -i {image} -o {output} --overwrite {options}"
 
 
 SCORED = "-g gt/0.tif"
@@ -240,6 +245,12 @@ CASES = {
         "-m takes the folder that train.py",
     ),
     "model: folder without": (restore(model="raw"), 1, "raw has neither best.keras", "-m takes the folder"),
+    "model: published": (
+        restore(model="published"),
+        1,
+        "published has neither best.keras",
+        ".hdf5 files, which this version does not read",
+    ),
     "model: an image": (
         restore(model="raw/0.tif"),
         1,
@@ -365,6 +376,31 @@ CASES = {
         "gt/0.tif is an input",
         "name another file or folder with -o",
     ),
+    "output: an older result": (
+        "apply -m 3d.keras -i raw/0.tif -o out.tif",
+        1,
+        "out.tif would be replaced",
+        "or replace with --overwrite",
+    ),
+    "output: images of equal names": (
+        "apply -m 3d.keras -i raw -o gt",
+        1,
+        "gt/0.tif and 1 more would be replaced",
+        "name another place with -o",
+    ),
+    "output: no TIFF": (restore(output="out.png"), 1, "out.png does not end in .tif", "name it so with -o"),
+    "output: training data": (
+        "apply -m learned -i raw -o gt --overwrite",
+        1,
+        "gt/0.tif is training data of this network",
+        "name another place with -o",
+    ),
+    "output: a table that is no scores": (
+        "apply -m 3d.keras -i raw/0.tif -o tables/out.tif -g gt/0.tif",
+        1,
+        "tables/scores.csv is not a table of scores",
+        "move it",
+    ),
     "output: a folder": (
         restore(output="gt"),
         1,
@@ -423,7 +459,7 @@ CASES = {
         "apply -m 3d.keras -i raw",
         2,
         "--output is missing",
-        "image to write, or folder",
+        "image to write (*.tif), or folder",
     ),
     "apply: bits": (restore("-b 12"), 2, "--bpp is 12", "8, 16 or 32"),
     "apply: format": (restore("-f tiff"), 2, '--output_tiff_format is "tiff"', "'imagej' or 'ome'"),
@@ -533,11 +569,31 @@ def test_two_images_that_would_become_one_file_are_refused(desk, capsys):
 # Unusual, but right
 
 
+def test_a_diverging_training_stops_and_says_what_to_try(desk, capsys):
+    assert main(["train", "-c", "config.json", "--epochs", "9", "--initial_learning_rate", "1e30"]) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "loss has become" in error
+    assert "Lower initial_learning_rate, which is 1e+30" in error
+
+
+def test_a_run_config_of_the_user_is_never_replaced(desk, capsys):
+    before = (desk / "config.json").read_text()
+    assert main(["train", "-c", "config.json", "-o", ".", "--overwrite"]) == 1
+    assert "config.json was not written by a run" in capsys.readouterr().err
+    assert (desk / "config.json").read_text() == before
+
+
+def test_test_data_that_was_learned_is_warned_of(desk, capsys):
+    flag = json.dumps({"raw": "raw", "gt": "gt"})
+    assert main(["train", "-c", "config.json", "--test_data_dir", flag]) == 0
+    assert "gt/0.tif is both training and test data" in capsys.readouterr().err
+
+
 def test_a_patch_larger_than_a_volume_is_cut_down_with_a_warning(desk, capsys):
     options = "--patch_shape 16,64,64 --validation_data_dir " + shlex.quote('{"raw": "raw", "gt": "gt"}')
     assert main(shlex.split(f"train -c config.json {options}")) == 0
     err = capsys.readouterr().err.splitlines()
-    assert err == [
+    assert err[:2] == [
         "warning: patch_shape [16, 64, 64] is cut down to the smallest volume: [8, 24, 28].",
         "warning: quarter turns need patches as wide as high, patch_shape is [8, 24, 28]: only half turns and flips "
         "are used. Set patch_shape to [8, 24, 24] for all of them.",

@@ -1,6 +1,9 @@
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -309,6 +312,49 @@ def test_a_gpu_without_memory_is_told_like_any_lack_of_memory():
 
 def test_every_line_of_a_message_is_an_error_line(capsys):
     assert ending(capsys, ValueError("first.\nsecond."))[1] == "error: first.\nerror: second.\n"
+
+
+def test_sigterm_ends_a_command_with_143_after_cleaning_up(capsys):
+    cleaned = []
+
+    def command(options: Settings):
+        """Wait."""
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(command, [], prog="wait") == 143
+    assert capsys.readouterr().err == "error: terminated.\n"
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+class Switches(Settings):
+    place: str = option(..., "a place", positional=True)
+    fast: bool = option(False, "a switch")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fast"),
+    [
+        ("--fast there", True),
+        ("--fast false there", False),
+        ("--fast=false there", False),
+        ("there --fast", True),
+    ],
+)
+def test_a_switch_does_not_swallow_the_positional_word(arguments, fast):
+    seen = []
+
+    def command(options: Switches):
+        """Go."""
+        seen.append((options.place, options.fast))
+
+    assert run_command(command, arguments.split(), prog="go") == 0
+    assert seen == [("there", fast)]
 
 
 def test_debug_shows_the_traceback_and_the_line(capsys):

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from rcan import intensity
-from rcan.intensity import denormalise, match_affine, normalise, percentile_range, to_dtype
+from rcan.intensity import denormalise, fit_affine, match_affine, normalise, percentile_range, to_dtype
 from rcan.volume import open_volume
 
 PERCENTILES = (2, 99.9)
@@ -96,6 +96,17 @@ def test_numbers_that_are_not_finite_are_refused_with_the_file(tmp_path, value):
     path = save(tmp_path / "holes.tif", image, "ZYX")
     with pytest.raises(ValueError, match=r"holes\.tif holds NaN or infinite"):
         percentile_range(open_volume(path), PERCENTILES)
+
+
+def test_line_through_several_frames_is_that_of_all_their_voxels(rng):
+    sizes = (5, 900, 40)  # frames of different numbers of voxels and far from each other
+    restored = [rng.normal(mean, 1, (size, 2)) for mean, size in zip((0, 50, 1000), sizes, strict=True)]
+    gt = [np.array([3.0, -2.0]) * image + rng.normal(7, 5, image.shape) for image in restored]
+    expected = [
+        np.polyfit(np.concatenate(restored)[:, channel], np.concatenate(gt)[:, channel], 1)
+        for channel in range(2)
+    ]
+    np.testing.assert_allclose(fit_affine(zip(restored, gt, strict=True)), expected, rtol=1e-7)
 
 
 def test_normalise_maps_each_channel_by_its_own_line(rng):

@@ -257,6 +257,23 @@ def test_of_five_pairs_or_more_whole_pairs_are_held_out(make_pair, num_pairs, sh
     assert sorted(int(pair.gt_range[0, 0]) for pair in training + validation) == list(range(num_pairs))
 
 
+def test_exposures_of_one_specimen_are_held_out_together(make_pair, rng):
+    truths = rng.uniform(size=(6, 2, 4, 8))
+    pairs = [make_pair(rng.uniform(size=truths[0].shape), truths[i % 6]) for i in range(18)]
+    training, validation = hold_out(pairs, 0.2, seed=0)
+    assert len(validation) == 3
+    seen = [{pair.gt.read().tobytes() for pair in part} for part in (training, validation)]
+    assert not seen[0] & seen[1]
+
+
+def test_exposures_of_few_specimens_are_split_at_one_place(make_pair, rng):
+    truth = rng.uniform(size=(2, 4, 8))
+    pairs = [make_pair(rng.uniform(size=truth.shape), truth) for _ in range(6)]
+    training, validation = hold_out(pairs, 0.25, seed=0)
+    assert {pair.gt.shape[2] for pair in training} == {6}
+    assert {pair.gt.shape[2] for pair in validation} == {2}
+
+
 def test_seed_chooses_the_pairs_that_are_held_out(make_pair):
     pairs = [make_pair(numbered((1, 4, 4)), numbered((1, 4, 4)))] * 20
     pairs = [Pair(pair.raw, pair.gt, UNIT, UNIT + i) for i, pair in enumerate(pairs)]

@@ -2,14 +2,19 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
+from rcan.__main__ import main
 from rcan.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
-ROWS = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+README = (ROOT / "README.md").read_text("utf-8")
+ROWS = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", README, re.MULTILINE)
 
 
 def test_options_table_lists_every_key_once():
@@ -20,6 +25,21 @@ def test_options_table_lists_every_key_once():
 def test_options_table_gives_the_default(key, shown):
     default = json.loads(json.dumps(Config.model_fields[key].default))
     assert (None if shown == "none" else json.loads(shown.strip("`"))) == default
+
+
+def test_python_example_restores_what_apply_restores(tmp_path, monkeypatch):
+    values = json.loads((ROOT / "config.json").read_text())
+    small = {"epochs": 1, "steps_per_epoch": 1, "num_channels": 4, "output_dir": "runs/sample"}
+    (tmp_path / "sample").symlink_to(ROOT / "sample")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**values, **small}))
+    assert main(["train", "-c", "config.json"]) == 0
+    (code,) = re.findall(r"^```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert main(shlex.split("apply -m runs/sample -i sample/test/raw/mixture_000.tif -o out.tif")) == 0
+    expected = tifffile.imread("out.tif")
+    np.testing.assert_allclose(names["restored"][..., 0], expected, atol=1e-3 * np.ptp(expected))
 
 
 @pytest.mark.parametrize("name", ["config.json", "config_large.json"])

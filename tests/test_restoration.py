@@ -241,16 +241,18 @@ def test_slabs_stay_as_they_were_handed_out(rng):
     np.testing.assert_allclose(np.concatenate([slab for _, slab in list(slabs)]), source.raw, atol=2e-6)
 
 
-def test_progress_counts_every_raw_voxel_once(rng):
+def test_progress_counts_every_raw_voxel_once_and_every_tile(rng):
     class Counter:
-        done = 0
+        done, calls = 0, 0
 
         def advance(self, amount):
             self.done += amount
+            self.calls += 1
 
     counter, raw = Counter(), rng.normal(size=(31, 12, 13, 1)).astype(np.float32)
     slabs = restore_slabs(
         nearest_neighbour((2, 1, 2)), raw.__getitem__, raw.shape, tile_shape=(8, 8, 8), progress=counter
     )
-    assert len(list(slabs)) > 1
+    assert len(list(slabs)) == 5
     assert counter.done == 31 * 12 * 13
+    assert counter.calls == 5 * 2 * 2  # tiles of 8 that share 1 cover 31, 12 and 13

@@ -15,6 +15,7 @@ from rcan.config import Axes, Count
 __all__ = ["main"]
 
 Overlap = Annotated[int, Field(ge=0)]
+_SCORE_COLUMNS = ["file", "psnr_raw", "psnr_restored", "ssim_raw", "ssim_restored"]
 
 
 class ApplyOptions(Settings):
@@ -22,7 +23,8 @@ class ApplyOptions(Settings):
 
     model_dir: Path = option(..., "run folder of train.py, or a .keras file", letter="m")
     input: Path = option(..., "image, or folder of *.tif", letter="i")
-    output: Path = option(..., "image to write, or folder where the input is one", letter="o")
+    output: Path = option(..., "image to write (*.tif), or folder where the input is one", letter="o")
+    overwrite: bool = option(False, "replace images that are there already")
     ground_truth: Path | None = option(
         None, "image or folder, as the input: prints PSNR and SSIM and writes scores.csv", letter="g"
     )
@@ -49,6 +51,7 @@ class ApplyOptions(Settings):
     normalize_output_range_between_zero_and_one: bool = option(False, "stretch each channel to [0, 1]")
     output_tiff_format: Literal["imagej", "ome"] = option("imagej", "kind of TIFF to write", letter="f")
     axes: Axes | None = option(None, "axes of the input, where its metadata is wrong")
+    gt_axes: Axes | None = option(None, "axes of the ground truth, where its metadata is wrong")
 
     @model_validator(mode="after")
     def _check_together(self):
@@ -74,10 +77,16 @@ def apply(options: ApplyOptions):
     channel names.
     """
     jobs = _find_jobs(options)
+    folder = options.output if options.input.is_dir() else options.output.absolute().parent
+    scores_path = folder / "scores.csv"
+    rows = _read_scores(scores_path) if options.ground_truth else {}
     import_keras()
-    restorer = _make_restorer(options)
-    if options.input.is_dir():
-        options.output.mkdir(parents=True, exist_ok=True)
+    from rcan.checkpoint import load_model
+
+    model, about = load_model(options.model_dir)
+    _protect_training_data(about, [output_path for _, _, output_path in jobs])
+    restorer = _make_restorer(options, model, about)
+    folder.mkdir(parents=True, exist_ok=True)
     scores, num_failed = {}, 0
     for number, (raw_path, gt_path, output_path) in enumerate(jobs, 1):
         label = f"[{number}/{len(jobs)}] {raw_path.name}" if len(jobs) > 1 else raw_path.name
@@ -90,27 +99,35 @@ def apply(options: ApplyOptions):
             num_failed += 1
         else:
             if result:
-                scores[raw_path.name] = result
+                scores[raw_path.name] = rows[raw_path.name] = result
+                _write_scores(scores_path, rows)
     if scores:
-        _report(scores, options.output if options.input.is_dir() else options.output.absolute().parent)
+        from rcan.evaluation import format_scores
+
+        print(f"\nAfter an affine match to the ground truth:\n{format_scores(scores)}")
     print(f"{len(jobs) - num_failed} of {len(jobs)} restored: {options.output}", flush=True)
     if num_failed:
         raise ValueError(f"{num_failed} of {len(jobs)} images were not restored, see above.")
 
 
-def _report(scores, folder):
-    from rcan.checkpoint import whole_file
-    from rcan.evaluation import format_scores
+def _read_scores(path):
+    """Rows of an earlier call by file name, so that scoring one more image keeps them."""
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != _SCORE_COLUMNS:
+            raise FileExistsError(f"{path} is not a table of scores: move it, or name another place with -o.")
+        return {row.pop("file"): row for row in reader}
 
-    print("\nAfter an affine match to the ground truth:")
-    print(format_scores(scores))
-    with (
-        whole_file(folder / "scores.csv") as partial,
-        open(partial, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, ["file", *next(iter(scores.values()))])
+
+def _write_scores(path, rows):
+    from rcan.checkpoint import whole_file
+
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _SCORE_COLUMNS)
         writer.writeheader()
-        writer.writerows({"file": name, **row} for name, row in scores.items())
+        writer.writerows({"file": name, **row} for name, row in rows.items())
 
 
 def _find_jobs(options):
@@ -128,6 +145,10 @@ def _find_jobs(options):
         if options.output.is_dir():
             raise IsADirectoryError(
                 f"{options.output} is a folder but the input is an image: name a file with -o."
+            )
+        if options.output.suffix.lower() not in (".tif", ".tiff"):
+            raise ValueError(
+                f"{options.output} does not end in .tif or .tiff: TIFF is written, name it so with -o."
             )
         if not options.output.absolute().parent.is_dir():
             reason = "is not a folder" if options.output.parent.exists() else "does not exist"
@@ -149,6 +170,12 @@ def _find_jobs(options):
     for _, _, output_path in jobs:
         if os.path.realpath(output_path) in sources:
             raise ValueError(f"{output_path} is an input: name another file or folder with -o.")
+    existing = [output_path for _, _, output_path in jobs if output_path.exists()]
+    if existing and not options.overwrite:
+        more = f" and {len(existing) - 1} more" * (len(existing) > 1)
+        raise FileExistsError(
+            f"{existing[0]}{more} would be replaced: name another place with -o, or replace with --overwrite."
+        )
     return jobs
 
 
@@ -170,12 +197,19 @@ def _output_name(raw_path, options):
     return raw_path.name
 
 
-def _make_restorer(options):
-    """Load the network, and settle what the flags leave to how it was trained."""
-    from rcan.checkpoint import load_model
+def _protect_training_data(about, output_paths):
+    """Whatever a user allows, what the network has learned from is not replaced by what it makes of it."""
+    pairs = [*about.get("training", []), *about.get("validation", [])]
+    learned_from = {os.path.realpath(pair[kind]) for pair in pairs for kind in ("raw", "gt")}
+    for output_path in output_paths:
+        if os.path.realpath(output_path) in learned_from:
+            raise ValueError(f"{output_path} is training data of this network: name another place with -o.")
+
+
+def _make_restorer(options, model, about):
+    """Settle what the flags leave to how the network was trained."""
     from rcan.restoration import FileRestorer
 
-    model, about = load_model(options.model_dir)
     ndim = len(model.input_shape) - 2
     low, high = about.get("percentiles", (2, 99.9))
     percentiles = (
@@ -205,6 +239,7 @@ def _make_restorer(options):
         overlap=overlap,
         percentiles=percentiles,
         axes=options.axes,
+        gt_axes=options.gt_axes,
         bits=options.bpp,
         as_channels=options.compare,
         rescale=options.rescale,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from rcan.intensity import denormalise, match_affine, normalise, percentile_range, to_dtype
+from rcan.intensity import denormalise, fit_affine, normalise, percentile_range, to_dtype
 from rcan.metrics import compare, enlarge, mean_scores
 from rcan.progress import Progress
 from rcan.restoration.tiles import restore_slabs, upscaling_of
@@ -56,8 +56,8 @@ class FileRestorer:
         Voxels that neighbouring tiles share; an eighth of the tile where not given.
     percentiles : tuple of float
         Percentiles that become 0 and 1.
-    axes : str or None
-        Axes of the input where its metadata is wrong.
+    axes, gt_axes : str or None
+        Axes of the input and of the ground truth, where their metadata is wrong.
     bits : {32, 16, 8}
         Of an output value: float32, uint16 or uint8.
     as_channels : bool
@@ -74,6 +74,7 @@ class FileRestorer:
     overlap: tuple | None = None
     percentiles: tuple = (2, 99.9)
     axes: str | None = None
+    gt_axes: str | None = None
     bits: int = 32
     as_channels: bool = False
     rescale: bool = False
@@ -105,7 +106,7 @@ class FileRestorer:
             raw = self._see(raw_file, self.model.input_shape[-1])
             if gt_path is None:
                 return self._restore(raw, None, output_path, label)
-            with open_volume(gt_path, axes=self.axes) as gt_file:
+            with open_volume(gt_path, axes=self.gt_axes) as gt_file:
                 gt = self._see(gt_file, self.model.output_shape[-1])
                 self._check_fit(raw.volume, gt.volume)
                 return self._restore(raw, gt, output_path, label)
@@ -230,26 +231,34 @@ class FileRestorer:
 
     def _examine(self, restored, raw, gt):
         """Score the restored frames and find the limits of each channel; match to the ground truth in place."""
+        if self.rescale:
+            self._match(restored, raw, gt)
         scores, limits = [], {}
         for number, frame in enumerate(raw.volume.frames):
             images = {"raw": raw.read(frame), "restored": np.array(restored[number])}
             if gt:
                 images["ground truth"] = gt.read(gt.volume.frames[number])
                 scores.append(compare(*images.values()))
-            if self.rescale:
-                restored[number] = images["restored"] = match_affine(
-                    images["restored"], images["ground truth"]
-                )
             for kind, image in images.items():
                 space, key = tuple(range(image.ndim - 1)), (kind, frame.get("C"))
                 low, high = limits.get(key, (np.inf, -np.inf))
                 limits[key] = np.minimum(low, image.min(axis=space)), np.maximum(high, image.max(axis=space))
         return scores, limits
 
+    def _match(self, restored, raw, gt):
+        """Bring all frames to the ground truth by one line for each channel, so that a time course stays one."""
+        by_channel = {}
+        for number, frame in enumerate(raw.volume.frames):
+            by_channel.setdefault(frame.get("C"), []).append(number)
+        for numbers in by_channel.values():
+            line = fit_affine((restored[i], gt.read(gt.volume.frames[i])) for i in numbers)
+            for i in numbers:
+                restored[i] = line[:, 0] * restored[i] + line[:, 1]
+
     def _write(self, file, slabs, raw, gt, limits=None):
         """Write restored blocks in the output's unit and type, with raw and ground truth where asked for."""
         num_raw, num_restored = self._num_channels(raw)
-        factors, num_clipped = upscaling_of(self.model), 0
+        factors, num_clipped, num_values = upscaling_of(self.model), 0, 0
         for number, region, slab in slabs:
             frame = raw.volume.frames[number]
             first = frame.get("C", 0) * slab.shape[-1]
@@ -267,9 +276,12 @@ class FileRestorer:
                 values, clipped = to_dtype(values, _DTYPES[self.bits])
                 file.write({**frame, "C": channel}, region, values)
                 num_clipped += clipped
+                num_values += values.size
         if num_clipped:
+            share = 100 * num_clipped / num_values
             warnings.warn(
-                f"{file.path}: {num_clipped} values outside 0 to {2**self.bits - 1} were clipped.",
+                f"{file.path}: {num_clipped} values ({share:.2g} %) lay outside 0 to {2**self.bits - 1} and were "
+                "clipped. `--bpp 32` keeps them.",
                 stacklevel=2,
             )
 

@@ -99,7 +99,7 @@ def restore_slabs(model, read, shape, *, tile_shape, overlap=None, progress=None
     overlap : tuple of int, optional
         Voxels that neighbouring tiles share; an eighth of the tile where not given.
     progress : Progress, optional
-        Advanced by the raw voxels of each finished slab.
+        Advanced after every tile, by all raw voxels together.
 
     Yields
     ------
@@ -117,28 +117,33 @@ def restore_slabs(model, read, shape, *, tile_shape, overlap=None, progress=None
     layer_shape = (layers[0][2].size, *(where.stop for where in rest), model.output_shape[-1])
     predict = _compiled(model)
 
+    places, num_voxels = list(itertools.product(*rows)), math.prod(spatial)
+    num_tiles, num_done = len(layers) * len(places), 0
     layer = np.zeros(layer_shape, np.float32)
     for number, (taken, written, weight) in enumerate(layers):
         raw = read((taken, *(slice(0, size) for size in spatial[1:])))
-        for tiles in itertools.product(*rows):
-            places = (slice(None), *(tile[0] for tile in tiles))
-            block = predict(np.ascontiguousarray(raw[places])[np.newaxis])[0]
+        for tiles in places:
+            inside = (slice(None), *(tile[0] for tile in tiles))
+            block = predict(np.ascontiguousarray(raw[inside])[np.newaxis])[0]
             for axis, along in enumerate([weight, *(tile[2] for tile in tiles)]):
                 block = block * along.reshape((-1,) + (1,) * (block.ndim - 1 - axis))
             layer[(slice(None), *(tile[1] for tile in tiles))] += block
+            if progress:
+                progress.advance(
+                    (num_done + 1) * num_voxels // num_tiles - num_done * num_voxels // num_tiles
+                )
+            num_done += 1
         is_last = number + 1 == len(layers)
         finished = (written.stop if is_last else layers[number + 1][1].start) - written.start
         yield (slice(written.start, written.start + finished), *rest), layer[:finished].copy()
         layer[: len(layer) - finished] = layer[finished:].copy()
         layer[len(layer) - finished :] = 0
-        if progress:
-            progress.advance(finished // factors[0] * math.prod(spatial[1:]))
 
 
 def _compiled(model):
     """A function from a batch of tiles to restored tiles, traced once for each shape of tile."""
     if keras.backend.backend() == "tensorflow" and not model.compiled:
-        model.compile(jit_compile=False)  # XLA is slower on CPU and fails with older cuDNN
+        model.jit_compile = False  # XLA is slower on CPU and fails with older cuDNN
     return model.predict_on_batch
 
 

@@ -77,7 +77,7 @@ def pair_paths(raw_dir, gt_dir):
         raise ValueError(
             f"{raw_dir} holds {len(raw_paths)} images but {gt_dir} holds {len(gt_paths)}: each raw image "
             f"needs one ground truth, best of the same name. Without partner: {', '.join(alone[:10])}{more}. "
-            "Add or remove files, or list the pairs in `training_image_pairs`."
+            "Add or remove files, or name the pairs one by one (`training_image_pairs` in a config file)."
         )
     if raw_names.keys() == gt_names.keys() and len(raw_names) == len(raw_paths):
         return [(path, gt_names[name]) for name, path in raw_names.items()]
@@ -155,8 +155,7 @@ def _compare(raw, gt):
     shift, sums = None, np.zeros(6)  # number, x, y, xx, yy, xy; the shift keeps the differences exact
     for raw_frame, gt_frame in zip(raw.frames, gt.frames, strict=True):
         for region in _slabs(raw.shape[:-1], num_voxels):
-            large = tuple(slice(s.start * f, s.stop * f) for s, f in zip(region, factors, strict=True))
-            slabs = raw.read(raw_frame, region), gt.read(gt_frame, large)
+            slabs = raw.read(raw_frame, region), gt.read(gt_frame, enlarge_region(region, factors))
             invalid += [slab.size - np.count_nonzero(np.isfinite(slab)) for slab in slabs]
             if invalid.any():
                 continue
@@ -171,6 +170,23 @@ def _compare(raw, gt):
     x, y, xx, yy, xy = sums[1:] / sums[0]
     scale = math.sqrt(max(xx - x * x, 0) * max(yy - y * y, 0))
     return invalid, lowest, highest, (xy - x * y) / scale if scale else 0.0
+
+
+def enlarge_region(region, factors):
+    """Region of the ground truth that belongs to a region of raw.
+
+    Parameters
+    ----------
+    region : tuple of slice
+        With start and stop, in voxels of raw.
+    factors : sequence of int
+        Ground-truth voxels for each voxel of raw on each axis.
+
+    Returns
+    -------
+    larger : tuple of slice
+    """
+    return tuple(slice(s.start * f, s.stop * f) for s, f in zip(region, factors, strict=True))
 
 
 def _slabs(shape, num_voxels):
