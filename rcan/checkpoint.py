@@ -7,6 +7,9 @@ A run folder describes itself::
     history.csv     losses and measures of every epoch (history.png: the same, drawn)
     config.json     every key of the configuration, resolved
     training.json   versions, data, intensity ranges, patch shape, seed
+    checkpoints/    the last two states of the training, complete with optimizer and position, to go on from
+    measured/       intensity ranges and positions of signal, so that a second run need not look for them
+    patches.png     some validation patches as the best network restores them
     train/, validation/   TensorBoard events
 
 Files appear under these names only when they are whole.
@@ -15,25 +18,32 @@ Files appear under these names only when they are whole.
 import csv
 import json
 import os
+import shutil
+import warnings
 import zipfile
-from contextlib import contextmanager
+import zlib
 from pathlib import Path
+
+import numpy as np
+
+from rcan.files import whole_file, write_json
 
 __all__ = [
     "check_run_dir",
     "create_run",
     "find_model",
     "load_model",
+    "load_state",
     "save_model",
-    "whole_file",
+    "save_state",
     "write_history",
-    "write_json",
 ]
 
 _MODELS = ("best.keras", "last.keras")
-_RESULTS = (*_MODELS, "history.csv", "history.png", "restored.png")
+_RESULTS = (*_MODELS, "history.csv", "history.png", "restored.png", "patches.png")
 _DESCRIPTION = ("config.json", "training.json")  # written before the first step
 _FOLDERS = ("train", "validation")
+_KEPT_STATES = 2
 
 
 def check_run_dir(run_dir, *, overwrite=False):
@@ -71,12 +81,35 @@ def check_run_dir(run_dir, *, overwrite=False):
         raise FileExistsError(
             f"{config} was not written by a run: a run writes a file of that name. Name another folder with -o."
         )
-    results = [run_dir / name for name in _RESULTS if (run_dir / name).exists()]
-    if results and not overwrite:
-        raise FileExistsError(
-            f"{run_dir} already holds a run ({results[0].name}): name another folder with -o, "
-            "or replace the run with --overwrite."
-        )
+    results = [run_dir / name for name in _RESULTS if (run_dir / name).exists()] + _state_dirs(run_dir)
+    if not results or overwrite:
+        return
+    done, epochs = _progress(run_dir)
+    if done is None:
+        how, ways = f"already holds a run ({results[0].name})", "replace the run with --overwrite"
+    elif done < epochs:
+        how = f"holds an unfinished run (epoch {done + 1} of {epochs})"
+        ways = "go on with --resume, or replace it with --overwrite"
+    else:
+        how = f"already holds a run of {epochs} epochs"
+        ways = "prolong it with --resume and more --epochs, or replace it with --overwrite"
+    raise FileExistsError(f"{run_dir} {how}: name another folder with -o, {ways}.")
+
+
+def _progress(run_dir):
+    """Epochs done and to do of the run in a folder, None where it cannot go on."""
+    for folder in reversed(_state_dirs(run_dir)):
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            return state["epoch"], state["epoch"] if state["is_finished"] else state["epochs"]
+        except (OSError, ValueError, KeyError):
+            continue
+    return None, None
+
+
+def _state_dirs(run_dir):
+    """Saved states, the oldest first."""
+    return sorted((Path(run_dir) / "checkpoints").glob("epoch_*"))
 
 
 def _files_of_run(run_dir):
@@ -108,6 +141,8 @@ def create_run(run_dir, *, overwrite=False):
     run_dir.mkdir(parents=True, exist_ok=True)
     with whole_file(run_dir / "training.json") as partial:  # fails before anything is removed
         partial.write_text("{}")
+    for folder in (run_dir / "checkpoints").glob("*epoch_*"):
+        shutil.rmtree(folder)
     for path in old:
         if path.name != "training.json":
             path.unlink()
@@ -115,29 +150,99 @@ def create_run(run_dir, *, overwrite=False):
             path.parent.rmdir()
 
 
-@contextmanager
-def whole_file(path):
-    """Write a file under another name, and give it its own only when it is whole.
+def save_state(run_dir, name, arrays, state):
+    """Save all that a training needs to go on; the two newest states are kept.
 
     Parameters
     ----------
-    path : path
-        Final name; replaced if it exists.
+    run_dir : path
+        Its `best.keras` is kept with the state.
+    name : str
+        Begins with ``epoch_`` and sorts after the names before.
+    arrays : list of ndarray
+    state : dict
+        JSON.
 
-    Yields
+    Raises
     ------
-    partial : Path
-        Name to write to, in the same folder and with the same suffix.
+    OSError
+        If the disk is full, say; the earlier states stay.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    run_dir = Path(run_dir)
+    folder = run_dir / "checkpoints" / name
+    partial = folder.with_name(f".{name}.partial-{os.getpid()}")
     try:
-        yield partial
-        with open(partial, "rb") as file:
+        partial.mkdir(parents=True)
+        with open(partial / "variables.npz", "wb") as file:
+            np.savez(file, *arrays)
+            file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        if (run_dir / "best.keras").exists():
+            _link(run_dir / "best.keras", partial / "best.keras")
+        write_json(partial / "state.json", state)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    except OSError as failure:  # name the folder that the user knows
+        raise type(failure)(failure.errno, failure.strerror or str(failure), str(run_dir)) from None
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in _state_dirs(run_dir)[:-_KEPT_STATES]:
+        shutil.rmtree(old)
+
+
+def _link(source, target):
+    """A second name for a file that is only ever replaced, never changed; a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def load_state(run_dir):
+    """Load the newest state that is whole, and put the best network of that moment back in its place.
+
+    Parameters
+    ----------
+    run_dir : path
+
+    Returns
+    -------
+    arrays : list of ndarray
+        None where no state was saved.
+    state : dict
+
+    Raises
+    ------
+    ValueError
+        If states were saved, but none is whole.
+
+    Warns
+    -----
+    UserWarning
+        If a newer one is damaged.
+    """
+    run_dir, folders = Path(run_dir), _state_dirs(run_dir)
+    for folder in reversed(folders):
+        try:
+            with open(folder / "variables.npz", "rb") as stream, np.load(stream, allow_pickle=False) as file:
+                arrays = [file[f"arr_{i}"] for i in range(len(file.files))]
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as failure:
+            warnings.warn(f"{folder} is damaged and passed over ({failure}).", stacklevel=2)
+            continue
+        for damaged in folders[folders.index(folder) + 1 :]:  # it would pass for newer than what comes
+            shutil.rmtree(damaged)
+        (run_dir / "best.keras").unlink(missing_ok=True)
+        if (folder / "best.keras").exists():
+            with whole_file(run_dir / "best.keras") as partial:
+                shutil.copyfile(folder / "best.keras", partial)
+        return arrays, state
+    if folders:
+        raise ValueError(
+            f"{run_dir}: none of its {len(folders)} checkpoints is whole. Start again with --overwrite."
+        )
+    return None, None
 
 
 def save_model(model, path):
@@ -151,19 +256,6 @@ def save_model(model, path):
     """
     with whole_file(path) as partial:
         model.save(partial)
-
-
-def write_json(path, values):
-    """Write a dictionary as readable JSON.
-
-    Parameters
-    ----------
-    path : path
-    values : dict
-        What is not JSON (paths, say) is written as text.
-    """
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def write_history(path, epochs):

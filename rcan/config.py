@@ -12,8 +12,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from rcan.cli import Settings, option
 
-__all__ = ["Config", "ImagePair", "load_config"]
+__all__ = ["Config", "ImagePair", "load_config", "parse_loss"]
 
+_LOSSES = ("mae", "mse", "charbonnier", "ssim")
 _OLD_NAMES = {"input_shape": "patch_shape"}
 
 
@@ -36,6 +37,49 @@ def _check_percentiles(percentiles):
     if not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise ValueError("must be 0 <= low < high <= 100")
     return percentiles
+
+
+def parse_loss(text):
+    """Read a sum of losses.
+
+    Parameters
+    ----------
+    text : str
+        Names, with weights where they are not 1: ``"mae+0.2*ssim"``.
+
+    Returns
+    -------
+    weights : dict of str to float
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown or given twice, or a weight is no number above 0.
+
+    Examples
+    --------
+    >>> parse_loss("mae + 0.2*ssim")
+    {'mae': 1.0, 'ssim': 0.2}
+    """
+    weights = {}
+    for term in text.split("+"):
+        weight, star, name = term.partition("*")
+        name, weight = (name.strip(), weight) if star else (weight.strip(), "1")
+        try:
+            value = float(weight)
+        except ValueError:
+            value = 0
+        if name not in _LOSSES or name in weights or not 0 < value < float("inf"):
+            raise ValueError(
+                f"must be a sum of {', '.join(_LOSSES)}, each once, with weights above 0 if any, such as mae+0.2*ssim"
+            )
+        weights[name] = value
+    return weights
+
+
+def _check_loss(text):
+    parse_loss(text)
+    return text
 
 
 Axes = Annotated[str, AfterValidator(_check_axes)]
@@ -86,19 +130,46 @@ class Config(Settings):
     epochs: Count = option(300, "epochs to train")
     steps_per_epoch: Count = option(256, "training steps in an epoch")
     batch_size: Count = option(1, "patches for each device and step")
-    initial_learning_rate: float = option(1e-4, "of Adam; halved every quarter of the epochs", ge=1e-6)
-    loss: Literal["mae", "mse"] = option("mae", "mean absolute or mean squared error")
+    initial_learning_rate: float = option(1e-4, "of Adam; see schedule", ge=1e-6)
+    schedule: Literal["staircase", "cosine"] = option(
+        "staircase", "of the learning rate: halved every quarter of the epochs, or half a cosine down to 0"
+    )
+    warmup_epochs: int = option(0, "epochs in which the learning rate rises to its initial value", ge=0)
+    loss: Annotated[str, AfterValidator(_check_loss)] = option(
+        "mae", "mae, mse, charbonnier, ssim (1 - SSIM), or a weighted sum such as mae+0.2*ssim"
+    )
     metrics: list[Literal["psnr", "ssim"]] = option(["psnr"], "measures to follow besides the loss")
+    initial_model: Path | None = option(
+        None, "run folder or .keras file whose weights and percentiles to begin with"
+    )
+    early_stopping: Count | None = option(None, "epochs without a better validation loss after which to stop")
+    ema: float = option(
+        0,
+        "decay of a moving average of the weights, which is validated and saved, such as 0.999; 0 for none",
+        ge=0,
+        lt=1,
+    )
     seed: int = option(0, "the same seed gives the same weights", ge=0)
     cache_gb: float | None = option(
         None, "memory for decoded image data, in GB (default: a quarter of what is free)", ge=0
     )
+    devices: Literal["auto", "cpu"] | Count = option(
+        "auto", "auto (all GPUs, or the CPU), cpu, or a number of GPUs"
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = option(
+        "float32", "of the computation; the mixed ones are for GPUs, the output stays float32"
+    )
+    jit_compile: bool = option(False, "compile the training step with XLA")
 
     @model_validator(mode="after")
     def _check_together(self):
         if not (self.training_data_dir or self.training_image_pairs):
             raise ValueError(
                 "training_data_dir is missing: a run needs it or training_image_pairs, each with raw and gt."
+            )
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs}: it must be below epochs, which is {self.epochs}."
             )
         return self
 
@@ -172,5 +243,5 @@ def _anchored(values, folder):
             return [anchor(item) for item in value]
         return {key: anchor(item) for key, item in value.items()} if isinstance(value, dict) else value
 
-    is_path = ("_data_dir", "_image_pairs", "output_dir")
+    is_path = ("_data_dir", "_image_pairs", "output_dir", "initial_model")
     return {key: anchor(value) if key.endswith(is_path) else value for key, value in values.items()}

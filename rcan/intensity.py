@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["denormalise", "fit_affine", "match_affine", "normalise", "percentile_range", "to_dtype"]
 
-_SAMPLE_SIZE = 2**26  # values of a floating-point channel that are ranked exactly: 256 MB
+_SAMPLE_SIZE = 2**24  # values of a floating-point channel that are ranked exactly: 64 MB
 _SLAB_SIZE = 2**24  # values read at a time
 
 
@@ -18,7 +18,7 @@ def percentile_range(volume, percentiles):
     """Grey values at two percentiles of each channel, over all frames of a volume.
 
     Integers of up to 16 bits are counted, so that the result is exact for any size of volume. Other
-    numbers are exact up to 67 million values in a channel; beyond, every n-th value is ranked.
+    numbers are exact up to 17 million values in a channel; beyond, every n-th value is ranked.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Image-quality measures, for training and for scoring: PSNR and SSIM in two and three dimensions.
+"""Losses and image-quality measures, for training and for scoring, in two and three dimensions.
 
 Everything here is written in `keras.ops`: the same functions serve as Keras metrics on batches of
 patches, on every backend, and as measures of whole NumPy volumes.
@@ -16,7 +16,7 @@ from keras import ops
 
 from rcan.intensity import match_affine
 
-__all__ = ["METRICS", "compare", "enlarge", "mean_scores", "psnr", "score", "ssim"]
+__all__ = ["METRICS", "compare", "enlarge", "mean_scores", "psnr", "score", "ssim", "weighted_loss"]
 
 _SSIM_SIGMA = 1.5  # width of the Gaussian window, and its reach below, of Wang et al.
 _SSIM_RADIUS = 5
@@ -90,6 +90,45 @@ def _smooth(x, axis):
 
 
 METRICS = {"psnr": psnr, "ssim": ssim}
+
+_CHARBONNIER_WIDTH = (
+    1e-3  # differences below it count by their square, as in Lai et al., CVPR (2017), arXiv:1704.03915
+)
+
+
+def _mean(x):
+    return ops.mean(x, axis=tuple(range(1, len(x.shape))))
+
+
+_LOSSES = {
+    "mae": lambda gt, restored: _mean(ops.abs(restored - gt)),
+    "mse": lambda gt, restored: _mean(ops.square(restored - gt)),
+    "charbonnier": lambda gt, restored: _mean(ops.sqrt(ops.square(restored - gt) + _CHARBONNIER_WIDTH**2)),
+    "ssim": lambda gt, restored: 1 - ssim(gt, restored),
+}
+
+
+def weighted_loss(weights):
+    """Make a loss function.
+
+    Parameters
+    ----------
+    weights : dict of str to float
+        Weight of mae, mse, charbonnier (the square root of the squared difference plus ``1e-3**2``, averaged) and
+        ssim (1 minus the SSIM).
+
+    Returns
+    -------
+    loss : callable
+        ``loss(gt, restored)`` of two batches gives one value for each image, shape `(N,)`.
+
+    Examples
+    --------
+    >>> loss = weighted_loss({"mae": 1, "mse": 0.5})
+    >>> float(loss(np.zeros((1, 4, 4, 1)), np.full((1, 4, 4, 1), 2.0))[0])
+    4.0
+    """
+    return lambda gt, restored: sum(weight * _LOSSES[name](gt, restored) for name, weight in weights.items())
 
 
 def score(restored, gt):

@@ -100,8 +100,11 @@ def build_rcan(
     for factors in _upscaling_stages(upscaling or (1,) * ndim):
         x = conv(num_channels * math.prod(factors), 3, padding="same")(x)
         x = shuffle(factors)(x)
-    x = conv(num_output_channels, 3, padding="same")(x)
-    return keras.Model(inputs, rescale(0.5, offset=0.5)(x), name="rcan")  # [-1, 1] -> [0, 1]
+    x = conv(num_output_channels, 3, padding="same", dtype="float32")(
+        x
+    )  # whatever the precision of the others
+    x = rescale(0.5, offset=0.5, dtype="float32")(x)  # [-1, 1] -> [0, 1]
+    return keras.Model(inputs, x, name="rcan")
 
 
 def _numbered(kind):

@@ -24,6 +24,8 @@ class Progress:
         What is being done.
     unit : str
         What is counted, such as ``"voxel"``.
+    done : int
+        Amount that was done before.
 
     Examples
     --------
@@ -32,12 +34,11 @@ class Progress:
     count: 100% 2/2 [...
     """
 
-    def __init__(self, total, label, *, unit):
-        self._bar = tqdm(
-            total=total, desc=label, unit=unit, unit_scale=True, disable=None, leave=False, dynamic_ncols=True
-        )
+    def __init__(self, total, label, *, unit, done=0):
+        look = {"unit_scale": True, "leave": False, "dynamic_ncols": True}
+        self._bar = tqdm(total=total, desc=label, unit=unit, initial=done, disable=None, **look)
         self._label, self._unit, self._total = label, unit, total
-        self._done, self._figures = 0, {}
+        self._done, self._before, self._figures = done, done, {}
         self._started = self._logged = time.monotonic()
 
     def __enter__(self):
@@ -62,12 +63,20 @@ class Progress:
             self._done,
             self._total,
             elapsed,
+            initial=self._before,
             prefix=self._label,
             unit=self._unit,
             unit_scale=self._total > 1000,
             postfix=", ".join(f"{name}={value}" for name, value in self._figures.items()) or None,
             bar_format="{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
         )
+
+    def rate_and_rest(self):
+        """How fast it goes and the time left, in words, such as ``"7.3 step/s, 01:15 left"``."""
+        elapsed = time.monotonic() - self._started
+        rate = (self._done - self._before) / elapsed if elapsed else 0
+        rest = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
+        return f"{rate:.3g} {self._unit}/s, {rest} left"
 
     def say(self, text):
         """Print a line above the bar."""

@@ -12,10 +12,9 @@ from rcan.checkpoint import (
     find_model,
     load_model,
     save_model,
-    whole_file,
     write_history,
-    write_json,
 )
+from rcan.files import whole_file, write_json
 from rcan.model import build_rcan
 
 TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}

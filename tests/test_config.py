@@ -168,7 +168,7 @@ def test_all_wrong_keys_are_told_at_once(write_config):
         f"{path}: epoch is not a known key. Did you mean epochs?",
         f"{path}: epochs is 0: must be greater than or equal to 1.",
         f"{path}: input_shape is [16]: must have at least 2 values.",
-        f"{path}: loss is \"huber\": must be 'mae' or 'mse'.",
+        f'{path}: loss is "huber": must be a sum of mae, mse, charbonnier, ssim, each once, with weights above 0 if any, such as mae+0.2*ssim.',
         f'{path}: num_channels is "32": must be a whole number.',
     ]
 
@@ -317,5 +317,5 @@ def test_a_wrong_flag_is_not_blamed_on_the_file(write_config):
         load_config(path, {"epochs": 0})
     assert str(refused.value).splitlines() == [
         "--epochs is 0: must be greater than or equal to 1.",
-        f"{path}: loss is \"huber\": must be 'mae' or 'mse'.",
+        f'{path}: loss is "huber": must be a sum of mae, mse, charbonnier, ssim, each once, with weights above 0 if any, such as mae+0.2*ssim.',
     ]

@@ -17,6 +17,7 @@ CHAIN = [
     "cli",
     "config",
     "progress",
+    "files",
     "memory",
     "volume",
     "intensity",

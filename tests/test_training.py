@@ -151,7 +151,8 @@ def test_learning_rate_of_a_run_is_recorded(run):
 def test_run_folder_has_all_files(run):
     names = {path.name for path in run.iterdir()}
     assert names == {
-        "best.keras", "last.keras", "history.csv", "history.png", "config.json", "training.json", "train", "validation",
+        "best.keras", "last.keras", "history.csv", "history.png", "patches.png", "config.json", "training.json",
+        "checkpoints", "measured", "train", "validation",
     }  # fmt: skip
     assert list((run / "train").glob("events.out.tfevents.*"))
     assert list((run / "validation").glob("events.out.tfevents.*"))

@@ -122,7 +122,7 @@ def _read_scores(path):
 
 
 def _write_scores(path, rows):
-    from rcan.checkpoint import whole_file
+    from rcan.files import whole_file
 
     with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _SCORE_COLUMNS)

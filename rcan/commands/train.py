@@ -7,6 +7,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from pydantic import model_validator
+
 from rcan.cli import Settings, import_keras, option, run_command
 from rcan.config import Config, load_config
 
@@ -20,7 +22,14 @@ class TrainOptions(Settings):
 
     config: Path = option(..., "config file (JSON)", letter="c")
     overwrite: bool = option(False, "replace the run that output_dir holds")
+    resume: bool = option(False, "go on with the run that output_dir holds, if there is one")
     overrides: dict = option({}, "keys of the config file that are given as flags")
+
+    @model_validator(mode="after")
+    def _check_together(self):
+        if self.resume and self.overwrite:
+            raise ValueError("--resume goes on with a run, --overwrite replaces it: choose one.")
+        return self
 
 
 def train(options: TrainOptions):
@@ -32,20 +41,21 @@ def train(options: TrainOptions):
     from rcan.checkpoint import check_run_dir
 
     config = load_config(options.config, options.overrides)
-    check_run_dir(config.output_dir, overwrite=options.overwrite)
+    check_run_dir(config.output_dir, overwrite=options.overwrite or options.resume)
     import_keras()
     from rcan.training import open_data, train
 
     data = open_data(config)
-    run_dir = train(config, data, overwrite=options.overwrite)
+    run_dir = train(config, data, overwrite=options.overwrite, resume=options.resume)
     _score(run_dir, data)
 
 
 def _score(run_dir, data):
     """Print scores of the best network, and where to find it, its picture and the way on."""
-    from rcan.checkpoint import load_model, whole_file
+    from rcan.checkpoint import load_model
     from rcan.evaluation import format_scores, score_pair
     from rcan.figures import draw_projections
+    from rcan.files import whole_file
     from rcan.metrics import mean_scores
 
     model, about = load_model(run_dir)

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from rcan.files import reserve
 from rcan.intensity import denormalise, fit_affine, normalise, percentile_range, to_dtype
 from rcan.metrics import compare, enlarge, mean_scores
 from rcan.progress import Progress
 from rcan.restoration.tiles import restore_slabs, upscaling_of
 from rcan.volume import Volume, create_volume, open_volume
-from rcan.volume.writing import reserve
 
 __all__ = ["FileRestorer"]
 

@@ -20,10 +20,11 @@ A file is restored frame by frame::
 
 from rcan.volume.base import Volume, open_volume
 from rcan.volume.cache import limit_cache
-from rcan.volume.pairs import check_pair, enlarge_region, list_volumes, pair_paths
+from rcan.volume.pairs import MIN_CORRELATION, check_pair, enlarge_region, list_volumes, pair_paths
 from rcan.volume.writing import create_volume
 
 __all__ = [
+    "MIN_CORRELATION",
     "Volume",
     "check_pair",
     "create_volume",

@@ -113,6 +113,18 @@ class Volume:
             dict(zip(looped, index, strict=True)) for index in np.ndindex(*(sizes[axis] for axis in looped))
         ]
 
+    @property
+    def identity(self):
+        """What tells this view of a file from others, and from a later state of the file: JSON."""
+        stat = self.path.stat()
+        return {
+            "path": str(self.path.absolute()),
+            "size": stat.st_size,
+            "modified": stat.st_mtime_ns,
+            "axes": [self.axes, self.block_axes],
+            "bounds": self._bounds,
+        }
+
     def read(self, frame=None, region=None, *, dtype=np.float32):
         """Read one block, or a region of it.
 

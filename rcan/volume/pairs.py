@@ -98,6 +98,11 @@ def check_pair(raw, gt):
     ----------
     raw, gt : Volume
 
+    Returns
+    -------
+    correlation : float
+        Pearson's, between raw and ground truth.
+
     Raises
     ------
     ValueError
@@ -144,6 +149,7 @@ def check_pair(raw, gt):
             "not belong together. Look at both, and check the pairing and the axes.",
             stacklevel=2,
         )
+    return correlation
 
 
 def _compare(raw, gt):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from rcan.files import reserve
+
 STORED_AXES = "TZCYX"  # ImageJ demands this order; OME-TIFF takes it as well
 DTYPES = {
     "imagej": ("uint8", "uint16", "float32"),
     "ome": ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"),
 }
-ZEROS = 2**24  # bytes written at a time
 MAX_IMAGEJ_BYTES = 2**32 - 2**25  # offsets in a classic TIFF have 32 bits; some room is left for the metadata
 
 
@@ -236,30 +237,6 @@ class Destination:
         with open(self._partial, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(self._partial, self.path)
-
-
-def reserve(stream, start, num_bytes):
-    """Give zeros in a file their place on the disk: a memory map without it ends in a crash when the disk is full.
-
-    Parameters
-    ----------
-    stream : file
-        Open for writing.
-    start, num_bytes : int
-        Where the zeros begin, and how many they are; the file may end before.
-
-    Raises
-    ------
-    OSError
-        If there is no room.
-    """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(stream.fileno(), start, num_bytes)
-        return
-    stream.seek(start)  # macOS, Windows
-    for written in range(0, num_bytes, ZEROS):
-        stream.write(bytes(min(ZEROS, num_bytes - written)))
-    stream.flush()
 
 
 def _known(**values):

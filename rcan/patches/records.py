@@ -1,0 +1,85 @@
+"""What has been measured of volumes, for this run and the next ones."""
+
+import hashlib
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from rcan.files import reserve, whole_file, write_json
+
+_VERSION = 1  # of what is measured: another number makes every volume be measured again
+
+
+class Records:
+    """Measurements by key, in a folder or, without one, in memory.
+
+    A key is made of the path, size and modification time of every volume that was measured, and of the
+    settings: what has changed is measured again.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Made when the first measurement is kept.
+    """
+
+    def __init__(self, folder=None):
+        self._folder = Path(folder) if folder else None
+        self._used = set()
+        self._in_memory = {}
+
+    def key(self, volumes, **settings):
+        """Name of a measurement.
+
+        Parameters
+        ----------
+        volumes : list of Volume
+        **settings
+            Whatever else it depends on, JSON.
+        """
+        facts = [_VERSION, [volume.identity for volume in volumes], settings]
+        key = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]
+        self._used.add(key)
+        return key
+
+    def get(self, key):
+        """The values kept under a key, or None."""
+        if not self._folder:
+            return None
+        try:
+            return json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not measured yet, or damaged
+            return None
+
+    def put(self, key, values):
+        """Keep a dictionary of numbers."""
+        if self._folder:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_json(self._folder / f"{key}.json", values)
+
+    @contextmanager
+    def new_array(self, key, name, shape, dtype):
+        """An array of zeros to fill; kept, under its name, when the `with` block ends."""
+        if not self._folder:
+            yield self._in_memory.setdefault((key, name), np.zeros(shape, dtype))
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(self._folder / f"{key}.{name}.npy") as partial:
+            array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
+            with open(partial, "rb+") as stream:
+                reserve(stream, array.offset, array.nbytes)
+            yield array
+            array.flush()
+
+    def array(self, key, name):
+        """An array that was filled; a file is mapped only as long as the array lives."""
+        if not self._folder:
+            return self._in_memory[key, name]
+        return np.load(self._folder / f"{key}.{name}.npy", mmap_mode="r")
+
+    def forget_others(self):
+        """Remove what this run has not asked for."""
+        for path in self._folder.glob("*.*") if self._folder and self._folder.is_dir() else ():
+            if path.name.split(".")[0] not in self._used and path.suffix in (".json", ".npy"):
+                path.unlink()

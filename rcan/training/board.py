@@ -1,0 +1,69 @@
+"""What a run shows while it goes on: TensorBoard, and the same as PNG for people without it."""
+
+import io
+
+import numpy as np
+import tensorflow as tf
+
+from rcan.figures import draw_history, draw_projections
+from rcan.files import whole_file
+from rcan.metrics import enlarge
+from rcan.restoration import restore
+
+_SHOWN_PATCHES = 3
+
+
+class Board:
+    """Curves and pictures of a run.
+
+    Parameters
+    ----------
+    run_dir : Path
+    validation_sampler : PatchSampler or None
+        Its first patches are shown.
+    voxel_size : tuple of (float or None)
+        Of the ground truth, for the proportions of the pictures.
+    """
+
+    def __init__(self, run_dir, validation_sampler, *, voxel_size=(None, None, None)):
+        self._run_dir, self._sampler, self._voxel_size = run_dir, validation_sampler, voxel_size
+        self._writers = {}
+
+    def add_epoch(self, row):
+        """Show the losses and measures of one epoch, a row of the history."""
+        for name, value in row.items():
+            if name not in ("epoch", "seconds"):
+                kind = "validation" if name.startswith("val_") else "train"
+                with self._writer(kind).as_default():
+                    tf.summary.scalar(f"epoch_{name.removeprefix('val_')}", value, step=row["epoch"])
+
+    def draw(self, network, history):
+        """Draw the history, and the first validation patches as the network restores them."""
+        with whole_file(self._run_dir / "history.png") as partial:
+            draw_history(partial, history)
+        if not self._sampler:
+            return
+        picture = np.concatenate([self._draw_patch(network, index) for index in range(_SHOWN_PATCHES)])
+        encoded = tf.io.encode_png(picture).numpy()
+        with whole_file(self._run_dir / "patches.png") as partial:
+            partial.write_bytes(encoded)
+        with self._writer("validation").as_default():
+            tf.summary.image("patches", picture[np.newaxis], step=history[-1]["epoch"])
+
+    def _draw_patch(self, network, index):
+        raw, gt = self._sampler.sample(index)
+        restored = restore(network, raw, tile_shape=raw.shape[:-1])
+        images = {"raw": enlarge(raw, gt.shape), "restored": restored, "ground truth": gt}
+        buffer = io.BytesIO()
+        draw_projections(buffer, images, voxel_size=self._voxel_size, name=f"validation patch {index + 1}")
+        return tf.io.decode_png(buffer.getvalue(), channels=3).numpy()
+
+    def _writer(self, kind):
+        if kind not in self._writers:
+            self._writers[kind] = tf.summary.create_file_writer(str(self._run_dir / kind))
+        return self._writers[kind]
+
+    def close(self):
+        """Write what is pending."""
+        for writer in self._writers.values():
+            writer.close()

@@ -1,0 +1,65 @@
+"""A faster gradient of the three-dimensional convolution.
+
+On a CPU the gradient of the three-dimensional convolution is the bottleneck: without oneDNN, TensorFlow
+computes it several times slower than the convolution itself. `use_fast_gradient` puts the same sums together
+from operations that are fast.
+"""
+
+import keras
+import tensorflow as tf
+
+
+def use_fast_gradient(model):
+    """Replace the gradient of a model's 3D convolutions by an equal one that is faster on a CPU.
+
+    Only the layer instances change: their classes, configuration and saved files stay stock Keras.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Changed in place.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv3D) and layer.kernel_size == (3, 3, 3):
+            layer.convolution_op = _conv3d
+
+
+def _conv3d(x, kernel):
+    """`_conv3d_of_tensors`, which run eagerly would take a variable for one that it must not have."""
+    return _conv3d_of_tensors(x, tf.convert_to_tensor(kernel))
+
+
+@tf.custom_gradient
+def _conv3d_of_tensors(x, kernel):
+    """3D convolution, 'same' and stride 1, with a gradient made of fast operations.
+
+    The gradient of the input is a convolution of the output's gradient with the flipped kernel. That of
+    the kernel is, plane by plane, a 2D gradient with Z folded into the batch.
+    """
+    strides = [1] * 5
+
+    def gradient(dy):
+        flipped = tf.transpose(kernel[::-1, ::-1, ::-1], (0, 1, 2, 4, 3))
+        depth, planes = tf.shape(x)[1], []
+        for plane in range(3):
+            shift = plane - 1  # y[z] takes this plane of the kernel times x[z + shift]
+            x_part = x[:, max(0, shift) : depth + min(0, shift)]
+            dy_part = dy[:, max(0, -shift) : depth - max(0, shift)]
+            planes.append(
+                tf.raw_ops.Conv2DBackpropFilter(
+                    input=_fold(x_part),
+                    filter_sizes=kernel.shape[1:],
+                    out_backprop=_fold(dy_part),
+                    strides=[1] * 4,
+                    padding="SAME",
+                )
+            )
+        return tf.nn.conv3d(dy, flipped, strides, "SAME"), tf.stack(planes)
+
+    return tf.nn.conv3d(x, kernel, strides, "SAME"), gradient
+
+
+def _fold(x):
+    """(N, Z, Y, X, C) -> (N * Z, Y, X, C)"""
+    shape = tf.shape(x)
+    return tf.reshape(x, (shape[0] * shape[1], shape[2], shape[3], x.shape[-1]))

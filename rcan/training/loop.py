@@ -1,0 +1,372 @@
+"""The loop over epochs and steps, which can be left and entered again at any step.
+
+All that decides what comes next is in a state that is saved: weights, optimizer, moving average, position and
+the sums of the epoch so far. Patches are keyed by their index and the learning rate by the epoch, so that a run
+that was interrupted ends in the same bits as one that was not.
+"""
+
+import math
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rcan.checkpoint import save_model, save_state, write_history
+from rcan.config import parse_loss
+from rcan.metrics import METRICS, weighted_loss
+from rcan.patches import make_dataset
+from rcan.progress import Progress
+from rcan.training.devices import dtype_policy
+from rcan.training.gradient import use_fast_gradient
+from rcan.training.stopping import StopRequest
+
+_SAVING_INTERVAL = 600  # seconds between two saved states within an epoch
+_DRAWING_INTERVAL = 30  # seconds between two drawings
+
+
+def learning_rate(epoch, *, initial, epochs, schedule="staircase", warmup_epochs=0):
+    """Learning rate of an epoch, a pure function.
+
+    Parameters
+    ----------
+    epoch : int
+        From 0.
+    initial : float
+    epochs : int
+        Length of the run.
+    schedule : {"staircase", "cosine"}
+        Halved every ``epochs // 4`` epochs, or half a cosine that begins after the warm-up and would be 0 after the
+        last epoch.
+    warmup_epochs : int
+        Epochs at the start in which the rate rises in equal steps.
+
+    Returns
+    -------
+    rate : float
+
+    Examples
+    --------
+    >>> [learning_rate(epoch, initial=1.0, epochs=8) for epoch in range(8)]
+    [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    >>> [round(learning_rate(epoch, initial=1.0, epochs=4, schedule="cosine"), 3) for epoch in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    """
+    if epoch < warmup_epochs:
+        return initial * (epoch + 1) / (warmup_epochs + 1)
+    if schedule == "cosine":
+        return initial * 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / (epochs - warmup_epochs)))
+    return initial * 0.5 ** (epoch // max(1, epochs // 4))
+
+
+class Loop:
+    """Train a network and keep its run folder up to date.
+
+    Parameters
+    ----------
+    build : callable
+        Builds the network; called for the one that is saved and, under the policy of `precision`, for the one that
+        is trained.
+    config : rcan.Config
+    sampler, validation_sampler : PatchSampler
+        The latter may be None.
+    run_dir : Path
+    board : Board
+    strategy : tf.distribute.Strategy
+    weights : list of ndarray, optional
+        To begin with.
+    """
+
+    def __init__(self, build, config, sampler, validation_sampler, *, run_dir, board, strategy, weights=None):
+        self._config, self._run_dir, self._board, self._strategy = config, run_dir, board, strategy
+        self._samplers = sampler, validation_sampler
+        keras.utils.set_random_seed(config.seed)
+        self._network = build()  # what is saved: plain float32, on one device
+        if weights:
+            self._network.set_weights(weights)
+        self._loss = weighted_loss(parse_loss(config.loss))
+        self._measures = {name: METRICS[name] for name in config.metrics}
+        self._num_replicas = strategy.num_replicas_in_sync
+        self._num_patches = config.steps_per_epoch * config.batch_size  # of an epoch, on however many devices
+        self._per_step = config.batch_size * self._num_replicas
+        with strategy.scope():
+            with dtype_policy(config.precision):
+                self._model = build()
+            self._model.set_weights(self._network.get_weights())
+            if not tf.config.list_logical_devices("GPU"):
+                use_fast_gradient(self._model)
+            self._optimizer = keras.optimizers.Adam(config.initial_learning_rate)
+            if config.precision == "mixed_float16":
+                self._optimizer = keras.optimizers.LossScaleOptimizer(self._optimizer)
+            self._optimizer.build(self._model.trainable_variables)
+            self._averages = [
+                tf.Variable(variable, trainable=False)
+                for variable in self._model.trainable_variables * bool(config.ema)
+            ]
+        self._train_step = tf.function(self._distributed(self._train_replica), jit_compile=config.jit_compile)
+        self._test_step = tf.function(self._distributed(self._test_replica))
+        # Where the run is. `sums` are those of the epoch that is under way.
+        self._epoch, self._patches_done, self._sums, self._seconds = 0, 0, {}, 0.0
+        self._epochs, self._is_finished = [], False
+
+    @property
+    def num_parameters(self):
+        """Of the network."""
+        return self._network.count_params()
+
+    # One step
+
+    def _distributed(self, replica_step):
+        def step(raw, gt):
+            results = self._strategy.run(replica_step, args=(raw, gt))
+            mean = tf.distribute.ReduceOp.MEAN
+            return {name: self._strategy.reduce(mean, value, axis=None) for name, value in results.items()}
+
+        return step
+
+    def _train_replica(self, raw, gt):
+        restored = self._model(raw, training=True)
+        loss = tf.reduce_mean(self._loss(gt, restored))
+        # TensorFlow's sum of three or more gradients of one tensor (each skip connection makes some) begins with
+        # whichever is in memory that can be reused: the last bits would depend on the timing of threads. Summed in
+        # pairs they do not.
+        gradients = tf.gradients(
+            self._optimizer.scale_loss(loss) / self._num_replicas,
+            [variable.value for variable in self._model.trainable_variables],
+            aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
+        )
+        self._optimizer.apply(gradients, self._model.trainable_variables)
+        return {"loss": loss, **self._measured(gt, restored)}
+
+    def _test_replica(self, raw, gt):
+        restored = self._model(raw, training=False)
+        return {"loss": tf.reduce_mean(self._loss(gt, restored)), **self._measured(gt, restored)}
+
+    def _measured(self, gt, restored):
+        return {name: tf.reduce_mean(measure(gt, restored)) for name, measure in self._measures.items()}
+
+    @tf.function
+    def _update_averages(self, decay):
+        for average, variable in zip(self._averages, self._model.trainable_variables, strict=True):
+            self._strategy.extended.update(
+                average, lambda old, new: old.assign_add((1 - decay) * (new - old)), args=(variable.value,)
+            )
+
+    # The run
+
+    def run(self):
+        """Train from where the run is to its end.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C or SIGTERM, once the state is saved.
+        ValueError
+            If the loss becomes NaN or infinite.
+        """
+        config = self._config
+        steps = config.epochs * config.steps_per_epoch // self._num_replicas
+        done = (self._epoch * self._num_patches + self._patches_done) // self._per_step
+        self._saved = self._drawn = time.monotonic()
+        batches = iter(self._dataset(self._samplers[0], self._remaining_patches()))
+        with (
+            Progress(steps, "Training", unit="step", done=done) as self._progress,
+            StopRequest() as self._stop,
+        ):
+            while self._epoch < config.epochs and not self._is_finished:
+                self._train_epoch(batches)
+                self._finish_epoch()
+                self._leave_if_asked()
+        self._draw()
+        self._board.close()
+
+    def _remaining_patches(self):
+        """Index of every patch from here on: those of an epoch do not depend on the number of devices."""
+        steps = max(1, self._num_patches // self._per_step)
+        indices = np.arange(self._epoch, self._config.epochs)[:, np.newaxis] * self._num_patches
+        indices = (indices + np.arange(steps * self._per_step)).ravel()
+        return indices[self._patches_done :]
+
+    def _dataset(self, sampler, indices):
+        """Batches for each replica of the patches of these indices."""
+
+        def of_worker(context):
+            mine = indices.reshape(-1, self._per_step)
+            mine = np.split(mine, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
+            return make_dataset(sampler, mine.ravel(), batch_size=self._config.batch_size)
+
+        return self._strategy.distribute_datasets_from_function(of_worker)
+
+    def _train_epoch(self, batches):
+        config, started = self._config, time.monotonic()
+        self._optimizer.learning_rate = self._learning_rate()
+        steps = max(1, self._num_patches // self._per_step)
+        for _ in range(self._patches_done // self._per_step, steps):
+            figures = {name: float(value) for name, value in self._train_step(*next(batches)).items()}
+            self._check_finite(figures)
+            if config.ema:
+                updates = int(self._optimizer.iterations)
+                self._update_averages(
+                    tf.constant(min(config.ema, (1 + updates) / (10 + updates)), tf.float32)
+                )
+            self._add_to_sums(figures)
+            self._patches_done += self._per_step
+            self._progress.advance(1, **self._shown_figures())
+            now = time.monotonic()
+            if self._stop or now - self._saved > _SAVING_INTERVAL:
+                self._seconds, started = self._seconds + now - started, now
+                self._save()
+                self._leave_if_asked()
+        self._seconds += time.monotonic() - started
+
+    def _add_to_sums(self, figures):
+        for name, value in {**figures, "patches": 1}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * self._per_step
+
+    def _shown_figures(self):
+        """Loss of the epoch so far, and what the last validation gave."""
+        last = self._epochs[-1] if self._epochs else {}
+        figures = {"loss": self._sums["loss"] / self._sums["patches"]}
+        figures |= {name: last[name] for name in ("val_loss", "val_psnr") if name in last}
+        return {name: f"{value:.4g}" for name, value in figures.items()}
+
+    def _learning_rate(self):
+        config = self._config
+        return learning_rate(
+            self._epoch,
+            initial=config.initial_learning_rate,
+            epochs=config.epochs,
+            schedule=config.schedule,
+            warmup_epochs=config.warmup_epochs,
+        )
+
+    def _finish_epoch(self):
+        """Validate, keep the network, write the history, and save the state before the next epoch."""
+        started = time.monotonic()
+        weights = self._best_guess()
+        patches = self._sums.pop("patches")
+        figures = {name: value / patches for name, value in self._sums.items()}
+        figures |= {f"val_{name}": value for name, value in self._validate(weights).items()}
+        self._check_finite(figures)
+        seconds = self._seconds + time.monotonic() - started
+        row = {"epoch": self._epoch + 1, **figures, "learning_rate": self._learning_rate()}
+        earlier = [_monitored(row) for row in self._epochs]
+        is_best = not earlier or _monitored(row) < min(earlier)
+        self._epochs.append({**row, "seconds": round(seconds, 3)})
+        self._network.set_weights(weights)
+        if is_best:
+            save_model(self._network, self._run_dir / "best.keras")
+        save_model(self._network, self._run_dir / "last.keras")
+        write_history(self._run_dir / "history.csv", self._epochs)
+        self._board.add_epoch(row)
+        losses = [*earlier, _monitored(row)]
+        patience = self._config.early_stopping or len(losses)
+        is_stuck = len(losses) - 1 - losses.index(min(losses)) >= patience
+        self._epoch, self._patches_done, self._sums, self._seconds = self._epoch + 1, 0, {}, 0.0
+        self._is_finished = is_stuck or self._epoch == self._config.epochs
+        self._save()
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        self._progress.say(
+            f"Epoch {self._epoch}/{self._config.epochs}: {shown}{', best so far' * is_best}; "
+            f"{self._progress.rate_and_rest()}"
+        )
+        if is_stuck and self._epoch < self._config.epochs:
+            self._progress.say(f"No better epoch in the last {patience}: the training stops here.")
+        if time.monotonic() - self._drawn > _DRAWING_INTERVAL:
+            self._draw()
+
+    def _best_guess(self):
+        """Weights to validate and to save: their moving average where there is one."""
+        weights = self._model.get_weights()
+        averages = iter([average.numpy() for average in self._averages])
+        is_trained = [variable.trainable for variable in self._model.weights]
+        return [
+            next(averages, old) if trained else old for old, trained in zip(weights, is_trained, strict=True)
+        ]
+
+    def _validate(self, weights):
+        """Mean loss and measures of the validation patches, which are the same in every epoch."""
+        sampler = self._samplers[1]
+        if not sampler:
+            return {}
+        steps = max(1, min(64, self._config.steps_per_epoch // 4) // self._num_replicas)
+        indices = np.arange(steps * self._per_step)
+        trained = self._model.get_weights()
+        if self._averages:
+            self._model.set_weights(weights)
+        sums = {}
+        for raw, gt in self._dataset(sampler, indices):
+            for name, value in self._test_step(raw, gt).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        if self._averages:
+            self._model.set_weights(trained)
+        return {name: value / steps for name, value in sums.items()}
+
+    def _check_finite(self, figures):
+        """Stop at once when the weights have run away; what is kept so far stays."""
+        for name in ("loss", "val_loss"):
+            if not math.isfinite(figures.get(name, 0)):
+                kept = f" {self._run_dir} keeps the networks from before." * bool(self._epochs)
+                raise ValueError(
+                    f"{name} has become {figures[name]} in epoch {self._epoch + 1}: the training has run away. Lower "
+                    f"initial_learning_rate, which is {self._config.initial_learning_rate:g}.{kept}"
+                )
+
+    def _leave_if_asked(self):
+        if self._stop and not self._is_finished:
+            raise self._stop.exception(
+                f"stopped in epoch {self._epoch + 1} of {self._config.epochs}; {self._run_dir} keeps all that is "
+                "needed to go on: the same command with --resume."
+            )
+
+    # Saving and loading
+
+    def _variables(self):
+        return [*self._model.weights, *self._optimizer.variables, *self._averages]
+
+    def _save(self):
+        self._saved = time.monotonic()
+        state = {
+            "epoch": self._epoch,
+            "epochs": self._config.epochs,
+            "is_finished": self._is_finished,
+            "patches_done": self._patches_done,
+            "sums": self._sums,
+            "seconds": self._seconds,
+            "history": self._epochs,
+        }
+        name = f"epoch_{self._epoch:06d}_{self._patches_done:09d}"
+        save_state(
+            self._run_dir,
+            name,
+            [keras.ops.convert_to_numpy(variable) for variable in self._variables()],
+            state,
+        )
+
+    def restore(self, arrays, state):
+        """Go on from a saved state.
+
+        Parameters
+        ----------
+        arrays, state
+            From `rcan.checkpoint.load_state`.
+        """
+        for variable, array in zip(self._variables(), arrays, strict=True):
+            variable.assign(array)
+        self._epoch, self._sums = state["epoch"], state["sums"]
+        self._patches_done = (
+            state["patches_done"] // self._per_step * self._per_step
+        )  # the devices may be others
+        self._seconds, self._epochs = state["seconds"], state["history"]
+        self._is_finished = state["is_finished"] and self._config.epochs <= state["epochs"]
+        if self._epochs:
+            write_history(self._run_dir / "history.csv", self._epochs)
+
+    def _draw(self):
+        if self._epochs:
+            self._board.draw(self._network, self._epochs)
+        self._drawn = time.monotonic()
+
+
+def _monitored(row):
+    return row.get("val_loss", row["loss"])

@@ -1,0 +1,240 @@
+"""A run that was interrupted ends as one that was not."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from rcan.checkpoint import load_state, save_state
+from rcan.commands.train import main
+from rcan.config import Config
+from rcan.training import train
+
+DYING = """
+import os, signal, sys
+import rcan.checkpoint
+from rcan.commands.train import main
+
+save = rcan.checkpoint.write_json
+
+def die(path, values):
+    if path.parent.name.startswith(".epoch_000002"):  # the variables of this state are written, the rest is not
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(path, values)
+
+rcan.checkpoint.write_json = die
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, tiny_config):
+    """Values of a config with enough epochs and steps to be interrupted anywhere."""
+    folder = tmp_path_factory.mktemp("data")
+    return tiny_config(folder, epochs=5, steps_per_epoch=40, metrics=["psnr", "ssim"], ema=0.9)
+
+
+@pytest.fixture(scope="module")
+def unbroken(settings, tmp_path_factory):
+    """The run folder of a training without interruption."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    return train(Config.checked({**settings, "output_dir": str(folder)}))
+
+
+@pytest.fixture
+def config_file(settings, tmp_path):
+    values = {**settings, "output_dir": str(tmp_path / "run")}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    return tmp_path / "config.json"
+
+
+def start(config_file, *flags, program=("-m", "rcan", "train")):
+    """A training in a process of its own, which writes into `log`."""
+    command = [sys.executable, "-W", "ignore", *program, "-c", str(config_file), *flags]
+    with open(config_file.with_name("log"), "w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def wait_for_state(run_dir, process):
+    """Wait until a state has been saved that was not there before."""
+    before = set(run_dir.glob("checkpoints/epoch_*"))
+    while process.poll() is None and not set(run_dir.glob("checkpoints/epoch_*")) - before:
+        time.sleep(0.01)
+
+
+def outcome(run_dir):
+    """All that a run leaves which does not depend on the time it took."""
+    with open(run_dir / "history.csv", newline="") as file:
+        history = [{**row, "seconds": None} for row in csv.DictReader(file)]
+    models = [keras.saving.load_model(run_dir / name) for name in ("best.keras", "last.keras")]
+    arrays, state = load_state(run_dir)
+    weights = [weight for model in models for weight in model.get_weights()] + arrays
+    return history, [weight.tobytes() for weight in weights], state["epoch"]
+
+
+def test_run_killed_at_any_moment_ends_in_the_same_bits(config_file, unbroken, rng):
+    run_dir = config_file.parent / "run"
+    process = start(config_file, program=("-c", DYING))  # once during the writing of a state
+    assert process.wait() == -signal.SIGKILL
+    assert list(run_dir.glob("checkpoints/.epoch_*"))
+    for _ in range(4):
+        process = start(config_file, "--resume")
+        wait_for_state(run_dir, process)
+        time.sleep(rng.uniform(0, 0.6))
+        process.kill()
+        process.wait()
+    process = start(config_file, "--resume")
+    assert process.wait() == 0, config_file.with_name("log").read_text()
+    assert outcome(run_dir) == outcome(unbroken)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_to_stop_a_run_saves_its_state_within_the_epoch(config_file, unbroken, number, status):
+    run_dir = config_file.parent / "run"
+    process = start(config_file)
+    wait_for_state(run_dir, process)
+    time.sleep(0.1)  # some steps into the second epoch
+    process.send_signal(number)
+    assert process.wait() == status
+    assert "--resume" in config_file.with_name("log").read_text().splitlines()[-1]
+    newest = sorted(run_dir.glob("checkpoints/epoch_*"))[-1]
+    assert not newest.name.endswith("_000000000")
+    assert main(["-c", str(config_file), "--resume"]) == 0
+    assert outcome(run_dir) == outcome(unbroken)
+
+
+def test_run_with_damaged_newest_state_goes_on_from_the_one_before(config_file, unbroken, settings, capsys):
+    assert main(["-c", str(config_file), "--epochs", "5"]) == 0
+    run_dir = config_file.parent / "run"
+    newest = sorted(run_dir.glob("checkpoints/epoch_*"))[-1]
+    content = bytearray((newest / "variables.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / "variables.npz").write_bytes(content)
+    assert main(["-c", str(config_file), "--resume"]) == 0
+    assert "is damaged and passed over" in capsys.readouterr().err
+    assert outcome(run_dir) == outcome(unbroken)
+
+
+@pytest.fixture
+def short_run(settings, tmp_path):
+    """Values of a config, and a finished run of two epochs."""
+    values = {**settings, "epochs": 2, "steps_per_epoch": 2, "output_dir": str(tmp_path / "run")}
+    train(Config.checked(values))
+    return values
+
+
+def test_finished_run_can_be_prolonged(short_run):
+    run_dir = train(Config.checked({**short_run, "epochs": 4}), resume=True)
+    assert [row["epoch"] for row in outcome(run_dir)[0]] == ["1", "2", "3", "4"]
+
+
+def test_finished_run_that_is_resumed_stays_as_it_is(short_run):
+    run_dir = Path(short_run["output_dir"])
+    before = outcome(run_dir)
+    train(Config.checked(short_run), resume=True)
+    assert outcome(run_dir) == before
+
+
+def test_resuming_where_there_is_no_run_begins_one(settings, tmp_path):
+    values = {**settings, "epochs": 1, "steps_per_epoch": 1, "output_dir": str(tmp_path / "run")}
+    assert len(outcome(train(Config.checked(values), resume=True))[0]) == 1
+
+
+def test_other_settings_are_refused_with_their_keys(short_run):
+    other = Config.checked({**short_run, "loss": "mse", "num_channels": 4})
+    with pytest.raises(ValueError, match=r'num_channels \(was 8, is 4\), loss \(was "mae", is "mse"\)'):
+        train(other, resume=True)
+
+
+def test_settings_that_do_not_matter_may_change(short_run):
+    train(Config.checked({**short_run, "cache_gb": 0.5, "epochs": 3}), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"is_finished": False, "epoch": 1}, r"unfinished run \(epoch 2 of 2\).*--resume, or .*--overwrite"),
+        ({}, r"already holds a run of 2 epochs.*--resume and more --epochs, or .*--overwrite"),
+    ],
+)
+def test_run_in_the_folder_is_refused_with_both_ways_on(short_run, changes, message):
+    newest = sorted(Path(short_run["output_dir"]).glob("checkpoints/epoch_*"))[-1] / "state.json"
+    newest.write_text(json.dumps({**json.loads(newest.read_text()), **changes}))
+    with pytest.raises(FileExistsError, match=message):
+        train(Config.checked(short_run))
+
+
+def test_both_ways_on_at_once_are_wrong_usage(config_file, capsys):
+    assert main(["-c", str(config_file), "--resume", "--overwrite"]) == 2
+    assert "choose one" in capsys.readouterr().err
+
+
+# Saved states
+
+
+def test_state_is_loaded_as_it_was_saved(tmp_path, rng):
+    arrays = [rng.normal(size=(2, 3)).astype(np.float32), np.array(7, np.int64)]
+    save_state(tmp_path, "epoch_1", arrays, {"epoch": 1, "sums": {"loss": 0.1 + 0.2}})
+    found, state = load_state(tmp_path)
+    assert state == {"epoch": 1, "sums": {"loss": 0.1 + 0.2}}
+    for one, other in zip(found, arrays, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
+
+
+def test_the_last_two_states_are_kept(tmp_path):
+    for number in range(4):
+        save_state(tmp_path, f"epoch_{number}", [], {})
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch_2", "epoch_3"]
+
+
+def test_state_brings_back_the_best_network_of_its_time(tmp_path):
+    (tmp_path / "best.keras").write_text("of epoch 1")
+    save_state(tmp_path, "epoch_1", [], {})
+    replacement = tmp_path / "new"
+    replacement.write_text("of epoch 2")
+    os.replace(replacement, tmp_path / "best.keras")
+    load_state(tmp_path)
+    assert (tmp_path / "best.keras").read_text() == "of epoch 1"
+
+
+@pytest.mark.parametrize("name", ["variables.npz", "state.json"])
+@pytest.mark.parametrize("keep", [0, 20])
+def test_state_cut_short_is_passed_over(tmp_path, name, keep):
+    for number in (1, 2):
+        save_state(tmp_path, f"epoch_{number}", [np.arange(100)], {"number": number})
+    path = tmp_path / "checkpoints/epoch_2" / name
+    path.write_bytes(path.read_bytes()[:keep] if name != "state.json" else b"{")
+    with pytest.warns(UserWarning, match="epoch_2 is damaged and passed over"):
+        assert load_state(tmp_path)[1] == {"number": 1}
+    assert load_state(tmp_path)[1] == {"number": 1}  # nothing to pass over any more
+
+
+def test_without_a_whole_state_it_is_an_error_with_a_way_out(tmp_path):
+    save_state(tmp_path, "epoch_1", [], {})
+    (tmp_path / "checkpoints/epoch_1/state.json").unlink()
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(ValueError, match=r"none of its 1 checkpoints is whole.*--overwrite"),
+    ):
+        load_state(tmp_path)
+
+
+def test_full_disk_is_one_error_and_leaves_the_states_before(tmp_path, monkeypatch):
+    save_state(tmp_path, "epoch_1", [], {"number": 1})
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.savez", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"):
+        save_state(tmp_path, "epoch_2", [np.arange(3)], {"number": 2})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch_1"]
+    assert load_state(tmp_path)[1] == {"number": 1}
