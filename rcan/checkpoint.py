@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.files import whole_file, write_json
+from rcan.files import naming, whole_file, write_json
 
 __all__ = [
     "check_run_dir",
@@ -172,19 +172,18 @@ def save_state(run_dir, name, arrays, state):
     folder = run_dir / "checkpoints" / name
     partial = folder.with_name(f".{name}.partial-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        with open(partial / "variables.npz", "wb") as file:
-            np.savez(file, *arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        if (run_dir / "best.keras").exists():
-            _link(run_dir / "best.keras", partial / "best.keras")
-        write_json(partial / "state.json", state)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    except OSError as failure:  # name the folder that the user knows
-        raise type(failure)(failure.errno, failure.strerror or str(failure), str(run_dir)) from None
+        with naming(run_dir):
+            partial.mkdir(parents=True)
+            with open(partial / "variables.npz", "wb") as file:
+                np.savez(file, *arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            if (run_dir / "best.keras").exists():
+                _link(run_dir / "best.keras", partial / "best.keras")
+            write_json(partial / "state.json", state)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in _state_dirs(run_dir)[:-_KEPT_STATES]:

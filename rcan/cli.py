@@ -334,12 +334,10 @@ def _kinds(annotation):
 
 def _metavar(annotation):
     kinds = _kinds(annotation) - {types.NoneType, ...}
-    words = [*map(str, sorted(kind for kind in kinds if isinstance(kind, (str, int))))]
-    kinds = {kind for kind in kinds if isinstance(kind, type)}
     if Path in kinds:
         return "PATH"
-    if words:
-        return "|".join(words + ["N"] * (int in kinds)) + ",…" * _is_sequence(annotation)
+    if not any(isinstance(kind, type) for kind in kinds):
+        return "|".join(str(kind) for kind in sorted(kinds)) + ",…" * _is_sequence(annotation)
     kind = {int: "N", float: "X", str: "TEXT"}.get(min(kinds, key=str), "JSON")
     return f"{kind},…" if _is_sequence(annotation) and kind != "JSON" else kind
 
@@ -355,10 +353,7 @@ def _to_json(annotation, text):
     kinds = _kinds(annotation)
     if _is_sequence(annotation) and not text.startswith("["):
         return [_to_json(next(iter(kinds & {int, float, str} or {str})), part) for part in text.split(",")]
-    is_text = not _is_sequence(annotation) and any(
-        kind in (str, Path) or isinstance(kind, str) for kind in kinds
-    )
-    if is_text and not (int in kinds and text.isdecimal()):
+    if not _is_sequence(annotation) and any(kind in (str, Path) or isinstance(kind, str) for kind in kinds):
         return text
     try:
         return json.loads(text.lower() if bool in kinds else text)

@@ -5,10 +5,11 @@ with the 2021 paper, whose files are read unchanged, and a little more.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rcan.cli import Settings, option
 
@@ -75,6 +76,12 @@ def parse_loss(text):
             )
         weights[name] = value
     return weights
+
+
+def _read_devices(devices):
+    if not re.fullmatch(r"auto|cpu|[1-9]\d*", str(devices)):
+        raise ValueError("must be auto, cpu or a number of devices")
+    return str(devices)
 
 
 def _check_loss(text):
@@ -153,7 +160,7 @@ class Config(Settings):
     cache_gb: float | None = option(
         None, "memory for decoded image data, in GB (default: a quarter of what is free)", ge=0
     )
-    devices: Literal["auto", "cpu"] | Count = option(
+    devices: Annotated[str, BeforeValidator(_read_devices)] = option(
         "auto", "auto (all GPUs, or the CPU), cpu, or a number of GPUs"
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = option(

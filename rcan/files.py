@@ -5,9 +5,25 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["reserve", "whole_file", "write_json"]
+__all__ = ["naming", "reserve", "whole_file", "write_json"]
 
 _ZEROS = 2**24  # bytes written at a time
+
+
+@contextmanager
+def naming(path):
+    """Give an error of the system, such as a full disk, the path that a user knows.
+
+    Parameters
+    ----------
+    path : path
+    """
+    try:
+        yield
+    except OSError as failure:
+        if failure.filename and ".partial-" not in str(failure.filename):
+            raise  # of another file, which it names
+        raise type(failure)(failure.errno, failure.strerror or str(failure), str(path)) from None
 
 
 @contextmanager
@@ -27,10 +43,11 @@ def whole_file(path):
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with naming(path):
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

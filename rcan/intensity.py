@@ -49,7 +49,7 @@ def percentile_range(volume, percentiles):
             raise ValueError(
                 f"{volume.path}: percentiles {percentiles[0]:g} and {percentiles[1]:g} of channel {channel} are "
                 f"both {low:g}, they must differ to set the intensity range. The image is nearly constant; "
-                "leave it out, or choose percentiles further apart."
+                "leave it out, or choose percentiles further apart (up to 0 and 100)."
             )
     return np.array(ranges, np.float64)
 
@@ -123,8 +123,14 @@ def normalise(block, ranges):
     array([[0. ],
            [0.5]], dtype=float32)
     """
-    low, high = np.asarray(ranges, np.float32).T
-    return (np.asarray(block, np.float32) - low) / (high - low)
+    block = np.asarray(block)
+    work = np.float64 if block.dtype.itemsize > 2 and block.dtype != np.float32 else np.float32
+    low, high = np.asarray(ranges, work).T
+    with np.errstate(over="ignore"):  # what no float32 can hold becomes infinite
+        normalised = block.astype(work)
+        normalised -= low
+        normalised /= high - low
+        return normalised.astype(np.float32, copy=False)
 
 
 def denormalise(block, ranges):
@@ -145,8 +151,9 @@ def denormalise(block, ranges):
     >>> denormalise(np.array([[0.5]]), np.array([[100, 200]]))
     array([[150.]], dtype=float32)
     """
-    low, high = np.asarray(ranges, np.float32).T
-    return np.asarray(block, np.float32) * (high - low) + low
+    low, high = np.asarray(ranges, np.float64).T
+    work = np.float32 if np.abs(ranges).max() < 2**20 else np.float64  # the sum keeps a float32's precision
+    return (np.asarray(block, work) * (high - low).astype(work) + low.astype(work)).astype(np.float32)
 
 
 def match_affine(restored, gt):

@@ -252,6 +252,36 @@ def test_input_is_never_overwritten(run, networks, volume, monkeypatch, tmp_path
     assert path.read_bytes() == before
 
 
+# Extreme intensities
+
+
+def test_small_differences_of_large_values_reach_the_network(run, networks, tmp_path, rng):
+    image = 1.7e9 + rng.uniform(0, 50, (11, 21, 23))
+    tifffile.imwrite(tmp_path / "raw.tif", image, photometric="minisblack", metadata={"axes": "ZYX"})
+    flags = ("-o", tmp_path / "out.tif", "--normalize_output_range_between_zero_and_one")
+    run("-m", networks["same"], "-i", tmp_path / "raw.tif", *flags)
+    expected = (image - image.min()) / np.ptp(image)
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "out.tif"), expected, atol=1e-4)
+
+
+def test_values_that_the_output_cannot_tell_apart_are_warned_of(run, networks, tmp_path, rng):
+    image = 4_000_000_000 + rng.integers(0, 200, (11, 21, 23), np.uint32)
+    tifffile.imwrite(tmp_path / "raw.tif", image, photometric="minisblack", metadata={"axes": "ZYX"})
+    _, err = run("-m", networks["same"], "-i", tmp_path / "raw.tif", "-o", tmp_path / "out.tif")
+    assert "grey values near 4e+09 are stored in steps of 256" in err
+
+
+@pytest.mark.parametrize("bits", ["16", "32"])
+def test_output_that_is_not_finite_is_an_error_and_no_file(run, networks, tmp_path, rng, bits):
+    image = rng.uniform(0, 50, (11, 21, 23))
+    image[5, 6, 7] = 1e300
+    tifffile.imwrite(tmp_path / "raw.tif", image, photometric="minisblack", metadata={"axes": "ZYX"})
+    flags = ("-o", tmp_path / "out.tif", "-b", bits)
+    _, err = run("-m", networks["same"], "-i", tmp_path / "raw.tif", *flags, status=1)
+    assert "raw.tif is restored to NaN or infinite values" in err
+    assert not (tmp_path / "out.tif").exists()
+
+
 # Integers
 
 
@@ -393,7 +423,7 @@ def test_scores_of_one_file_lie_beside_its_output(run, networks, folder):
         "-o",
         root / "out" / "x.tif",
     )
-    assert list(read_scores(root / "out" / "scores.csv")) == ["a.tif"]
+    assert list(read_scores(root / "out" / "scores.csv")) == ["x.tif"]
 
 
 def test_scores_of_one_more_file_are_added_to_the_table(run, networks, folder):
@@ -423,7 +453,7 @@ def test_ground_truth_may_have_axes_of_its_own(run, networks, volume, tmp_path, 
     path, image = volume
     turned = write_tiff(tmp_path / "gt.tif", image.transpose(2, 0, 1).copy(), "ZYX")  # XZY, wrongly named
     run("-m", networks["same"], "-i", path, "-g", turned, "--gt_axes", "XZY", "-o", tmp_path / "out.tif")
-    assert read_scores(tmp_path / "scores.csv")["cell.tif"]["ssim_raw"] == pytest.approx(1)
+    assert read_scores(tmp_path / "scores.csv")["out.tif"]["ssim_raw"] == pytest.approx(1)
 
 
 def test_scores_of_a_series_are_the_mean_over_its_frames(run, networks, write_tiff, tmp_path, rng):
@@ -436,7 +466,7 @@ def test_scores_of_a_series_are_the_mean_over_its_frames(run, networks, write_ti
     for one, truth in zip(raw, (gt - low) / (high - low), strict=True):
         gain, shift = np.polyfit(one.ravel(), truth.ravel(), 1)
         expected.append(peak_signal_noise_ratio(truth, gain * one + shift, data_range=1))
-    row = read_scores(tmp_path / "scores.csv")["0.tif"]
+    row = read_scores(tmp_path / "scores.csv")["out.tif"]
     assert row["psnr_restored"] == pytest.approx(np.mean(expected), abs=1e-3)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 
 from rcan.__main__ import main
+from rcan.training.loop import Loop
 
 CORRUPT = Path(__file__).parents[2] / "shared/data/odd_tiffs/corrupt"
 SETTINGS = {
@@ -447,6 +449,7 @@ CASES = {
         "one_more/2.tif",
         "Add or remove files",
     ),
+    "gt: axes without it": (restore("--gt_axes ZYX"), 2, "--gt_axes is of a ground truth", "name it with -g"),
     "apply: unknown flag": (restore("--gpu 1"), 2, "--gpu is not a known flag", "--help lists all flags"),
     "apply: beginning of a flag": (restore("--rescal"), 2, "--rescal is not", "Did you mean --rescale?"),
     "apply: several beginnings": (
@@ -535,6 +538,9 @@ def test_bad_input_ends_in_one_line_that_helps_and_harms_nothing(
     assert len(err.splitlines()) == 1
     assert offender in err
     assert way_out in err
+    if Path("new/measured").exists():  # what was measured of good data may stay, and nothing else
+        shutil.rmtree("new/measured")
+        Path("new").rmdir()
     assert snapshot(desk) == before
 
 
@@ -581,6 +587,30 @@ def test_a_run_config_of_the_user_is_never_replaced(desk, capsys):
     assert main(["train", "-c", "config.json", "-o", ".", "--overwrite"]) == 1
     assert "config.json was not written by a run" in capsys.readouterr().err
     assert (desk / "config.json").read_text() == before
+
+
+def test_a_file_that_vanishes_during_training_is_named(desk, capsys, monkeypatch):
+    def run(self):
+        for path in (desk / "raw").iterdir():
+            path.unlink()
+        original(self)
+
+    original = Loop.run
+    monkeypatch.setattr(Loop, "run", run)
+    assert main(["train", "-c", "config.json"]) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert re.fullmatch(r"error: .*raw/[01]\.tif: no such file or directory: check the name .*", error)
+
+
+def test_pairs_of_equal_names_have_a_row_each(desk, capsys):
+    pairs = [
+        {"raw": f"{raw}/0.tif", "gt": f"{gt}/0.tif"}
+        for raw, gt in (("raw", "gt"), ("raw", "more"), ("more", "gt"))
+    ]
+    shutil.copytree("gt", "more")
+    assert main(["train", "-c", "config.json", "--test_image_pairs", json.dumps(pairs)]) == 0
+    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if ".tif" in line]
+    assert names == ["raw/0.tif (gt/0.tif)", "raw/0.tif (more/0.tif)", "more/0.tif (gt/0.tif)"]
 
 
 def test_test_data_that_was_learned_is_warned_of(desk, capsys):

@@ -5,7 +5,10 @@ import pytest
 from pydantic import ValidationError
 
 from rcan.cli import UsageError
-from rcan.config import Config, ImagePair, load_config
+from rcan.config import Config, ImagePair, load_config, parse_loss
+
+LOSS_RULE = "must be a sum of mae, mse, charbonnier, ssim, each once, with weights above 0 if any"
+LOSS_RULE += ", such as mae+0.2*ssim."
 
 # The config file of the published program: key, default, a value beyond its range or of another type. A default
 # of None is found out from the data.
@@ -168,7 +171,7 @@ def test_all_wrong_keys_are_told_at_once(write_config):
         f"{path}: epoch is not a known key. Did you mean epochs?",
         f"{path}: epochs is 0: must be greater than or equal to 1.",
         f"{path}: input_shape is [16]: must have at least 2 values.",
-        f'{path}: loss is "huber": must be a sum of mae, mse, charbonnier, ssim, each once, with weights above 0 if any, such as mae+0.2*ssim.',
+        f'{path}: loss is "huber": {LOSS_RULE}',
         f'{path}: num_channels is "32": must be a whole number.',
     ]
 
@@ -317,5 +320,42 @@ def test_a_wrong_flag_is_not_blamed_on_the_file(write_config):
         load_config(path, {"epochs": 0})
     assert str(refused.value).splitlines() == [
         "--epochs is 0: must be greater than or equal to 1.",
-        f'{path}: loss is "huber": must be a sum of mae, mse, charbonnier, ssim, each once, with weights above 0 if any, such as mae+0.2*ssim.',
+        f'{path}: loss is "huber": {LOSS_RULE}',
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("mae", {"mae": 1}),
+        ("mae+0.2*ssim", {"mae": 1, "ssim": 0.2}),
+        (" 2 * mse + 1e-1*charbonnier", {"mse": 2, "charbonnier": 0.1}),
+    ],
+)
+def test_loss_is_a_weighted_sum(text, weights):
+    assert parse_loss(text) == weights
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mae+", "huber", "mae+mae", "0*mae", "-1*mae", "nan*mae", "inf*mse", "2*3*mae", "mae*2"]
+)
+def test_loss_that_is_no_sum_is_refused(text):
+    with pytest.raises(ValueError, match="must be a sum of mae, mse, charbonnier, ssim"):
+        parse_loss(text)
+
+
+def test_warm_up_must_end_before_the_run():
+    with pytest.raises(ValueError, match="warmup_epochs is 3: it must be below epochs, which is 3"):
+        Config.checked({"training_image_pairs": [{"raw": "a", "gt": "b"}], "epochs": 3, "warmup_epochs": 3})
+
+
+@pytest.mark.parametrize("devices", ["auto", "cpu", 2])
+def test_devices_are_a_number_or_a_word(devices):
+    values = {"training_image_pairs": [{"raw": "a", "gt": "b"}], "devices": devices}
+    assert Config.checked(values).devices == str(devices)
+
+
+@pytest.mark.parametrize("devices", ["gpu", 0, 1.5])
+def test_devices_are_nothing_else(devices):
+    with pytest.raises(ValueError, match="devices is"):
+        Config.checked({"training_image_pairs": [{"raw": "a", "gt": "b"}], "devices": devices})

@@ -4,7 +4,7 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from rcan.metrics import compare, enlarge, mean_scores, psnr, score, ssim
+from rcan.metrics import compare, enlarge, mean_scores, psnr, score, ssim, weighted_loss
 
 
 def make_batch(rng, shape):
@@ -136,3 +136,35 @@ def test_enlarging_repeats_voxels_like_a_kronecker_product(rng, factors):
 
 def test_mean_scores_are_means():
     assert mean_scores([{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 6.0}]) == {"a": 2, "b": 4}
+
+
+# Losses, against closed forms
+
+
+@pytest.fixture
+def batch(rng):
+    """Ground truth and restored, (N, Z, Y, X, C)."""
+    return rng.uniform(size=(2, 11, 12, 13, 1)), rng.uniform(size=(2, 11, 12, 13, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mae", lambda gt, restored: np.abs(gt - restored).mean()),
+        ("mse", lambda gt, restored: ((gt - restored) ** 2).mean()),
+        ("charbonnier", lambda gt, restored: np.sqrt((gt - restored) ** 2 + 1e-6).mean()),
+        ("ssim", lambda gt, restored: 1 - structural_similarity(
+            gt[..., 0], restored[..., 0], data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)),
+    ],
+    ids=["mae", "mse", "charbonnier", "ssim"],
+)  # fmt: skip
+def test_loss_of_each_image_is_its_closed_form(batch, name, expected):
+    found = np.asarray(weighted_loss({name: 1})(*(image.astype(np.float32) for image in batch)))
+    np.testing.assert_allclose(found, [expected(*pair) for pair in zip(*batch, strict=True)], atol=1e-4)
+
+
+def test_weighted_loss_is_the_sum(batch):
+    gt, restored = (image.astype(np.float32) for image in batch)
+    parts = [np.asarray(weighted_loss({name: 1})(gt, restored)) for name in ("mae", "ssim")]
+    found = np.asarray(weighted_loss({"mae": 2, "ssim": 0.25})(gt, restored))
+    np.testing.assert_allclose(found, 2 * parts[0] + 0.25 * parts[1], rtol=1e-5)

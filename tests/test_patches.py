@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow as tf
+import tifffile
 from scipy import stats
 
 from rcan.config import ImagePair
-from rcan.patches import Pair, PatchSampler, hold_out, make_dataset, open_pairs
+from rcan.patches import Pair, PatchSampler, Records, hold_out, make_dataset, open_pairs
 from rcan.volume import open_volume
 
 UNIT = np.array([[0, 1]])
@@ -266,6 +267,14 @@ def test_exposures_of_one_specimen_are_held_out_together(make_pair, rng):
     assert not seen[0] & seen[1]
 
 
+def test_specimens_that_begin_with_background_are_not_taken_for_one(make_pair):
+    truths = np.zeros((8, 4, 8, 8))
+    for number in range(8):
+        truths[number, 1:3, 2:5, number % 6 :] = 1
+    pairs = [make_pair(truth, truth) for truth in truths[:6]]
+    assert len(hold_out(pairs, 0.2, seed=0)[1]) == 1
+
+
 def test_exposures_of_few_specimens_are_split_at_one_place(make_pair, rng):
     truth = rng.uniform(size=(2, 4, 8))
     pairs = [make_pair(rng.uniform(size=truth.shape), truth) for _ in range(6)]
@@ -398,3 +407,66 @@ def test_pair_that_does_not_fit_the_first_is_refused(
     ]  # fmt: skip
     with pytest.raises(ValueError, match=message):
         open_pairs(None, pairs)
+
+
+# Measured once
+
+
+def test_ranges_are_measured_once_for_each_state_of_a_file(tmp_path, tiny_config, monkeypatch):
+    def open_again():
+        (pair,) = open_pairs(None, [ImagePair(**paths)], records=Records(tmp_path / "measured"))
+        return pair.gt_range
+
+    tiny_config(tmp_path, num_pairs=1)
+    paths = {kind: tmp_path / kind / "0.tif" for kind in ("raw", "gt")}
+    first = open_again()
+    with monkeypatch.context() as patched:
+        patched.setattr("rcan.patches.pairs.check_pair", None)  # would fail if it were called
+        np.testing.assert_array_equal(open_again(), first)
+    image = tifffile.imread(paths["gt"])
+    tifffile.imwrite(paths["gt"], image // 2, photometric="minisblack", metadata={"axes": "ZYX"}, imagej=True)
+    np.testing.assert_allclose(open_again(), first / 2, atol=0.5)
+
+
+def test_positions_are_measured_once_and_found_again(make_pair, rng, tmp_path, monkeypatch):
+    pair = make_pair(rng.uniform(size=(6, 20, 21)), patchy(rng, (6, 20, 21)))
+
+    def corners():
+        sampler = PatchSampler(
+            [pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, records=Records(tmp_path / "m")
+        )
+        return [sampler.sample(index)[0].tobytes() for index in range(50)]
+
+    first = corners()
+    monkeypatch.setattr("rcan.patches.positions._signal_sums", None)
+    assert corners() == first
+
+
+@pytest.mark.parametrize("most", [1, 40, 500])
+def test_positions_do_not_depend_on_the_bands_that_are_summed(make_pair, rng, monkeypatch, most):
+    pair = make_pair(np.kron(np.ones((1, 1, 1)), numbered((6, 20, 21))), patchy(rng, (12, 40, 21)))
+
+    def positions():
+        sampler = PatchSampler([pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4)
+        return sampler.num_positions, [sampler.sample(index)[0].tobytes() for index in range(50)]
+
+    expected = positions()
+    monkeypatch.setattr("rcan.patches.positions._MOST_SUMS", most)
+    assert positions() == expected
+
+
+def test_measurements_of_files_that_are_no_longer_used_are_forgotten(tmp_path):
+    for keys in (["a", "b"], ["b"]):
+        records = Records(tmp_path)
+        for key in keys:
+            records.put(records.key([], name=key), {"value": key})
+    records.forget_others()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_damaged_record_is_measured_again(tmp_path):
+    records = Records(tmp_path)
+    key = records.key([], name="a")
+    records.put(key, {"value": 1})
+    (tmp_path / f"{key}.json").write_text("{")
+    assert records.get(key) is None

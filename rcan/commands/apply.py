@@ -61,6 +61,8 @@ class ApplyOptions(Settings):
             )
         if self.rescale and not self.ground_truth:
             raise ValueError("--rescale needs a ground truth to match: name it with -g.")
+        if self.gt_axes and not self.ground_truth:
+            raise ValueError("--gt_axes is of a ground truth: name it with -g, or leave --gt_axes out.")
         tile, overlap = self.block_shape, self.block_overlap_shape
         if tile and overlap and (len(tile) != len(overlap) or any(map(int.__le__, tile, overlap))):
             raise ValueError(
@@ -99,7 +101,7 @@ def apply(options: ApplyOptions):
             num_failed += 1
         else:
             if result:
-                scores[raw_path.name] = rows[raw_path.name] = result
+                scores[output_path.name] = rows[output_path.name] = result
                 _write_scores(scores_path, rows)
     if scores:
         from rcan.evaluation import format_scores
@@ -111,14 +113,15 @@ def apply(options: ApplyOptions):
 
 
 def _read_scores(path):
-    """Rows of an earlier call by file name, so that scoring one more image keeps them."""
+    """Rows of an earlier call by name of the output, so that scoring one more image keeps them."""
     if not path.exists():
         return {}
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames != _SCORE_COLUMNS:
+        rows = list(reader)
+        if reader.fieldnames != _SCORE_COLUMNS or any(None in row for row in rows):
             raise FileExistsError(f"{path} is not a table of scores: move it, or name another place with -o.")
-        return {row.pop("file"): row for row in reader}
+        return {row.pop("file"): row for row in rows}
 
 
 def _write_scores(path, rows):

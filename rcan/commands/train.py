@@ -61,7 +61,7 @@ def _score(run_dir, data):
     model, about = load_model(run_dir)
     kind = next(name for name in ("test", "validation", "training") if getattr(data, name))
     pairs = getattr(data, kind)
-    names, scores = _short_names([pair.raw.path for pair in pairs]), {}
+    names, scores = _short_names(pairs), {}
     for name, pair in zip(names[:_MOST_SCORED], pairs, strict=False):
         scores[name], images = score_pair(model, pair, tile_shape=about["patch_shape"])
     captions = {
@@ -88,13 +88,16 @@ def _score(run_dir, data):
     print(f"Restore volumes with:\n  {program} {example}", flush=True)
 
 
-def _short_names(paths):
-    """File names, or as much of the paths as tells them apart."""
-    names = [path.name for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    common = os.path.commonpath([path.parent.absolute() for path in paths])
-    return [str(path.absolute().relative_to(common)) for path in paths]
+def _short_names(pairs):
+    """File names, or as much of the paths as tells the pairs apart."""
+    raw, gt = ([getattr(pair, kind).path.absolute() for pair in pairs] for kind in ("raw", "gt"))
+    names = [path.name for path in raw]
+    if len(set(names)) < len(names):
+        names = [os.path.relpath(path, os.path.commonpath([path.parent for path in raw])) for path in raw]
+    if len(set(names)) < len(names):
+        shared = os.path.commonpath([path.parent for path in gt])
+        names = [f"{name} ({os.path.relpath(path, shared)})" for name, path in zip(names, gt, strict=True)]
+    return names
 
 
 def _shown(path):

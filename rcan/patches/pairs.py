@@ -1,5 +1,6 @@
 """Raw volumes and their ground truth: opened, checked, normalised, split."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +42,8 @@ class Pair:
         """
         larger = enlarge_region(region, self.upscaling)
         return (
-            normalise(self.raw.read(self.raw.frames[frame], region), self.raw_range),
-            normalise(self.gt.read(self.gt.frames[frame], larger), self.gt_range),
+            normalise(self.raw.read(self.raw.frames[frame], region, dtype=None), self.raw_range),
+            normalise(self.gt.read(self.gt.frames[frame], larger, dtype=None), self.gt_range),
         )
 
     @property
@@ -187,10 +188,13 @@ def hold_out(pairs, share, *, seed):
 
 
 def _specimen_of(pair):
-    """The same for pairs whose ground truths are equal, as far as their ranges and first lines tell."""
-    corner = tuple(slice(0, 1) for _ in pair.gt.shape[:-2])
-    line = pair.gt.read(region=(*corner, slice(0, pair.gt.shape[-2])))
-    return pair.gt.shape, len(pair.gt.frames), pair.gt_range.tobytes(), line.tobytes()
+    """The same for pairs whose ground truths are equal, as far as their ranges and a few planes tell."""
+    volume, digest = pair.gt, hashlib.sha256()
+    depth = volume.shape[0] if len(volume.shape) == 4 else 1
+    for z in {depth // 4, depth // 2, 3 * depth // 4}:
+        region = (slice(z, z + 1), slice(0, volume.shape[-3]), slice(0, volume.shape[-2]))
+        digest.update(volume.read(region=region[-len(volume.shape) + 1 :], dtype=None).tobytes())
+    return volume.shape, len(volume.frames), pair.gt_range.tobytes(), digest.digest()
 
 
 def _split_pair(pair, share):

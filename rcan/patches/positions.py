@@ -106,7 +106,7 @@ def _signal_sums(pair, frame, window, threshold):
 
         def plane_sums(z, rows=rows):
             region = (slice(z, z + 1), rows, slice(0, num_columns))
-            block = volume.read(volume.frames[frame], region[-len(window) :])
+            block = volume.read(volume.frames[frame], region[-len(window) :], dtype=None)
             signal = np.count_nonzero(normalise(block, pair.gt_range) > threshold, axis=-1)
             return _window_sums(signal.reshape(-1, num_columns), height, width)[::step_y, ::step_x]
 

@@ -30,6 +30,8 @@ class PatchSampler:
     ----------
     num_positions : int
         Positions with enough signal.
+    failure : Exception or None
+        What kept a patch from being read while it was streamed.
 
     Raises
     ------
@@ -50,6 +52,7 @@ class PatchSampler:
     ):
         records = records or Records()
         self._patch_shape, self._seed, self._augmented = patch_shape, seed, augmented
+        self.failure = None
         self._sites = [(pair, frame) for pair in pairs for frame in range(len(pair.raw.frames))]
         self._positions = []
         with Progress(len(self._sites), "Finding signal", unit="volume") as progress:
@@ -133,14 +136,22 @@ def make_dataset(sampler, indices, *, batch_size):
     Returns
     -------
     dataset : tf.data.Dataset
-        Of `(raw, gt)`, each `(batch_size, Z, Y, X, C)` float32, in the order of the indices.
+        Of `(raw, gt)`, each `(batch_size, Z, Y, X, C)` float32, in the order of the indices. Where a patch cannot be
+        read, iterating ends in an error of TensorFlow's; what was wrong is kept as `sampler.failure`.
     """
     import tensorflow as tf
+
+    def sample(index):
+        try:
+            return sampler.sample(index)
+        except Exception as failure:
+            sampler.failure = failure
+            raise
 
     shapes = [patch.shape for patch in sampler.sample(0)]
 
     def read(index):
-        patches = tf.numpy_function(sampler.sample, [index], (tf.float32, tf.float32), stateful=False)
+        patches = tf.numpy_function(sample, [index], (tf.float32, tf.float32), stateful=False)
         return tuple(tf.ensure_shape(patch, shape) for patch, shape in zip(patches, shapes, strict=True))
 
     dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from rcan.files import reserve
+from rcan.files import naming, reserve
 from rcan.intensity import denormalise, fit_affine, normalise, percentile_range, to_dtype
 from rcan.metrics import compare, enlarge, mean_scores
 from rcan.progress import Progress
@@ -39,7 +39,7 @@ class _Image(NamedTuple):
         return self.ranges[frame["C"], np.newaxis] if "C" in frame else self.ranges
 
     def read(self, frame, region=None):
-        return normalise(self.volume.read(frame, region), self.range_of(frame))
+        return normalise(self.volume.read(frame, region, dtype=None), self.range_of(frame))
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class FileRestorer:
                 return self._restore(raw, gt, output_path, label)
 
     def _restore(self, raw, gt, output_path, label):
+        self._warn_of_lost_steps(raw, output_path)
         num_voxels = len(raw.volume.frames) * math.prod(raw.volume.shape[:-1])
         with (
             self._create(raw, gt, output_path) as file,
@@ -130,6 +131,20 @@ class FileRestorer:
                 frames = ((number, whole, np.array(block)) for number, block in enumerate(restored))
                 self._write(file, frames, raw, gt, limits if self.stretch else None)
         return mean_scores(scores) if scores else None
+
+    def _warn_of_lost_steps(self, raw, output_path):
+        """Small differences of large grey values are more than a float32 can hold."""
+        if self.bits < 32 or self.as_channels or self.stretch:
+            return
+        low, high = raw.ranges.T
+        largest = np.abs(raw.ranges).max()
+        step = np.spacing(np.float32(largest))
+        if np.any(step > (high - low) / 1000):
+            warnings.warn(
+                f"{output_path}: grey values near {largest:g} are stored in steps of {step:g} as 32-bit numbers. "
+                "--normalize_output_range_between_zero_and_one or --compare keep what lies between.",
+                stacklevel=3,
+            )
 
     def _see(self, file, num_channels):
         """The file in blocks that fit the network, with its intensity ranges."""
@@ -227,6 +242,11 @@ class FileRestorer:
                 progress=progress,
             )
             for region, slab in slabs:
+                if not np.isfinite(slab).all():
+                    raise ValueError(
+                        f"{raw.volume.path} is restored to NaN or infinite values: the image holds extreme values, or "
+                        "the network is damaged. Look at the image's brightest voxels, or name another network with -m."
+                    )
                 yield number, region, slab
 
     def _examine(self, restored, raw, gt):
@@ -290,7 +310,8 @@ class FileRestorer:
 def _scratch(folder, shape):
     """An array of float32 on disk that is gone afterwards."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        reserve(file, 0, 4 * math.prod(shape))
+        with naming(folder):
+            reserve(file, 0, 4 * math.prod(shape))
         array = np.memmap(file, np.float32, "w+", shape=shape)
         yield array
         del array

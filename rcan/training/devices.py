@@ -16,9 +16,9 @@ def choose_strategy(devices, precision):
 
     Parameters
     ----------
-    devices : {"auto", "cpu"} or int
-        All GPUs, or the CPU where there is none; the CPU; or so many GPUs (logical CPU devices where there is no
-        GPU).
+    devices : str
+        ``"auto"``: all GPUs, or the CPU where there is none; ``"cpu"``; or a number: so many GPUs, or logical CPU
+        devices where there is no GPU.
     precision : {"float32", "mixed_bfloat16", "mixed_float16"}
 
     Returns
@@ -39,13 +39,13 @@ def choose_strategy(devices, precision):
     if _cluster():
         return tf.distribute.MultiWorkerMirroredStrategy()
     names = [device.name for device in tf.config.list_logical_devices(kind)]
-    if isinstance(devices, int):
-        if devices > len(names):
+    if devices.isdecimal():
+        if int(devices) > len(names):
             raise ValueError(
                 f"devices is {devices} but there {'is' if len(names) == 1 else 'are'} {len(names)} ({kind}): name at "
                 "most that many, or auto."
             )
-        names = names[:devices]
+        names = names[: int(devices)]
     elif kind == "CPU":
         names = names[:1]
     if len(names) > 1:

@@ -168,7 +168,7 @@ class Loop:
         steps = config.epochs * config.steps_per_epoch // self._num_replicas
         done = (self._epoch * self._num_patches + self._patches_done) // self._per_step
         self._saved = self._drawn = time.monotonic()
-        batches = iter(self._dataset(self._samplers[0], self._remaining_patches()))
+        batches = self._batches(self._samplers[0], self._remaining_patches())
         with (
             Progress(steps, "Training", unit="step", done=done) as self._progress,
             StopRequest() as self._stop,
@@ -187,15 +187,18 @@ class Loop:
         indices = (indices + np.arange(steps * self._per_step)).ravel()
         return indices[self._patches_done :]
 
-    def _dataset(self, sampler, indices):
-        """Batches for each replica of the patches of these indices."""
+    def _batches(self, sampler, indices):
+        """Yield batches for each replica of the patches of these indices."""
 
         def of_worker(context):
             mine = indices.reshape(-1, self._per_step)
             mine = np.split(mine, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
             return make_dataset(sampler, mine.ravel(), batch_size=self._config.batch_size)
 
-        return self._strategy.distribute_datasets_from_function(of_worker)
+        try:
+            yield from self._strategy.distribute_datasets_from_function(of_worker)
+        except tf.errors.OpError as failure:
+            raise sampler.failure or failure from None  # in the words of whoever noticed it
 
     def _train_epoch(self, batches):
         config, started = self._config, time.monotonic()
@@ -295,7 +298,7 @@ class Loop:
         if self._averages:
             self._model.set_weights(weights)
         sums = {}
-        for raw, gt in self._dataset(sampler, indices):
+        for raw, gt in self._batches(sampler, indices):
             for name, value in self._test_step(raw, gt).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         if self._averages:

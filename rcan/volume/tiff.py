@@ -1,18 +1,20 @@
 """The bytes of a TIFF file as one lazy array, whatever their layout.
 
-tifffile reads the structure: tags, series, metadata. The pixels are read here, from a memory map that lasts
-as long as one call: threads need not wait for each other, and any number of files may be open, which hold
-neither a file handle nor memory. A contiguous array is a view into the map, anything else is decoded strip by
-strip (or tile by tile), only those that a region touches, and the last ones are kept in a cache of limited size.
+tifffile reads the structure: tags, series, metadata. The pixels are read here, from a file that is open as long
+as one call lasts: threads need not wait for each other, any number of volumes may be open, and a file that
+vanishes meanwhile is an error (a memory map would end the process). Of a contiguous array the rows of a region
+are read, anything else is decoded strip by strip (or tile by tile), only those that a region touches, and the
+last ones are kept in a cache of limited size.
 
 Damage is looked for before anything is decoded or allocated: every strip must lie inside the file, and hold
 enough bytes for what it claims to become. tifffile itself would fill some gaps with zeros.
 """
 
 import contextlib
-import functools
+import itertools
 import logging
 import math
+import os
 import threading
 import warnings
 from collections import namedtuple
@@ -25,10 +27,13 @@ from rcan.volume.metadata import check_ome, name_axes, read_calibration
 
 GREY, RGB, PALETTE = (0, 1), 2, 3  # values of the tag PhotometricInterpretation
 # Most bytes that one stored byte can become. PackBits: 128 from 2. LZW: a string of about 3840 from 12 bits.
-# Deflate: 1032. The others know no limit; this is beyond a run of Zstandard, 128 KiB from 4.
+# Deflate: 1032. JPEG 2000 and LERC store a constant plane of any size in some bytes. The others know no limit
+# either; this is beyond a run of Zstandard, 128 KiB from 4.
 MAX_EXPANSION = {1: 1, 32773: 64, 5: 2600, 8: 1040, 32946: 1040}
+MAX_EXPANSION |= dict.fromkeys((33003, 33004, 33005, 34712, 34887), 10**7)
 MAX_EXPANSION_OTHERS = 40_000
 SMALL_SEGMENT = 16 * 2**20  # bytes that may be allocated for a strip without asking
+MOST_SKIPPED = 16  # times as many bytes as are needed may be read in one go
 JPEG = (6, 7, 33007, 34892)
 
 # Where a page lies: `offsets` and `sizes` of its strips or tiles in `file`; a plain array has no `decode`.
@@ -83,7 +88,7 @@ class TiffSource:
 
     def __init__(self, path, axes=None):
         self.path = path
-        self._file_sizes = {}
+        self._states = {}  # size and time of modification of each file
         self._owner = object()  # of what the cache keeps of this file
         with open(path, "rb") as stream:  # a missing file, a folder or a lack of rights ends here, as OSError
             if not stream.read(1):
@@ -145,7 +150,7 @@ class TiffSource:
         """Note where the pixels are: at one offset, or in pages."""
         self._stored_dtype = series.dtype.newbyteorder(tiff.byteorder)
         self._offset = None if series.is_multifile else series.dataoffset
-        self._file_sizes[self.path] = tiff.filehandle.size
+        self._note_state(self.path)
         if self._offset is not None:
             self._check_inside(self.path, self._offset, math.prod(self.shape) * self.dtype.itemsize)
             return
@@ -174,8 +179,7 @@ class TiffSource:
             )
         keyframe = page.keyframe
         file = page.parent.filehandle.path
-        if file not in self._file_sizes:
-            self._file_sizes[file] = page.parent.filehandle.size
+        self._note_state(file)
         offsets, sizes = np.array(page.dataoffsets, np.int64), np.array(page.databytecounts, np.int64)
         if page.is_final:
             self._check_inside(file, int(offsets[0]), keyframe.nbytes)
@@ -199,8 +203,13 @@ class TiffSource:
         jpegtables = page.jpegtables if keyframe.compression in JPEG else None
         return Page(file, keyframe.dtype, keyframe.decode, offsets, sizes, jpegtables)
 
+    def _note_state(self, file):
+        if file not in self._states:
+            stat = os.stat(file)
+            self._states[file] = stat.st_size, stat.st_mtime_ns
+
     def _check_inside(self, file, offset, num_bytes):
-        missing = offset + num_bytes - self._file_sizes[file]
+        missing = offset + num_bytes - self._states[file][0]
         if offset <= 0:
             raise ValueError(f"{self.path} is damaged: a plane has no data. Export it again.")
         if missing > 0:
@@ -219,16 +228,22 @@ class TiffSource:
         Returns
         -------
         part : ndarray
-            In the order of `axes`. May be a view of the file: copy it before changing it.
+            In the order of `axes`.
         """
         index = tuple(
             slices.get(axis, slice(0, size)) for axis, size in zip(self.axes, self.shape, strict=True)
         )
-        open_file = functools.cache(self._map)  # each file once in a call
-        with _one_error(self.path):
+        with _one_error(self.path), contextlib.ExitStack() as stack:
+            files = {}
+
+            def open_file(path):  # each file once in a call
+                if path not in files:
+                    files[path] = stack.enter_context(open(path, "rb", buffering=0))
+                    self._check_unchanged(path)
+                return files[path]
+
             if self._offset is not None:
-                array = np.ndarray(self.shape, self._stored_dtype, open_file(self.path), self._offset)
-                return array[index]
+                return _read_plain(open_file(self.path), self._offset, self.shape, self._stored_dtype, index)
             first, last = index[: self._page_axis], index[self._page_axis :]
             numbers = np.arange(len(self._pages)).reshape(self.shape[: self._page_axis])[first]
             part = np.empty([s.stop - s.start for s in index], self.dtype)
@@ -239,11 +254,18 @@ class TiffSource:
                 part[where] = page.reshape(part[where].shape)
             return part
 
+    def _check_unchanged(self, file):
+        stat = os.stat(file)
+        if (stat.st_size, stat.st_mtime_ns) != self._states[file]:
+            raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
+
     def _read_page(self, number, region, open_file):
         """Read a region of a page, in the five dimensions of its strips."""
         page = self._pages[number]
         if page.decode is None:
-            return np.ndarray(self._page_shape, page.dtype, open_file(page.file), page.offsets[0])[region]
+            return _read_plain(
+                open_file(page.file), int(page.offsets[0]), self._page_shape, page.dtype, region
+            )
         start = np.array([s.start for s in region])
         stop = np.array([s.stop for s in region])
         block = np.empty(stop - start, self.dtype)
@@ -261,18 +283,48 @@ class TiffSource:
         strip = cache.get(self._owner, (number, i))
         if strip is None:
             page = self._pages[number]
-            data = open_file(page.file)[page.offsets[i] : page.offsets[i] + page.sizes[i]].tobytes()
-            strip = page.decode(data, int(i), jpegtables=page.jpegtables)[0]
+            data = np.empty(page.sizes[i], np.uint8)
+            _read_into(open_file(page.file), int(page.offsets[i]), data)
+            strip = page.decode(data.tobytes(), int(i), jpegtables=page.jpegtables)[0]
             cache.keep(self._owner, (number, i), strip)
         return strip
-
-    def _map(self, file):
-        """Bytes of a file as an array."""
-        content = np.memmap(file, np.uint8, mode="r")
-        if content.size != self._file_sizes[file]:
-            raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
-        return content
 
     def close(self):
         """Free the decoded strips; the next read decodes them again."""
         cache.drop(self._owner)
+
+
+def _read_plain(file, offset, shape, dtype, index):
+    """Read a region of an array that lies in a file without gaps; reads as few stretches as are worth it."""
+    sizes = [s.stop - s.start for s in index]
+    region, dtype = np.empty(sizes, dtype), np.dtype(dtype)
+    axis = len(shape)  # the axes from here on are read in one stretch
+    inner = 1  # values of a stretch
+    while axis and sizes[axis:] == list(shape[axis:]):
+        axis -= 1
+        inner = sizes[axis] * math.prod(shape[axis + 1 :])
+    steps = [math.prod(shape[i + 1 :]) for i in range(len(shape))]  # values from one index to the next
+    longer = (sizes[axis - 1] - 1) * steps[axis - 1] + inner if axis else math.inf
+    has_gaps = longer <= MOST_SKIPPED * inner * sizes[axis - 1]  # to skip them costs less than more calls
+    axis -= has_gaps
+    stretch = np.empty(longer, dtype) if has_gaps else None
+    strides = [step * dtype.itemsize for step in steps[axis:]]
+    first = sum(s.start * step for s, step in zip(index, steps, strict=True))
+    for where in itertools.product(*map(range, sizes[:axis])):
+        start = first + sum(i * step for i, step in zip(where, steps, strict=False))
+        target = stretch if has_gaps else region[where].reshape(-1)
+        _read_into(file, offset + start * dtype.itemsize, target)
+        if has_gaps:
+            region[where] = np.lib.stride_tricks.as_strided(stretch, sizes[axis:], strides)
+    return region
+
+
+def _read_into(file, offset, array):
+    """Fill an array from a place in a file."""
+    target, done = memoryview(array.view(np.uint8)), 0
+    file.seek(offset)
+    while done < len(target):
+        count = file.readinto(target[done:])
+        if not count:
+            raise ValueError(f"{file.name} has become shorter since it was opened. Open it again.")
+        done += count

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.files import reserve
+from rcan.files import naming, reserve
 
 STORED_AXES = "TZCYX"  # ImageJ demands this order; OME-TIFF takes it as well
 DTYPES = {
@@ -126,17 +126,16 @@ class Destination:
 
     def __enter__(self):
         try:
-            if self.path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if shutil.disk_usage(self.path.parent).free < self._num_bytes:
-                raise OSError(
-                    errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {self._num_bytes / 2**30:.1f} GiB are needed"
-                )
-            self._create()
-        except BaseException as error:
+            with naming(self.path):
+                if self.path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                free = shutil.disk_usage(self.path.absolute().parent).free
+                if free < self._num_bytes:
+                    needed = f"{self._num_bytes / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free"
+                    raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
+                self._create()
+        except BaseException:
             self._partial.unlink(missing_ok=True)
-            if isinstance(error, OSError):  # name the file that the user knows
-                raise type(error)(error.errno, error.strerror, str(self.path)) from None
             raise
         return self
 
@@ -167,12 +166,13 @@ class Destination:
 
     def __exit__(self, exception_type, *exception):
         try:
-            self._array.flush()
-            if exception_type is None and self.compressed:
-                self._compress()
-            self._array = None  # unmaps the file
-            if exception_type is None:
-                self._finish()
+            with naming(self.path):
+                self._array.flush()
+                if exception_type is None and self.compressed:
+                    self._compress()
+                self._array = None  # unmaps the file
+                if exception_type is None:
+                    self._finish()
         finally:
             self._partial.unlink(missing_ok=True)
 
