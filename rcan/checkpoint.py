@@ -198,12 +198,14 @@ def _link(source, target):
         shutil.copyfile(source, target)
 
 
-def load_state(run_dir):
+def load_state(run_dir, *, repair=True):
     """Load the newest state that is whole, and put the best network of that moment back in its place.
 
     Parameters
     ----------
     run_dir : path
+    repair : bool
+        Put the best network back and remove damaged states; otherwise nothing is changed.
 
     Returns
     -------
@@ -230,6 +232,8 @@ def load_state(run_dir):
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as failure:
             warnings.warn(f"{folder} is damaged and passed over ({failure}).", stacklevel=2)
             continue
+        if not repair:
+            return arrays, state
         for damaged in folders[folders.index(folder) + 1 :]:  # it would pass for newer than what comes
             shutil.rmtree(damaged)
         (run_dir / "best.keras").unlink(missing_ok=True)

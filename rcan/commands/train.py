@@ -43,11 +43,12 @@ def train(options: TrainOptions):
     config = load_config(options.config, options.overrides)
     check_run_dir(config.output_dir, overwrite=options.overwrite or options.resume)
     import_keras()
-    from rcan.training import open_data, train
+    from rcan.training import is_chief, open_data, train
 
     data = open_data(config)
     run_dir = train(config, data, overwrite=options.overwrite, resume=options.resume)
-    _score(run_dir, data)
+    if is_chief():  # of several machines one scores
+        _score(run_dir, data)
 
 
 def _score(run_dir, data):

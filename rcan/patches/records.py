@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +29,14 @@ class Records:
         self._folder = Path(folder) if folder else None
         self._used = set()
         self._in_memory = {}
+
+    @classmethod
+    def temporary(cls):
+        """In a folder that lasts as long as the object: for all but one of several processes with one run folder."""
+        folder = tempfile.TemporaryDirectory(prefix="rcan-")
+        records = cls(folder.name)
+        records._lifetime = folder
+        return records
 
     def key(self, volumes, **settings):
         """Name of a measurement.

@@ -5,8 +5,9 @@ the network that restores the validation patches best is kept. One loop of our o
 several machines: the place where it stands is saved, so that a run goes on where it was interrupted.
 """
 
+from rcan.training.devices import is_chief
 from rcan.training.gradient import use_fast_gradient
 from rcan.training.loop import learning_rate
 from rcan.training.run import Data, open_data, train
 
-__all__ = ["Data", "learning_rate", "open_data", "train", "use_fast_gradient"]
+__all__ = ["Data", "is_chief", "learning_rate", "open_data", "train", "use_fast_gradient"]

@@ -29,14 +29,14 @@ def choose_strategy(devices, precision):
     Raises
     ------
     ValueError
-        If there are fewer devices than asked for, or ``TF_CONFIG`` is no JSON.
+        If there are fewer devices than asked for, or ``TF_CONFIG`` is not JSON.
     """
     if devices == "cpu":
         tf.config.set_visible_devices([], "GPU")
     kind = "GPU" if tf.config.list_physical_devices("GPU") and devices != "cpu" else "CPU"
     if kind == "CPU" and precision != "float32":
         warnings.warn(f"precision {precision} is many times slower than float32 on a CPU.", stacklevel=2)
-    if _cluster():
+    if _tf_config().get("cluster"):
         return tf.distribute.MultiWorkerMirroredStrategy()
     names = [device.name for device in tf.config.list_logical_devices(kind)]
     if devices.isdecimal():
@@ -53,14 +53,22 @@ def choose_strategy(devices, precision):
     return tf.distribute.get_strategy()
 
 
-def _cluster():
-    """The machines that TF_CONFIG names, or nothing."""
+def _tf_config():
+    """The cluster of machines that the environment names, and the task of this one."""
     try:
-        return json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster")
+        return json.loads(os.environ.get("TF_CONFIG") or "{}")
     except ValueError as failure:
         raise ValueError(
             f"TF_CONFIG is not JSON ({failure}): unset it, or let it name the cluster."
         ) from None
+
+
+def is_chief():
+    """Whether this process writes: the only one, or the first of several."""
+    task = _tf_config().get("task", {})
+    return task.get("type", "worker") == "chief" or (
+        "chief" not in _tf_config().get("cluster", {}) and task.get("index", 0) == 0
+    )
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ the sums of the epoch so far. Patches are keyed by their index and the learning 
 that was interrupted ends in the same bits as one that was not.
 """
 
+import itertools
 import math
 import time
+from contextlib import contextmanager
 
 import keras
 import numpy as np
@@ -17,7 +19,7 @@ from rcan.config import parse_loss
 from rcan.metrics import METRICS, weighted_loss
 from rcan.patches import make_dataset
 from rcan.progress import Progress
-from rcan.training.devices import dtype_policy
+from rcan.training.devices import dtype_policy, is_chief
 from rcan.training.gradient import use_fast_gradient
 from rcan.training.stopping import StopRequest
 
@@ -87,6 +89,8 @@ class Loop:
         self._loss = weighted_loss(parse_loss(config.loss))
         self._measures = {name: METRICS[name] for name in config.metrics}
         self._num_replicas = strategy.num_replicas_in_sync
+        self._is_cluster = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self._is_chief = is_chief()  # the others compute, but write nothing
         self._num_patches = config.steps_per_epoch * config.batch_size  # of an epoch, on however many devices
         self._per_step = config.batch_size * self._num_replicas
         with strategy.scope():
@@ -163,6 +167,8 @@ class Loop:
             After Ctrl-C or SIGTERM, once the state is saved.
         ValueError
             If the loss becomes NaN or infinite.
+        ConnectionError
+            If another machine of a cluster is lost.
         """
         config = self._config
         steps = config.epochs * config.steps_per_epoch // self._num_replicas
@@ -172,13 +178,27 @@ class Loop:
         with (
             Progress(steps, "Training", unit="step", done=done) as self._progress,
             StopRequest() as self._stop,
+            self._lost_machine_as_error(),
         ):
             while self._epoch < config.epochs and not self._is_finished:
                 self._train_epoch(batches)
                 self._finish_epoch()
-                self._leave_if_asked()
+                if self._is_asked_to_stop() and not self._is_finished:
+                    self._leave()
         self._draw()
         self._board.close()
+
+    @contextmanager
+    def _lost_machine_as_error(self):
+        try:
+            yield
+        except tf.errors.OpError as failure:
+            if not self._is_cluster:
+                raise
+            raise ConnectionError(
+                f"another machine of the cluster has stopped or cannot be reached ({type(failure).__name__}). Start "
+                f"the command on all machines again, with --resume: {self._run_dir} keeps the last state."
+            ) from failure
 
     def _remaining_patches(self):
         """Index of every patch from here on: those of an epoch do not depend on the number of devices."""
@@ -193,12 +213,16 @@ class Loop:
         def of_worker(context):
             mine = indices.reshape(-1, self._per_step)
             mine = np.split(mine, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
-            return make_dataset(sampler, mine.ravel(), batch_size=self._config.batch_size)
+            dataset = make_dataset(sampler, mine.ravel(), batch_size=self._config.batch_size)
+            # of data without end the strategy need not ask all machines before each step whether there are more
+            return dataset.repeat() if self._num_replicas > 1 else dataset
 
         try:
             yield from self._strategy.distribute_datasets_from_function(of_worker)
         except tf.errors.OpError as failure:
-            raise sampler.failure or failure from None  # in the words of whoever noticed it
+            if sampler.failure:
+                raise sampler.failure from None  # in the words of whoever noticed it
+            raise failure
 
     def _train_epoch(self, batches):
         config, started = self._config, time.monotonic()
@@ -216,10 +240,12 @@ class Loop:
             self._patches_done += self._per_step
             self._progress.advance(1, **self._shown_figures())
             now = time.monotonic()
-            if self._stop or now - self._saved > _SAVING_INTERVAL:
+            is_asked = self._is_asked_to_stop()
+            if is_asked or now - self._saved > _SAVING_INTERVAL:
                 self._seconds, started = self._seconds + now - started, now
                 self._save()
-                self._leave_if_asked()
+            if is_asked:
+                self._leave()
         self._seconds += time.monotonic() - started
 
     def _add_to_sums(self, figures):
@@ -257,11 +283,12 @@ class Loop:
         is_best = not earlier or _monitored(row) < min(earlier)
         self._epochs.append({**row, "seconds": round(seconds, 3)})
         self._network.set_weights(weights)
-        if is_best:
-            save_model(self._network, self._run_dir / "best.keras")
-        save_model(self._network, self._run_dir / "last.keras")
-        write_history(self._run_dir / "history.csv", self._epochs)
-        self._board.add_epoch(row)
+        if self._is_chief:
+            if is_best:
+                save_model(self._network, self._run_dir / "best.keras")
+            save_model(self._network, self._run_dir / "last.keras")
+            write_history(self._run_dir / "history.csv", self._epochs)
+            self._board.add_epoch(row)
         losses = [*earlier, _monitored(row)]
         patience = self._config.early_stopping or len(losses)
         is_stuck = len(losses) - 1 - losses.index(min(losses)) >= patience
@@ -298,7 +325,7 @@ class Loop:
         if self._averages:
             self._model.set_weights(weights)
         sums = {}
-        for raw, gt in self._batches(sampler, indices):
+        for raw, gt in itertools.islice(self._batches(sampler, indices), steps):
             for name, value in self._test_step(raw, gt).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         if self._averages:
@@ -315,12 +342,22 @@ class Loop:
                     f"initial_learning_rate, which is {self._config.initial_learning_rate:g}.{kept}"
                 )
 
-    def _leave_if_asked(self):
-        if self._stop and not self._is_finished:
-            raise self._stop.exception(
-                f"stopped in epoch {self._epoch + 1} of {self._config.epochs}; {self._run_dir} keeps all that is "
-                "needed to go on: the same command with --resume."
-            )
+    def _is_asked_to_stop(self):
+        """Whether this process, or one on another machine, was asked to: all stop after the same step."""
+        if not self._is_cluster:
+            return bool(self._stop)
+        return float(self._count_votes(tf.constant(float(bool(self._stop))))) > 0
+
+    @tf.function
+    def _count_votes(self, vote):
+        votes = self._strategy.run(tf.identity, args=(vote,))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, votes, axis=None)
+
+    def _leave(self):
+        raise self._stop.exception(
+            f"stopped in epoch {self._epoch + 1} of {self._config.epochs}; {self._run_dir} keeps all that is "
+            "needed to go on: the same command with --resume."
+        )
 
     # Saving and loading
 
@@ -329,6 +366,8 @@ class Loop:
 
     def _save(self):
         self._saved = time.monotonic()
+        if not self._is_chief:
+            return
         state = {
             "epoch": self._epoch,
             "epochs": self._config.epochs,
@@ -362,11 +401,11 @@ class Loop:
         )  # the devices may be others
         self._seconds, self._epochs = state["seconds"], state["history"]
         self._is_finished = state["is_finished"] and self._config.epochs <= state["epochs"]
-        if self._epochs:
+        if self._epochs and self._is_chief:
             write_history(self._run_dir / "history.csv", self._epochs)
 
     def _draw(self):
-        if self._epochs:
+        if self._epochs and self._is_chief:
             self._board.draw(self._network, self._epochs)
         self._drawn = time.monotonic()
 

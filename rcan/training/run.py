@@ -17,7 +17,7 @@ from rcan.files import write_json
 from rcan.model import build_rcan
 from rcan.patches import PatchSampler, Records, hold_out, open_pairs
 from rcan.training.board import Board
-from rcan.training.devices import choose_strategy
+from rcan.training.devices import choose_strategy, is_chief
 from rcan.training.loop import Loop
 from rcan.volume import limit_cache
 
@@ -79,7 +79,7 @@ def train(config, data=None, *, overwrite=False, resume=False):
     data = data or open_data(config)
     shape = _fit_patch_shape(config, data.training)
     config = config.model_copy(update={"patch_shape": shape, "percentiles": data.percentiles})
-    arrays, state = load_state(run_dir) if resume else (None, None)
+    arrays, state = load_state(run_dir, repair=is_chief()) if resume else (None, None)
     if state:
         _check_unchanged(config, run_dir)
     else:
@@ -95,11 +95,12 @@ def train(config, data=None, *, overwrite=False, resume=False):
     if state:
         loop.restore(arrays, state)
         print(f"Going on after {state['epoch']} of {config.epochs} epochs.", flush=True)
-    else:
-        create_run(run_dir, overwrite=overwrite)
-        data.records.forget_others()
-        write_json(run_dir / "training.json", _summary(config, data))
-    write_json(run_dir / "config.json", _as_json(config))
+    if is_chief():
+        if not state:
+            create_run(run_dir, overwrite=overwrite)
+            data.records.forget_others()
+            write_json(run_dir / "training.json", _summary(config, data))
+        write_json(run_dir / "config.json", _as_json(config))
     loop.run()
     return run_dir
 
@@ -191,7 +192,8 @@ def open_data(config):
     if config.initial_model and "percentiles" not in config.model_fields_set:
         _, about = load_model(config.initial_model)
         percentiles = tuple(about.get("percentiles", percentiles))
-    records = Records(Path(config.output_dir) / "measured" if config.output_dir else None)
+    folder = Path(config.output_dir) / "measured" if config.output_dir else None
+    records = Records(folder) if is_chief() else Records.temporary()
     options = {
         "raw_axes": config.raw_data_format,
         "gt_axes": config.gt_data_format,

@@ -33,5 +33,5 @@ class StopRequest:
         self._number = number
 
     def exception(self, message):
-        """The exception that belongs to the signal."""
-        return _EXCEPTIONS[self._number](message)
+        """The exception that belongs to the signal; that of Ctrl-C where another machine has got it."""
+        return _EXCEPTIONS[self._number or signal.SIGINT](message)
