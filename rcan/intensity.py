@@ -11,7 +11,7 @@ import numpy as np
 __all__ = ["denormalise", "fit_affine", "match_affine", "normalise", "percentile_range", "to_dtype"]
 
 _SAMPLE_SIZE = 2**24  # values of a floating-point channel that are ranked exactly: 64 MB
-_SLAB_SIZE = 2**24  # values read at a time
+_SLAB_SIZE = 2**21  # values read at a time
 
 
 def percentile_range(volume, percentiles):

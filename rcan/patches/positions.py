@@ -6,7 +6,7 @@ import numpy as np
 
 from rcan.intensity import normalise
 
-_MOST_SUMS = 2**24  # of a band of rows that are held at a time, 64 MB
+_MOST_SUMS = 2**22  # of a band of rows that are held at a time, 16 MB
 
 
 class Positions:

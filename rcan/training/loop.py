@@ -20,10 +20,11 @@ from rcan.metrics import METRICS, weighted_loss
 from rcan.patches import make_dataset
 from rcan.progress import Progress
 from rcan.training.devices import dtype_policy, is_chief
-from rcan.training.gradient import use_fast_gradient
+from rcan.training.gradient import has_fast_stock_gradient, use_fast_gradient
 from rcan.training.stopping import StopRequest
 
 _SAVING_INTERVAL = 600  # seconds between two saved states within an epoch
+_STEPS_BEFORE_ESTIMATE = 10
 _DRAWING_INTERVAL = 30  # seconds between two drawings
 
 
@@ -97,7 +98,7 @@ class Loop:
             with dtype_policy(config.precision):
                 self._model = build()
             self._model.set_weights(self._network.get_weights())
-            if not tf.config.list_logical_devices("GPU"):
+            if not (tf.config.list_logical_devices("GPU") or has_fast_stock_gradient()):
                 use_fast_gradient(self._model)
             self._optimizer = keras.optimizers.Adam(config.initial_learning_rate)
             if config.precision == "mixed_float16":
@@ -174,6 +175,7 @@ class Loop:
         steps = config.epochs * config.steps_per_epoch // self._num_replicas
         done = (self._epoch * self._num_patches + self._patches_done) // self._per_step
         self._saved = self._drawn = time.monotonic()
+        self._steps_left_out = _STEPS_BEFORE_ESTIMATE
         batches = self._batches(self._samplers[0], self._remaining_patches())
         with (
             Progress(steps, "Training", unit="step", done=done) as self._progress,
@@ -239,6 +241,7 @@ class Loop:
             self._add_to_sums(figures)
             self._patches_done += self._per_step
             self._progress.advance(1, **self._shown_figures())
+            self._estimate_end()
             now = time.monotonic()
             is_asked = self._is_asked_to_stop()
             if is_asked or now - self._saved > _SAVING_INTERVAL:
@@ -247,6 +250,12 @@ class Loop:
             if is_asked:
                 self._leave()
         self._seconds += time.monotonic() - started
+
+    def _estimate_end(self):
+        """Say once, after the first steps, when the training will end."""
+        self._steps_left_out -= 1
+        if self._steps_left_out == 0:
+            self._progress.say(f"About {self._progress.rate_and_rest()}.")
 
     def _add_to_sums(self, figures):
         for name, value in {**figures, "patches": 1}.items():

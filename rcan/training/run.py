@@ -18,6 +18,7 @@ from rcan.model import build_rcan
 from rcan.patches import PatchSampler, Records, hold_out, open_pairs
 from rcan.training.board import Board
 from rcan.training.devices import choose_strategy, is_chief
+from rcan.training.forecast import forecast
 from rcan.training.loop import Loop
 from rcan.volume import limit_cache
 
@@ -86,12 +87,9 @@ def train(config, data=None, *, overwrite=False, resume=False):
         check_run_dir(run_dir, overwrite=overwrite)
     samplers = _make_samplers(config, data)
     loop = _make_loop(config, data.training[0], samplers, strategy, is_new=not state)
-    print(
-        f"Training on {_count(data.training, 'pair')}, validating on {_count(data.validation, 'pair')}: "
-        f"{samplers[0].num_positions:,} positions with enough signal for patches of "
-        f"{'x'.join(map(str, config.patch_shape))}; {loop.num_parameters:,} parameters.",
-        flush=True,
-    )
+    num_replicas = strategy.num_replicas_in_sync
+    sizes = {"num_parameters": loop.num_parameters, "num_replicas": num_replicas}
+    print(forecast(config, data, samplers[0], **sizes), flush=True)
     if state:
         loop.restore(arrays, state)
         print(f"Going on after {state['epoch']} of {config.epochs} epochs.", flush=True)
@@ -165,10 +163,6 @@ def _initial_weights(config, network):
             "channel_reduction and channels."
         )
     return model.get_weights()
-
-
-def _count(items, noun):
-    return f"{len(items)} {noun}{'s' * (len(items) != 1)}"
 
 
 def open_data(config):

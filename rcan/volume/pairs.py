@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-SLAB_VOXELS = 2**23  # voxels of ground truth compared at a time, 32 MB in float32
+SLAB_VOXELS = 2**21  # voxels of ground truth compared at a time, 8 MB in float32
 MIN_CORRELATION = 0.1  # below it two images look unrelated: pure noise gives 0, weak but real signal more
 
 
