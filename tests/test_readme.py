@@ -1,8 +1,10 @@
 """What the README says about options is what the code does."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,26 @@ def test_python_example_restores_what_apply_restores(tmp_path, monkeypatch):
     assert main(shlex.split("apply -m runs/sample -i sample/test/raw/mixture_000.tif -o out.tif")) == 0
     expected = tifffile.imread("out.tif")
     np.testing.assert_allclose(names["restored"][..., 0], expected, atol=1e-3 * np.ptp(expected))
+
+
+def test_slurm_script_names_all_machines_and_the_task(tmp_path):
+    (script,) = re.findall(r"<!-- slurm -->\n```sh\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+    commands = {
+        "scontrol": "printf 'node1\\nnode2\\n'",
+        "srun": 'export SLURM_PROCID=1; exec "$@"',
+        "python": 'echo "$TF_CONFIG"; echo "$@"',
+    }
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    config, arguments = done.stdout.splitlines()
+    assert json.loads(config) == {
+        "cluster": {"worker": ["node1:12345", "node2:12345"]},
+        "task": {"type": "worker", "index": 1},
+    }
+    assert arguments == "train.py -c my_config.json --resume"
 
 
 @pytest.mark.parametrize("name", ["config.json", "config_large.json"])

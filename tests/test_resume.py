@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tifffile
 
 from rcan.checkpoint import load_state, save_state
 from rcan.commands.train import main
@@ -152,6 +153,19 @@ def test_other_settings_are_refused_with_their_keys(short_run):
     other = Config.checked({**short_run, "loss": "mse", "num_channels": 4})
     with pytest.raises(ValueError, match=r'num_channels \(was 8, is 4\), loss \(was "mae", is "mse"\)'):
         train(other, resume=True)
+
+
+def test_other_data_are_refused_with_their_path(short_run, tmp_path, write_tiff):
+    pair = {kind: str(tmp_path / f"{kind}.tif") for kind in ("raw", "gt")}
+    folders = short_run["training_data_dir"]
+    for kind, path in pair.items():
+        image = tifffile.imread(Path(folders[kind]) / "0.tif")
+        write_tiff(Path(path), image, "ZYX")
+    values = {**short_run, "training_image_pairs": [pair], "output_dir": str(tmp_path / "other")}
+    train(Config.checked(values))
+    write_tiff(Path(pair["gt"]), image // 2, "ZYX")
+    with pytest.raises(ValueError, match=r"other training data: .*raw\.tif or its ground truth differs"):
+        train(Config.checked(values), resume=True)
 
 
 def test_settings_that_do_not_matter_may_change(short_run):

@@ -1,6 +1,7 @@
 """What a run shows while it goes on: TensorBoard, and the same as PNG for people without it."""
 
 import io
+from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +35,7 @@ class Board:
         for name, value in row.items():
             if name not in ("epoch", "seconds"):
                 kind = "validation" if name.startswith("val_") else "train"
-                with self._writer(kind).as_default():
+                with self._writing(kind):
                     tf.summary.scalar(f"epoch_{name.removeprefix('val_')}", value, step=row["epoch"])
 
     def draw(self, network, history):
@@ -47,7 +48,7 @@ class Board:
         encoded = tf.io.encode_png(picture).numpy()
         with whole_file(self._run_dir / "patches.png") as partial:
             partial.write_bytes(encoded)
-        with self._writer("validation").as_default():
+        with self._writing("validation"):
             tf.summary.image("patches", picture[np.newaxis], step=history[-1]["epoch"])
 
     def _draw_patch(self, network, index):
@@ -58,12 +59,22 @@ class Board:
         draw_projections(buffer, images, voxel_size=self._voxel_size, name=f"validation patch {index + 1}")
         return tf.io.decode_png(buffer.getvalue(), channels=3).numpy()
 
-    def _writer(self, kind):
-        if kind not in self._writers:
-            self._writers[kind] = tf.summary.create_file_writer(str(self._run_dir / kind))
-        return self._writers[kind]
+    @contextmanager
+    def _writing(self, kind):
+        """Write events of one kind at once; what keeps TensorFlow from it becomes an error of the system."""
+        folder = self._run_dir / kind
+        try:
+            if kind not in self._writers:
+                self._writers[kind] = tf.summary.create_file_writer(str(folder))
+            with self._writers[kind].as_default():
+                yield
+            self._writers[kind].flush()
+        except tf.errors.OpError as failure:
+            raise OSError(
+                f"{folder}: events of TensorBoard cannot be written ({failure.message})."
+            ) from failure
 
     def close(self):
-        """Write what is pending."""
+        """Close the files."""
         for writer in self._writers.values():
             writer.close()

@@ -82,7 +82,7 @@ def train(config, data=None, *, overwrite=False, resume=False):
     config = config.model_copy(update={"patch_shape": shape, "percentiles": data.percentiles})
     arrays, state = load_state(run_dir, repair=is_chief()) if resume else (None, None)
     if state:
-        _check_unchanged(config, run_dir)
+        _check_unchanged(config, data, run_dir)
     else:
         check_run_dir(run_dir, overwrite=overwrite)
     samplers = _make_samplers(config, data)
@@ -137,8 +137,8 @@ def _as_json(config):
     return convert(config.model_dump())
 
 
-def _check_unchanged(config, run_dir):
-    """A run that goes on with other settings would be neither the one nor the other."""
+def _check_unchanged(config, data, run_dir):
+    """A run that goes on with other settings or data would be neither the one nor the other."""
     earlier, now = _as_json(load_config(run_dir / "config.json")), _as_json(config)
     changes = [
         f"{key} (was {json.dumps(earlier[key])}, is {json.dumps(now[key])})"
@@ -150,6 +150,15 @@ def _check_unchanged(config, run_dir):
             f"{run_dir} cannot go on with other settings: {', '.join(changes)}. Restore them, or start another run "
             "with -o."
         )
+    earlier = json.loads((run_dir / "training.json").read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(_summary(config, data), default=str))
+    for part in ("training", "validation"):
+        changed = [pair for pair in now[part] if pair not in earlier[part]]
+        if changed or len(now[part]) != len(earlier[part]):
+            which = f"{changed[0]['raw']} or its ground truth differs" if changed else "there are fewer pairs"
+            raise ValueError(
+                f"{run_dir} cannot go on with other {part} data: {which}. Restore them, or start another run with -o."
+            )
 
 
 def _initial_weights(config, network):
