@@ -1,6 +1,8 @@
 import itertools
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -439,6 +441,20 @@ def test_positions_are_measured_once_and_found_again(make_pair, rng, tmp_path, m
 
     first = corners()
     monkeypatch.setattr("rcan.patches.positions._signal_sums", None)
+    assert corners() == first
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 200)])
+def test_positions_that_are_lost_or_damaged_are_measured_again(make_pair, rng, tmp_path, damage):
+    pair = make_pair(rng.uniform(size=(6, 20, 21)), patchy(rng, (6, 20, 21)))
+
+    def corners():
+        records = Records(tmp_path / "measured")
+        sampler = PatchSampler([pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, records=records)
+        return [sampler.sample(index)[0].tobytes() for index in range(20)]
+
+    first = corners()
+    damage(next((tmp_path / "measured").glob("*.bits.npy")))
     assert corners() == first
 
 

@@ -46,7 +46,7 @@ class Positions:
             thresholds=[intensity_threshold, area_ratio_threshold],
         )
         known = records.get(self._key)
-        if not known:
+        if not (known and records.has_arrays(self._key, ("bits", "ends"))):
             known = self._measure(pair, frame, patch_shape, intensity_threshold, area_ratio_threshold)
             records.put(self._key, known)
         self.count, self.largest_share = known["count"], known["largest_share"]

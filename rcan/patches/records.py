@@ -87,6 +87,13 @@ class Records:
             return self._in_memory[key, name]
         return np.load(self._folder / f"{key}.{name}.npy", mmap_mode="r")
 
+    def has_arrays(self, key, names):
+        """Whether arrays were filled, and are still whole."""
+        try:
+            return all(self.array(key, name) is not None for name in names)
+        except (OSError, ValueError):
+            return False
+
     def forget_others(self):
         """Remove what this run has not asked for."""
         for path in self._folder.glob("*.*") if self._folder and self._folder.is_dir() else ():
