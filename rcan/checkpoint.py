@@ -9,7 +9,7 @@ A run folder describes itself::
     training.json   versions, data, intensity ranges, patch shape, seed
     checkpoints/    the last two states of the training, complete with optimizer and position, to go on from
     measured/       intensity ranges and positions of signal, so that a second run need not look for them
-    patches.png     some validation patches as the best network restores them
+    patches.png     some validation patches as the newest network restores them
     train/, validation/   TensorBoard events
 
 Files appear under these names only when they are whole.
@@ -18,6 +18,7 @@ Files appear under these names only when they are whole.
 import csv
 import json
 import os
+import re
 import shutil
 import warnings
 import zipfile
@@ -29,11 +30,13 @@ import numpy as np
 from rcan.files import naming, whole_file, write_json
 
 __all__ = [
+    "FIRST_STATE",
     "check_run_dir",
     "create_run",
     "find_model",
     "load_model",
     "load_state",
+    "read_about",
     "save_model",
     "save_state",
     "write_history",
@@ -44,6 +47,7 @@ _RESULTS = (*_MODELS, "history.csv", "history.png", "restored.png", "patches.png
 _DESCRIPTION = ("config.json", "training.json")  # written before the first step
 _FOLDERS = ("train", "validation")
 _KEPT_STATES = 2
+FIRST_STATE = "epoch_000000_000000000"  # of a run that has not done a step: nothing is lost with it
 
 
 def check_run_dir(run_dir, *, overwrite=False):
@@ -81,7 +85,8 @@ def check_run_dir(run_dir, *, overwrite=False):
         raise FileExistsError(
             f"{config} was not written by a run: a run writes a file of that name. Name another folder with -o."
         )
-    results = [run_dir / name for name in _RESULTS if (run_dir / name).exists()] + _state_dirs(run_dir)
+    results = [run_dir / name for name in _RESULTS if (run_dir / name).exists()]
+    results += [folder for folder in _state_dirs(run_dir) if folder.name != FIRST_STATE]
     if not results or overwrite:
         return
     done, epochs = _progress(run_dir)
@@ -109,7 +114,17 @@ def _progress(run_dir):
 
 def _state_dirs(run_dir):
     """Saved states, the oldest first."""
-    return sorted((Path(run_dir) / "checkpoints").glob("epoch_*"))
+    folders = (Path(run_dir) / "checkpoints").glob("epoch_*")
+    return sorted(folder for folder in folders if re.fullmatch(r"epoch_\d{6}_\d{9}", folder.name))
+
+
+def _remove_partials(run_dir):
+    """Remove what a killed run was writing."""
+    for path in (run_dir / "checkpoints").glob(".epoch_*.partial-*"):
+        shutil.rmtree(path)
+    for name in (*_RESULTS, *_DESCRIPTION):
+        for path in run_dir.glob(f".{Path(name).stem}.partial-*"):
+            path.unlink()
 
 
 def _files_of_run(run_dir):
@@ -141,8 +156,10 @@ def create_run(run_dir, *, overwrite=False):
     run_dir.mkdir(parents=True, exist_ok=True)
     with whole_file(run_dir / "training.json") as partial:  # fails before anything is removed
         partial.write_text("{}")
-    for folder in (run_dir / "checkpoints").glob("*epoch_*"):
-        shutil.rmtree(folder)
+    if old:
+        _remove_partials(run_dir)
+        for folder in _state_dirs(run_dir):
+            shutil.rmtree(folder)
     for path in old:
         if path.name != "training.json":
             path.unlink()
@@ -158,7 +175,7 @@ def save_state(run_dir, name, arrays, state):
     run_dir : path
         Its `best.keras` is kept with the state.
     name : str
-        Begins with ``epoch_`` and sorts after the names before.
+        As `FIRST_STATE`; sorts after the names before.
     arrays : list of ndarray
     state : dict
         JSON.
@@ -234,6 +251,7 @@ def load_state(run_dir, *, repair=True):
             continue
         if not repair:
             return arrays, state
+        _remove_partials(run_dir)
         for damaged in folders[folders.index(folder) + 1 :]:  # it would pass for newer than what comes
             shutil.rmtree(damaged)
         (run_dir / "best.keras").unlink(missing_ok=True)
@@ -344,9 +362,32 @@ def load_model(model_dir):
             f"{path} is damaged, or no Keras model that can be loaded. Copy it again, or name another with -m. "
             f"({reason})"
         ) from failure
-    about = path.with_name("training.json")
+    return model, read_about(path)
+
+
+def read_about(model_dir):
+    """Read what is known about a trained network, without loading it.
+
+    Parameters
+    ----------
+    model_dir : path
+        A run folder or a ``.keras`` file.
+
+    Returns
+    -------
+    about : dict
+        Contents of the `training.json` beside the model, empty where there is none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model.
+    ValueError
+        If it is not JSON.
+    """
+    about = find_model(model_dir).with_name("training.json")
     try:
-        return model, json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+        return json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
     except ValueError as failure:
         raise ValueError(
             f"{about} is not JSON ({failure}): remove it, or restore it from a copy."

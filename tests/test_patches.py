@@ -444,6 +444,19 @@ def test_positions_are_measured_once_and_found_again(make_pair, rng, tmp_path, m
     assert corners() == first
 
 
+def test_files_of_the_user_are_never_forgotten(tmp_path):
+    for name in ("mine.npy", "notes.json", "0123456789abcdef.json"):
+        (tmp_path / name).write_text("mine")
+    records = Records(tmp_path)
+    records.put("0" * 24, {"value": 1})
+    records.forget_others()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "0123456789abcdef.json",
+        "mine.npy",
+        "notes.json",
+    ]
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 200)])
 def test_positions_that_are_lost_or_damaged_are_measured_again(make_pair, rng, tmp_path, damage):
     pair = make_pair(rng.uniform(size=(6, 20, 21)), patchy(rng, (6, 20, 21)))
@@ -480,9 +493,11 @@ def test_measurements_of_files_that_are_no_longer_used_are_forgotten(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_damaged_record_is_measured_again(tmp_path):
+@pytest.mark.parametrize("text", ["{", "[1]", '{"other": 1}'])
+def test_damaged_record_is_measured_again(tmp_path, text):
     records = Records(tmp_path)
     key = records.key([], name="a")
     records.put(key, {"value": 1})
-    (tmp_path / f"{key}.json").write_text("{")
-    assert records.get(key) is None
+    assert records.get(key, ["value"]) == {"value": 1}
+    (tmp_path / f"{key}.json").write_text(text)
+    assert records.get(key, ["value"]) is None

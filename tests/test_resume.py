@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,58 @@ def test_finished_run_can_be_prolonged(short_run):
     assert [row["epoch"] for row in outcome(run_dir)[0]] == ["1", "2", "3", "4"]
 
 
+def test_run_that_is_killed_before_its_first_epoch_is_saved_goes_on(short_run, tmp_path, monkeypatch):
+    values = {**short_run, "output_dir": str(tmp_path / "killed")}
+    with monkeypatch.context() as patched:
+        patched.setattr("rcan.training.loop.write_history", None)  # best.keras is written, the state is not
+        with pytest.raises(TypeError):
+            train(Config.checked(values))
+    assert (tmp_path / "killed/best.keras").exists()
+    train(Config.checked(values), resume=True)
+    assert outcome(tmp_path / "killed") == outcome(Path(short_run["output_dir"]))
+
+
+def test_prolonging_to_fewer_epochs_is_refused(short_run):
+    with pytest.raises(ValueError, match=r"epochs is 1 but .* has done 2"):
+        train(Config.checked({**short_run, "epochs": 1}), resume=True)
+
+
+def test_other_spelling_of_a_path_is_no_change(short_run, tmp_path):
+    folders = {kind: f"{Path(path).parent}/../{Path(path).parent.name}/{kind}"
+               for kind, path in short_run["training_data_dir"].items()}  # fmt: skip
+    train(Config.checked({**short_run, "training_data_dir": folders}), resume=True)
+
+
+def test_data_with_other_pixels_of_the_same_range_are_refused(short_run, tmp_path, write_tiff):
+    folders = {}
+    for kind, folder in short_run["training_data_dir"].items():
+        folders[kind] = str(tmp_path / kind)
+        shutil.copytree(folder, tmp_path / kind)
+    values = {**short_run, "training_data_dir": folders, "output_dir": str(tmp_path / "other")}
+    train(Config.checked(values))
+    for path in (tmp_path / "raw/1.tif", tmp_path / "gt/1.tif"):
+        write_tiff(path, tifffile.imread(path)[:, ::-1, ::-1].copy(), "ZYX")
+    with pytest.raises(ValueError, match=r"other training data: .*raw/1\.tif or its ground truth differs"):
+        train(Config.checked(values), resume=True)
+
+
+def test_files_of_the_user_in_folders_named_as_ours_survive(settings, tmp_path):
+    for name in (
+        "measured/mine.npy",
+        "measured/notes.json",
+        "checkpoints/epoch_5/w.pt",
+        "checkpoints/my_epoch_5.pt",
+    ):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("mine")
+    values = {**settings, "epochs": 1, "steps_per_epoch": 1, "output_dir": str(tmp_path / "run")}
+    for overwrite in (False, True):
+        train(Config.checked(values), overwrite=overwrite)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    mine = {path.name for path in files if path.read_bytes() == b"mine"}
+    assert mine == {"mine.npy", "notes.json", "w.pt", "my_epoch_5.pt"}
+
+
 def test_finished_run_that_is_resumed_stays_as_it_is(short_run):
     run_dir = Path(short_run["output_dir"])
     before = outcome(run_dir)
@@ -194,9 +247,13 @@ def test_both_ways_on_at_once_are_wrong_usage(config_file, capsys):
 # Saved states
 
 
+def name_of(epoch):
+    return f"epoch_{epoch:06d}_000000000"
+
+
 def test_state_is_loaded_as_it_was_saved(tmp_path, rng):
     arrays = [rng.normal(size=(2, 3)).astype(np.float32), np.array(7, np.int64)]
-    save_state(tmp_path, "epoch_1", arrays, {"epoch": 1, "sums": {"loss": 0.1 + 0.2}})
+    save_state(tmp_path, name_of(1), arrays, {"epoch": 1, "sums": {"loss": 0.1 + 0.2}})
     found, state = load_state(tmp_path)
     assert state == {"epoch": 1, "sums": {"loss": 0.1 + 0.2}}
     for one, other in zip(found, arrays, strict=True):
@@ -205,13 +262,13 @@ def test_state_is_loaded_as_it_was_saved(tmp_path, rng):
 
 def test_the_last_two_states_are_kept(tmp_path):
     for number in range(4):
-        save_state(tmp_path, f"epoch_{number}", [], {})
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch_2", "epoch_3"]
+        save_state(tmp_path, name_of(number), [], {})
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [name_of(2), name_of(3)]
 
 
 def test_state_brings_back_the_best_network_of_its_time(tmp_path):
     (tmp_path / "best.keras").write_text("of epoch 1")
-    save_state(tmp_path, "epoch_1", [], {})
+    save_state(tmp_path, name_of(1), [], {})
     replacement = tmp_path / "new"
     replacement.write_text("of epoch 2")
     os.replace(replacement, tmp_path / "best.keras")
@@ -223,17 +280,17 @@ def test_state_brings_back_the_best_network_of_its_time(tmp_path):
 @pytest.mark.parametrize("keep", [0, 20])
 def test_state_cut_short_is_passed_over(tmp_path, name, keep):
     for number in (1, 2):
-        save_state(tmp_path, f"epoch_{number}", [np.arange(100)], {"number": number})
-    path = tmp_path / "checkpoints/epoch_2" / name
+        save_state(tmp_path, name_of(number), [np.arange(100)], {"number": number})
+    path = tmp_path / "checkpoints" / name_of(2) / name
     path.write_bytes(path.read_bytes()[:keep] if name != "state.json" else b"{")
-    with pytest.warns(UserWarning, match="epoch_2 is damaged and passed over"):
+    with pytest.warns(UserWarning, match=f"{name_of(2)} is damaged and passed over"):
         assert load_state(tmp_path)[1] == {"number": 1}
     assert load_state(tmp_path)[1] == {"number": 1}  # nothing to pass over any more
 
 
 def test_without_a_whole_state_it_is_an_error_with_a_way_out(tmp_path):
-    save_state(tmp_path, "epoch_1", [], {})
-    (tmp_path / "checkpoints/epoch_1/state.json").unlink()
+    save_state(tmp_path, name_of(1), [], {})
+    (tmp_path / "checkpoints" / name_of(1) / "state.json").unlink()
     with (
         pytest.warns(UserWarning, match="damaged"),
         pytest.raises(ValueError, match=r"none of its 1 checkpoints is whole.*--overwrite"),
@@ -242,13 +299,22 @@ def test_without_a_whole_state_it_is_an_error_with_a_way_out(tmp_path):
 
 
 def test_full_disk_is_one_error_and_leaves_the_states_before(tmp_path, monkeypatch):
-    save_state(tmp_path, "epoch_1", [], {"number": 1})
+    save_state(tmp_path, name_of(1), [], {"number": 1})
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("numpy.savez", full)
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"):
-        save_state(tmp_path, "epoch_2", [np.arange(3)], {"number": 2})
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch_1"]
+        save_state(tmp_path, name_of(2), [np.arange(3)], {"number": 2})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [name_of(1)]
     assert load_state(tmp_path)[1] == {"number": 1}
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    save_state(tmp_path, name_of(1), [], {})
+    partials = [tmp_path / "checkpoints" / f".{name_of(2)}.partial-7", tmp_path / ".best.partial-7.keras"]
+    partials[0].mkdir()
+    partials[1].write_text("half")
+    load_state(tmp_path)
+    assert not any(partial.exists() for partial in partials)

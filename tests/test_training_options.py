@@ -92,7 +92,7 @@ def test_moving_average_of_the_weights_is_its_recursion(tmp_path, tiny_config, m
     run_dir = train_with(values)
     keras.utils.set_random_seed(0)
     average = build_rcan(**TINY).get_weights()
-    for update, arrays in enumerate(states, 1):
+    for update, arrays in enumerate(states[1:], 1):  # the first state is that before the first step
         decay = min(0.5, (1 + update) / (10 + update))
         weights = arrays[: len(average)]
         average = [decay * old + (1 - decay) * new for old, new in zip(average, weights, strict=True)]
@@ -134,6 +134,13 @@ def test_run_that_stopped_early_is_finished(worsening):
     assert history_of(run_dir)["epoch"].tolist() == before["epoch"].tolist()
 
 
+@pytest.mark.filterwarnings("ignore:.*correlation")
+def test_run_that_stopped_early_goes_on_with_more_patience(worsening):
+    before = history_of(train_with(worsening))
+    after = history_of(train_with({**worsening, "early_stopping": 4}, resume=True))
+    assert len(after["epoch"]) > len(before["epoch"])
+
+
 # Beginning with a trained network
 
 
@@ -162,6 +169,14 @@ def test_network_of_another_size_is_refused_with_both_sizes(trained, tmp_path, t
     values = tiny_config(tmp_path, initial_model=str(trained), num_channels=4)
     with pytest.raises(ValueError, match=r"is another network: 5,674 parameters, 1,\d+ here"):
         train_with(values)
+
+
+def test_run_goes_on_when_the_network_it_began_with_is_gone(trained, tmp_path, tiny_config):
+    values = tiny_config(tmp_path, initial_model=str(trained))
+    train_with(values)
+    trained.rename(trained.with_name("elsewhere"))
+    run_dir = train_with({**values, "epochs": 2}, resume=True)
+    assert json.loads((run_dir / "config.json").read_text())["percentiles"] == [1, 99]
 
 
 def test_run_from_another_network_goes_on_with_its_own_weights(trained, tmp_path, tiny_config):

@@ -45,7 +45,7 @@ def train(options: TrainOptions):
     import_keras()
     from rcan.training import is_chief, open_data, train
 
-    data = open_data(config)
+    data = open_data(config, resume=options.resume)
     run_dir = train(config, data, overwrite=options.overwrite, resume=options.resume)
     if is_chief():  # of several machines one scores
         _score(run_dir, data)

@@ -16,8 +16,17 @@ for this run and the next ones.
 Only this module and `training` import TensorFlow.
 """
 
-from rcan.patches.pairs import Pair, hold_out, open_pairs
+from rcan.patches.pairs import Pair, digest_of, hold_out, open_pairs
 from rcan.patches.records import Records
 from rcan.patches.sampler import PatchSampler, augment, make_dataset
 
-__all__ = ["Pair", "PatchSampler", "Records", "augment", "hold_out", "make_dataset", "open_pairs"]
+__all__ = [
+    "Pair",
+    "PatchSampler",
+    "Records",
+    "augment",
+    "digest_of",
+    "hold_out",
+    "make_dataset",
+    "open_pairs",
+]

@@ -118,7 +118,7 @@ def open_pairs(
 def _measure_ranges(raw, gt, percentiles, records):
     """Check a pair and find its intensity ranges, or find that both was done before."""
     key = records.key([raw, gt], percentiles=percentiles)
-    known = records.get(key)
+    known = records.get(key, ["raw_range", "gt_range"])
     if known:
         return np.array(known["raw_range"]), np.array(known["gt_range"])
     correlation = check_pair(raw, gt)
@@ -187,14 +187,28 @@ def hold_out(pairs, share, *, seed):
     return [kept for kept, _ in split], [held for _, held in split]
 
 
-def _specimen_of(pair):
-    """The same for pairs whose ground truths are equal, as far as their ranges and a few planes tell."""
-    volume, digest = pair.gt, hashlib.sha256()
+def digest_of(volume):
+    """A word that differs where volumes differ, as far as a few planes of the first frame tell.
+
+    Parameters
+    ----------
+    volume : Volume
+
+    Returns
+    -------
+    digest : str
+    """
+    digest = hashlib.sha256()
     depth = volume.shape[0] if len(volume.shape) == 4 else 1
-    for z in {depth // 4, depth // 2, 3 * depth // 4}:
+    for z in sorted({depth // 4, depth // 2, 3 * depth // 4}):
         region = (slice(z, z + 1), slice(0, volume.shape[-3]), slice(0, volume.shape[-2]))
         digest.update(volume.read(region=region[-len(volume.shape) + 1 :], dtype=None).tobytes())
-    return volume.shape, len(volume.frames), pair.gt_range.tobytes(), digest.digest()
+    return digest.hexdigest()[:24]
+
+
+def _specimen_of(pair):
+    """The same for pairs whose ground truths are equal."""
+    return pair.gt.shape, len(pair.gt.frames), pair.gt_range.tobytes(), digest_of(pair.gt)
 
 
 def _split_pair(pair, share):

@@ -45,7 +45,7 @@ class Positions:
             patch_shape=list(patch_shape),
             thresholds=[intensity_threshold, area_ratio_threshold],
         )
-        known = records.get(self._key)
+        known = records.get(self._key, ["count", "largest_share"])
         if not (known and records.has_arrays(self._key, ("bits", "ends"))):
             known = self._measure(pair, frame, patch_shape, intensity_threshold, area_ratio_threshold)
             records.put(self._key, known)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,14 +53,15 @@ class Records:
         self._used.add(key)
         return key
 
-    def get(self, key):
-        """The values kept under a key, or None."""
+    def get(self, key, names):
+        """The values kept under a key, or None if there are none of these names."""
         if not self._folder:
             return None
         try:
-            return json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+            values = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # not measured yet, or damaged
             return None
+        return values if isinstance(values, dict) and values.keys() >= set(names) else None
 
     def put(self, key, values):
         """Keep a dictionary of numbers."""
@@ -96,6 +98,7 @@ class Records:
 
     def forget_others(self):
         """Remove what this run has not asked for."""
-        for path in self._folder.glob("*.*") if self._folder and self._folder.is_dir() else ():
-            if path.name.split(".")[0] not in self._used and path.suffix in (".json", ".npy"):
+        for path in self._folder.iterdir() if self._folder and self._folder.is_dir() else ():
+            ours = re.fullmatch(r"\.?([0-9a-f]{24})\..*", path.name)  # also what was never completed
+            if ours and (ours[1] not in self._used or ".partial-" in path.name):
                 path.unlink()

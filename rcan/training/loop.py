@@ -8,7 +8,7 @@ that was interrupted ends in the same bits as one that was not.
 import itertools
 import math
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import keras
 import numpy as np
@@ -177,10 +177,13 @@ class Loop:
         self._saved = self._drawn = time.monotonic()
         self._steps_left_out = _STEPS_BEFORE_ESTIMATE
         batches = self._batches(self._samplers[0], self._remaining_patches())
+        if done == 0:
+            self._save()  # a run that is killed before its first state can go on, too
         with (
             Progress(steps, "Training", unit="step", done=done) as self._progress,
             StopRequest() as self._stop,
             self._lost_machine_as_error(),
+            closing(batches),  # threads that still read patches would keep a failed process alive
         ):
             while self._epoch < config.epochs and not self._is_finished:
                 self._train_epoch(batches)
@@ -298,21 +301,27 @@ class Loop:
             save_model(self._network, self._run_dir / "last.keras")
             write_history(self._run_dir / "history.csv", self._epochs)
             self._board.add_epoch(row)
-        losses = [*earlier, _monitored(row)]
-        patience = self._config.early_stopping or len(losses)
-        is_stuck = len(losses) - 1 - losses.index(min(losses)) >= patience
         self._epoch, self._patches_done, self._sums, self._seconds = self._epoch + 1, 0, {}, 0.0
-        self._is_finished = is_stuck or self._epoch == self._config.epochs
+        self._is_finished = self.is_stuck or self._epoch == self._config.epochs
         self._save()
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         self._progress.say(
             f"Epoch {self._epoch}/{self._config.epochs}: {shown}{', best so far' * is_best}; "
             f"{self._progress.rate_and_rest()}"
         )
-        if is_stuck and self._epoch < self._config.epochs:
-            self._progress.say(f"No better epoch in the last {patience}: the training stops here.")
+        if self.is_stuck and self._epoch < self._config.epochs:
+            self._progress.say(
+                "No better epoch for as long as early_stopping allows: the training stops here."
+            )
         if time.monotonic() - self._drawn > _DRAWING_INTERVAL:
             self._draw()
+
+    @property
+    def is_stuck(self):
+        """Whether there was no better epoch for as long as `early_stopping` allows."""
+        losses = [_monitored(row) for row in self._epochs]
+        patience = self._config.early_stopping
+        return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
     def _best_guess(self):
         """Weights to validate and to save: their moving average where there is one."""
@@ -409,7 +418,8 @@ class Loop:
             state["patches_done"] // self._per_step * self._per_step
         )  # the devices may be others
         self._seconds, self._epochs = state["seconds"], state["history"]
-        self._is_finished = state["is_finished"] and self._config.epochs <= state["epochs"]
+        self._is_finished = self.is_stuck or self._epoch >= self._config.epochs
+        self._network.set_weights(self._best_guess())
         if self._epochs and self._is_chief:
             write_history(self._run_dir / "history.csv", self._epochs)
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from rcan import __version__
-from rcan.checkpoint import check_run_dir, create_run, load_model, load_state
+from rcan.checkpoint import check_run_dir, create_run, load_model, load_state, read_about
 from rcan.config import load_config
 from rcan.files import write_json
 from rcan.model import build_rcan
-from rcan.patches import PatchSampler, Records, hold_out, open_pairs
+from rcan.patches import PatchSampler, Records, digest_of, hold_out, open_pairs
 from rcan.training.board import Board
 from rcan.training.devices import choose_strategy, is_chief
 from rcan.training.forecast import forecast
@@ -77,12 +77,16 @@ def train(config, data=None, *, overwrite=False, resume=False):
     check_run_dir(config.output_dir, overwrite=overwrite or resume)
     run_dir = Path(config.output_dir)
     strategy = choose_strategy(config.devices, config.precision)  # before TensorFlow computes anything
-    data = data or open_data(config)
+    data = data or open_data(config, resume=resume)
     shape = _fit_patch_shape(config, data.training)
     config = config.model_copy(update={"patch_shape": shape, "percentiles": data.percentiles})
     arrays, state = load_state(run_dir, repair=is_chief()) if resume else (None, None)
     if state:
         _check_unchanged(config, data, run_dir)
+        if state["epoch"] > config.epochs:
+            raise ValueError(
+                f"epochs is {config.epochs} but {run_dir} has done {state['epoch']}: name at least that many."
+            )
     else:
         check_run_dir(run_dir, overwrite=overwrite)
     samplers = _make_samplers(config, data)
@@ -92,7 +96,10 @@ def train(config, data=None, *, overwrite=False, resume=False):
     print(forecast(config, data, samplers[0], **sizes), flush=True)
     if state:
         loop.restore(arrays, state)
-        print(f"Going on after {state['epoch']} of {config.epochs} epochs.", flush=True)
+        way_on = " There was no better epoch for as long as early_stopping allows: raise it to go on."
+        print(
+            f"Going on after {state['epoch']} of {config.epochs} epochs.{way_on * loop.is_stuck}", flush=True
+        )
     if is_chief():
         if not state:
             create_run(run_dir, overwrite=overwrite)
@@ -137,9 +144,18 @@ def _as_json(config):
     return convert(config.model_dump())
 
 
+def _resolved(value):
+    """JSON with paths that are equal if they lead to the same place."""
+    if isinstance(value, dict):
+        return {key: _resolved(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item) for item in value]
+    return os.path.realpath(value) if isinstance(value, str) and os.path.isabs(value) else value
+
+
 def _check_unchanged(config, data, run_dir):
     """A run that goes on with other settings or data would be neither the one nor the other."""
-    earlier, now = _as_json(load_config(run_dir / "config.json")), _as_json(config)
+    earlier, now = (_resolved(_as_json(each)) for each in (load_config(run_dir / "config.json"), config))
     changes = [
         f"{key} (was {json.dumps(earlier[key])}, is {json.dumps(now[key])})"
         for key in now
@@ -150,8 +166,8 @@ def _check_unchanged(config, data, run_dir):
             f"{run_dir} cannot go on with other settings: {', '.join(changes)}. Restore them, or start another run "
             "with -o."
         )
-    earlier = json.loads((run_dir / "training.json").read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(_summary(config, data), default=str))
+    earlier = _resolved(json.loads((run_dir / "training.json").read_text(encoding="utf-8")))
+    now = _resolved(json.loads(json.dumps(_summary(config, data), default=str)))
     for part in ("training", "validation"):
         changed = [pair for pair in now[part] if pair not in earlier[part]]
         if changed or len(now[part]) != len(earlier[part]):
@@ -174,12 +190,14 @@ def _initial_weights(config, network):
     return model.get_weights()
 
 
-def open_data(config):
+def open_data(config, *, resume=False):
     """Open and check all volumes that a config names.
 
     Parameters
     ----------
     config : rcan.Config
+    resume : bool
+        Take the percentiles of the run in the folder, if there is one.
 
     Returns
     -------
@@ -191,10 +209,13 @@ def open_data(config):
     ValueError, OSError
         If a file is missing or unreadable, or a pair cannot be used.
     """
-    percentiles = config.percentiles
-    if config.initial_model and "percentiles" not in config.model_fields_set:
-        _, about = load_model(config.initial_model)
-        percentiles = tuple(about.get("percentiles", percentiles))
+    percentiles, about = config.percentiles, {}
+    earlier = Path(config.output_dir) / "training.json" if config.output_dir else Path()
+    if config.initial_model and resume and earlier.is_file():  # the model may be gone by now
+        about = json.loads(earlier.read_text(encoding="utf-8"))
+    elif config.initial_model and "percentiles" not in config.model_fields_set:
+        about = read_about(config.initial_model)
+    percentiles = tuple(about.get("percentiles", percentiles))
     folder = Path(config.output_dir) / "measured" if config.output_dir else None
     records = Records(folder) if is_chief() else Records.temporary()
     options = {
@@ -284,6 +305,7 @@ def _summary(config, data):
             "voxel_size": pair.raw.voxel_size,
             "raw_range": pair.raw_range.tolist(),
             "gt_range": pair.gt_range.tolist(),
+            "digests": [digest_of(pair.raw), digest_of(pair.gt)],
         }
 
     packages = ("keras", "tensorflow", "numpy", "tifffile")
