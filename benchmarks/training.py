@@ -66,7 +66,7 @@ def measure_waiting(folder, *, rounds=9, steps=40):
     config = load_config(ROOT / "config.json", {"output_dir": str(folder), "epochs": 10**4})
     sampler, _ = _make_samplers(config, open_data(config))
     loop = make_loop(config, sampler, folder)
-    stream = iter(loop._batches(sampler, np.arange(10**6)))
+    stream = iter(loop._dataset(sampler, np.arange(10**6)))
     resident = next(stream)
 
     def run(batches):

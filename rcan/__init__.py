@@ -25,7 +25,6 @@ def __getattr__(name):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'rcan' has no attribute {name!r}")
     if _PUBLIC[name] in ("rcan.training", "rcan.checkpoint", "rcan.model", "rcan.restoration"):
-        importlib.import_module(
-            "rcan.cli"
-        ).import_keras()  # as the commands do: with oneDNN, without messages
+        # as the commands do: with oneDNN, without messages
+        importlib.import_module("rcan.cli").import_keras()
     return getattr(importlib.import_module(_PUBLIC[name]), name)

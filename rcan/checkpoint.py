@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.files import naming, whole_file, write_json
+from rcan.files import naming, read_json, whole_file, write_json
 
 __all__ = [
     "FIRST_STATE",
@@ -105,7 +105,7 @@ def _progress(run_dir):
     """Epochs done and to do of the run in a folder, None where it cannot go on."""
     for folder in reversed(_state_dirs(run_dir)):
         try:
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            state = read_json(folder / "state.json")
             return state["epoch"], state["epoch"] if state["is_finished"] else state["epochs"]
         except (OSError, ValueError, KeyError):
             continue
@@ -386,9 +386,4 @@ def read_about(model_dir):
         If it is not JSON.
     """
     about = find_model(model_dir).with_name("training.json")
-    try:
-        return json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-    except ValueError as failure:
-        raise ValueError(
-            f"{about} is not JSON ({failure}): remove it, or restore it from a copy."
-        ) from failure
+    return read_json(about) if about.is_file() else {}

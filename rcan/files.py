@@ -5,7 +5,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["naming", "reserve", "whole_file", "write_json"]
+__all__ = ["naming", "read_json", "reserve", "whole_file", "write_json"]
 
 _ZEROS = 2**24  # bytes written at a time
 
@@ -63,6 +63,32 @@ def write_json(path, values):
     """
     with whole_file(path) as partial:
         partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    """Read what `write_json` has written.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    values : dict
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as failure:
+        raise ValueError(
+            f"{path} is not JSON ({failure}): remove it, or restore it from a copy."
+        ) from failure
 
 
 def reserve(stream, start, num_bytes):

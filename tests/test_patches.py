@@ -473,7 +473,7 @@ def test_positions_that_are_lost_or_damaged_are_measured_again(make_pair, rng, t
 
 @pytest.mark.parametrize("most", [1, 40, 500])
 def test_positions_do_not_depend_on_the_bands_that_are_summed(make_pair, rng, monkeypatch, most):
-    pair = make_pair(np.kron(np.ones((1, 1, 1)), numbered((6, 20, 21))), patchy(rng, (12, 40, 21)))
+    pair = make_pair(numbered((6, 20, 21)), patchy(rng, (12, 40, 21)))
 
     def positions():
         sampler = PatchSampler([pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4)

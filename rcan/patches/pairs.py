@@ -155,7 +155,7 @@ def _check_alike(first, pair):
         )
 
 
-def hold_out(pairs, share, *, seed):
+def hold_out(pairs, share, *, seed, records=None):
     """Set a share of the training data aside for validation.
 
     Parameters
@@ -166,6 +166,8 @@ def hold_out(pairs, share, *, seed):
         along the longer of Y and X. Pairs of the same ground truth, such as several exposures, are one specimen.
     seed : int
         Chooses the specimens.
+    records : Records, optional
+        Keeps what tells the specimens apart.
 
     Returns
     -------
@@ -173,7 +175,7 @@ def hold_out(pairs, share, *, seed):
     """
     if share == 0:
         return pairs, []
-    keys = [_specimen_of(pair) for pair in pairs]
+    keys = [_specimen_of(pair, records or Records()) for pair in pairs]
     specimens = list(dict.fromkeys(keys))
     if len(specimens) >= 5:
         num_held = max(1, round(share * len(specimens)))
@@ -187,28 +189,36 @@ def hold_out(pairs, share, *, seed):
     return [kept for kept, _ in split], [held for _, held in split]
 
 
-def digest_of(volume):
+def digest_of(volume, records):
     """A word that differs where volumes differ, as far as a few planes of the first frame tell.
 
     Parameters
     ----------
     volume : Volume
+    records : Records
+        Keeps it.
 
     Returns
     -------
     digest : str
     """
+    key = records.key([volume], what="digest")
+    known = records.get(key, ["digest"])
+    if known:
+        return known["digest"]
     digest = hashlib.sha256()
     depth = volume.shape[0] if len(volume.shape) == 4 else 1
     for z in sorted({depth // 4, depth // 2, 3 * depth // 4}):
         region = (slice(z, z + 1), slice(0, volume.shape[-3]), slice(0, volume.shape[-2]))
         digest.update(volume.read(region=region[-len(volume.shape) + 1 :], dtype=None).tobytes())
+    volume.close()  # frees what was decoded
+    records.put(key, {"digest": digest.hexdigest()[:24]})
     return digest.hexdigest()[:24]
 
 
-def _specimen_of(pair):
+def _specimen_of(pair, records):
     """The same for pairs whose ground truths are equal."""
-    return pair.gt.shape, len(pair.gt.frames), pair.gt_range.tobytes(), digest_of(pair.gt)
+    return pair.gt.shape, len(pair.gt.frames), pair.gt_range.tobytes(), digest_of(pair.gt, records)
 
 
 def _split_pair(pair, share):

@@ -5,6 +5,7 @@ the sums of the epoch so far. Patches are keyed by their index and the learning 
 that was interrupted ends in the same bits as one that was not.
 """
 
+import functools
 import itertools
 import math
 import time
@@ -94,6 +95,7 @@ class Loop:
         self._is_chief = is_chief()  # the others compute, but write nothing
         self._num_patches = config.steps_per_epoch * config.batch_size  # of an epoch, on however many devices
         self._per_step = config.batch_size * self._num_replicas
+        self._num_steps = max(1, self._num_patches // self._per_step)  # of an epoch
         with strategy.scope():
             with dtype_policy(config.precision):
                 self._model = build()
@@ -112,7 +114,7 @@ class Loop:
         self._test_step = tf.function(self._distributed(self._test_replica))
         # Where the run is. `sums` are those of the epoch that is under way.
         self._epoch, self._patches_done, self._sums, self._seconds = 0, 0, {}, 0.0
-        self._epochs, self._is_finished = [], False
+        self._epochs = []
 
     @property
     def num_parameters(self):
@@ -172,11 +174,12 @@ class Loop:
             If another machine of a cluster is lost.
         """
         config = self._config
-        steps = config.epochs * config.steps_per_epoch // self._num_replicas
-        done = (self._epoch * self._num_patches + self._patches_done) // self._per_step
+        steps = config.epochs * self._num_steps
+        done = self._epoch * self._num_steps + self._patches_done // self._per_step
         self._saved = self._drawn = time.monotonic()
         self._steps_left_out = _STEPS_BEFORE_ESTIMATE
-        batches = self._batches(self._samplers[0], self._remaining_patches())
+        sampler = self._samplers[0]
+        batches = self._batches(sampler, self._dataset(sampler, self._remaining_patches()))
         if done == 0:
             self._save()  # a run that is killed before its first state can go on, too
         with (
@@ -185,7 +188,7 @@ class Loop:
             self._lost_machine_as_error(),
             closing(batches),  # threads that still read patches would keep a failed process alive
         ):
-            while self._epoch < config.epochs and not self._is_finished:
+            while not self._is_finished:
                 self._train_epoch(batches)
                 self._finish_epoch()
                 if self._is_asked_to_stop() and not self._is_finished:
@@ -207,13 +210,12 @@ class Loop:
 
     def _remaining_patches(self):
         """Index of every patch from here on: those of an epoch do not depend on the number of devices."""
-        steps = max(1, self._num_patches // self._per_step)
         indices = np.arange(self._epoch, self._config.epochs)[:, np.newaxis] * self._num_patches
-        indices = (indices + np.arange(steps * self._per_step)).ravel()
+        indices = (indices + np.arange(self._num_steps * self._per_step)).ravel()
         return indices[self._patches_done :]
 
-    def _batches(self, sampler, indices):
-        """Yield batches for each replica of the patches of these indices."""
+    def _dataset(self, sampler, indices):
+        """Batches for each replica of the patches of these indices."""
 
         def of_worker(context):
             mine = indices.reshape(-1, self._per_step)
@@ -222,8 +224,12 @@ class Loop:
             # of data without end the strategy need not ask all machines before each step whether there are more
             return dataset.repeat() if self._num_replicas > 1 else dataset
 
+        return self._strategy.distribute_datasets_from_function(of_worker)
+
+    def _batches(self, sampler, dataset):
+        """Yield the batches of a dataset of this sampler."""
         try:
-            yield from self._strategy.distribute_datasets_from_function(of_worker)
+            yield from dataset
         except tf.errors.OpError as failure:
             if sampler.failure:
                 raise sampler.failure from None  # in the words of whoever noticed it
@@ -232,8 +238,7 @@ class Loop:
     def _train_epoch(self, batches):
         config, started = self._config, time.monotonic()
         self._optimizer.learning_rate = self._learning_rate()
-        steps = max(1, self._num_patches // self._per_step)
-        for _ in range(self._patches_done // self._per_step, steps):
+        for _ in range(self._patches_done // self._per_step, self._num_steps):
             figures = {name: float(value) for name, value in self._train_step(*next(batches)).items()}
             self._check_finite(figures)
             if config.ema:
@@ -302,7 +307,6 @@ class Loop:
             write_history(self._run_dir / "history.csv", self._epochs)
             self._board.add_epoch(row)
         self._epoch, self._patches_done, self._sums, self._seconds = self._epoch + 1, 0, {}, 0.0
-        self._is_finished = self.is_stuck or self._epoch == self._config.epochs
         self._save()
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         self._progress.say(
@@ -315,6 +319,10 @@ class Loop:
             )
         if time.monotonic() - self._drawn > _DRAWING_INTERVAL:
             self._draw()
+
+    @property
+    def _is_finished(self):
+        return self.is_stuck or self._epoch >= self._config.epochs
 
     @property
     def is_stuck(self):
@@ -332,18 +340,24 @@ class Loop:
             next(averages, old) if trained else old for old, trained in zip(weights, is_trained, strict=True)
         ]
 
+    @functools.cached_property
+    def _validation_data(self):
+        return self._dataset(self._samplers[1], np.arange(self._validation_steps * self._per_step))
+
+    @property
+    def _validation_steps(self):
+        return max(1, min(64, self._config.steps_per_epoch // 4) // self._num_replicas)
+
     def _validate(self, weights):
         """Mean loss and measures of the validation patches, which are the same in every epoch."""
-        sampler = self._samplers[1]
+        sampler, steps = self._samplers[1], self._validation_steps
         if not sampler:
             return {}
-        steps = max(1, min(64, self._config.steps_per_epoch // 4) // self._num_replicas)
-        indices = np.arange(steps * self._per_step)
         trained = self._model.get_weights()
         if self._averages:
             self._model.set_weights(weights)
         sums = {}
-        for raw, gt in itertools.islice(self._batches(sampler, indices), steps):
+        for raw, gt in itertools.islice(self._batches(sampler, self._validation_data), steps):
             for name, value in self._test_step(raw, gt).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         if self._averages:
@@ -418,7 +432,6 @@ class Loop:
             state["patches_done"] // self._per_step * self._per_step
         )  # the devices may be others
         self._seconds, self._epochs = state["seconds"], state["history"]
-        self._is_finished = self.is_stuck or self._epoch >= self._config.epochs
         self._network.set_weights(self._best_guess())
         if self._epochs and self._is_chief:
             write_history(self._run_dir / "history.csv", self._epochs)

@@ -13,7 +13,7 @@ import numpy as np
 from rcan import __version__
 from rcan.checkpoint import check_run_dir, create_run, load_model, load_state, read_about
 from rcan.config import load_config
-from rcan.files import write_json
+from rcan.files import read_json, write_json
 from rcan.model import build_rcan
 from rcan.patches import PatchSampler, Records, digest_of, hold_out, open_pairs
 from rcan.training.board import Board
@@ -102,9 +102,10 @@ def train(config, data=None, *, overwrite=False, resume=False):
         )
     if is_chief():
         if not state:
+            summary = _summary(config, data)
             create_run(run_dir, overwrite=overwrite)
             data.records.forget_others()
-            write_json(run_dir / "training.json", _summary(config, data))
+            write_json(run_dir / "training.json", summary)
         write_json(run_dir / "config.json", _as_json(config))
     loop.run()
     return run_dir
@@ -166,7 +167,7 @@ def _check_unchanged(config, data, run_dir):
             f"{run_dir} cannot go on with other settings: {', '.join(changes)}. Restore them, or start another run "
             "with -o."
         )
-    earlier = _resolved(json.loads((run_dir / "training.json").read_text(encoding="utf-8")))
+    earlier = _resolved(read_json(run_dir / "training.json"))
     now = _resolved(json.loads(json.dumps(_summary(config, data), default=str)))
     for part in ("training", "validation"):
         changed = [pair for pair in now[part] if pair not in earlier[part]]
@@ -209,13 +210,12 @@ def open_data(config, *, resume=False):
     ValueError, OSError
         If a file is missing or unreadable, or a pair cannot be used.
     """
-    percentiles, about = config.percentiles, {}
-    earlier = Path(config.output_dir) / "training.json" if config.output_dir else Path()
-    if config.initial_model and resume and earlier.is_file():  # the model may be gone by now
-        about = json.loads(earlier.read_text(encoding="utf-8"))
-    elif config.initial_model and "percentiles" not in config.model_fields_set:
-        about = read_about(config.initial_model)
-    percentiles = tuple(about.get("percentiles", percentiles))
+    percentiles = config.percentiles
+    if config.initial_model and "percentiles" not in config.model_fields_set:
+        earlier = Path(config.output_dir or "") / "training.json"
+        is_there = resume and earlier.is_file()  # the model may be gone by now
+        about = read_json(earlier) if is_there else read_about(config.initial_model)
+        percentiles = tuple(about.get("percentiles", percentiles))
     folder = Path(config.output_dir) / "measured" if config.output_dir else None
     records = Records(folder) if is_chief() else Records.temporary()
     options = {
@@ -232,7 +232,7 @@ def open_data(config, *, resume=False):
     test = open_pairs(config.test_data_dir, config.test_image_pairs, **options)
     _warn_of_overlap(training, test)
     if not validation:
-        training, validation = hold_out(training, config.validation_split, seed=config.seed)
+        training, validation = hold_out(training, config.validation_split, seed=config.seed, records=records)
     return Data(training, validation, test, percentiles, records)
 
 
@@ -305,7 +305,7 @@ def _summary(config, data):
             "voxel_size": pair.raw.voxel_size,
             "raw_range": pair.raw_range.tolist(),
             "gt_range": pair.gt_range.tolist(),
-            "digests": [digest_of(pair.raw), digest_of(pair.gt)],
+            "digests": [digest_of(volume, data.records) for volume in (pair.raw, pair.gt)],
         }
 
     packages = ("keras", "tensorflow", "numpy", "tifffile")
