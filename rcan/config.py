@@ -27,9 +27,9 @@ class ImagePair(Settings):
 
 
 def _check_axes(axes):
-    if not {"Y", "X"} <= set(axes) <= set("TCZYX") or len(set(axes)) != len(axes):
+    if not {"Y", "X"} <= set(axes) <= set("PTCZYX") or len(set(axes)) != len(axes):
         raise ValueError(
-            "must be capital letters of T, C, Z, Y, X in storage order, each once, with Y and X, such as ZYX"
+            "must be capital letters of P, T, C, Z, Y, X in storage order, each once, with Y and X, such as ZYX"
         )
     return axes
 
@@ -78,7 +78,8 @@ def parse_loss(text):
     return weights
 
 
-def _read_devices(devices):
+def read_devices(devices):
+    """Check a choice of devices: ``auto``, ``cpu`` or a number, as text or not."""
     if not re.fullmatch(r"auto|cpu|[1-9]\d*", str(devices)):
         raise ValueError("must be auto, cpu or a number of devices")
     return str(devices)
@@ -160,7 +161,7 @@ class Config(Settings):
     cache_gb: float | None = option(
         None, "memory for decoded image data, in GB (default: a quarter of what is free)", ge=0
     )
-    devices: Annotated[str, BeforeValidator(_read_devices)] = option(
+    devices: Annotated[str, BeforeValidator(read_devices)] = option(
         "auto", "auto (all GPUs, or the CPU), cpu, or a number of GPUs"
     )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = option(

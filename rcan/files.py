@@ -2,10 +2,23 @@
 
 import json
 import os
+import platform
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["naming", "read_json", "reserve", "whole_file", "write_json"]
+import psutil
+
+__all__ = [
+    "clear_partials",
+    "naming",
+    "partial_of",
+    "read_json",
+    "reserve",
+    "state_of",
+    "whole_file",
+    "write_json",
+]
 
 _ZEROS = 2**24  # bytes written at a time
 
@@ -50,6 +63,56 @@ def whole_file(path):
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_of(path):
+    """Name under which an image is written until it is whole: hidden, beside it, and of this process alone.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    partial : Path
+    """
+    return path.with_name(f".{path.name}.partial-{platform.node()}-{os.getpid()}")
+
+
+def clear_partials(folder):
+    """Remove what processes of this machine that were killed were writing to a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    """
+    for partial in folder.glob(f".*.partial-{platform.node()}-*"):
+        pid = partial.name.rpartition("-")[2].partition(".")[0]
+        if pid.isdecimal() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
+
+
+def state_of(path):
+    """What changes when the data of an image on disk change.
+
+    Parameters
+    ----------
+    path : path
+        A file, or the folder of an OME-Zarr image.
+
+    Returns
+    -------
+    state : list of int
+        Size and time of modification in nanoseconds; of a folder those of its metadata files.
+    """
+    path = Path(path)
+    metadata = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+    files = [path / name for name in metadata if (path / name).exists()] if path.is_dir() else [path]
+    stats = [file.stat() for file in files]
+    return [sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)]
 
 
 def write_json(path, values):

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import tifffile
 
-from rcan.volume import create_volume, limit_cache, open_volume
+from rcan.volume import create_volume, limit_cache, list_volumes, open_volume, pair_paths
 from rcan.volume.cache import cache
 
 CORRUPT = [
@@ -442,14 +442,80 @@ def test_a_pyramid_is_read_in_full_resolution(tmp_path, stack):
     np.testing.assert_array_equal(open_volume(path).read()[..., 0], stack)
 
 
-def test_the_first_of_several_images_is_read_with_a_warning(tmp_path, stack):
-    path = tmp_path / "a.ome.tif"
-    with tifffile.TiffWriter(path, ome=True) as tiff:
-        tiff.write(stack, metadata={"axes": "ZYX"})
-        tiff.write(stack + 1, metadata={"axes": "ZYX"})
-    with pytest.warns(UserWarning, match=r"a\.ome\.tif holds 2 images: only the first is read"):
+def write_images(path, images, axes, **options):
+    with tifffile.TiffWriter(path, ome=".ome." in path.name) as tiff:
+        for image in images:
+            tiff.write(image, photometric="minisblack", metadata={"axes": axes}, **options)
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("name", ["a.ome.tif", "a.tif"])
+def test_images_of_equal_shape_are_positions(tmp_path, stack, name, compression):
+    images = stack + np.arange(3, dtype=np.uint16)[:, np.newaxis, np.newaxis, np.newaxis]
+    path = write_images(tmp_path / name, images, "ZYX", compression=compression)
+    volume = open_volume(path)
+    assert (volume.axes, volume.sizes) == ("PZYX", {"P": 3, "Z": 6, "Y": 40, "X": 50})
+    assert volume.frames == [{"P": 0}, {"P": 1}, {"P": 2}]
+    np.testing.assert_array_equal(read_frames(path)[..., 0], images)
+    region = (slice(2, 4), slice(3, 30), slice(7, 8))
+    np.testing.assert_array_equal(volume.read({"P": 2}, region)[..., 0], images[2][region])
+
+
+def test_positions_of_micromanager_are_positions(tmp_path, rng):
+    array = rng.integers(0, 255, (2, 3, 8, 9), dtype=np.uint8)
+    path = write(tmp_path / "a.tif", array, "RZYX")  # tifffile's letter for them
+    assert open_volume(path).axes == "PZYX"
+    np.testing.assert_array_equal(read_frames(path)[..., 0], array)
+
+
+def test_planes_of_equal_shape_are_read_whatever_their_axis_is_called(tmp_path, rng):
+    images = rng.integers(0, 255, (4, 8, 9), dtype=np.uint8)
+    path = write_images(tmp_path / "a.ome.tif", images, "YX")
+    np.testing.assert_array_equal(read_frames(path)[:, 0, ..., 0], images)
+    np.testing.assert_array_equal(open_volume(path, axes="ZYX").read()[..., 0], images)
+    np.testing.assert_array_equal(read_frames(path, axes="TYX")[:, 0, ..., 0], images)
+    np.testing.assert_array_equal(read_frames(path, axes="PZYX")[:, 0, ..., 0], images)
+
+
+@pytest.mark.parametrize("other", [np.s_[:3], np.s_[:, :20]])
+def test_of_images_of_different_shape_the_first_is_read_with_a_warning(tmp_path, stack, other):
+    path = write_images(tmp_path / "a.ome.tif", [stack, stack[other]], "ZYX")
+    with pytest.warns(UserWarning, match=r"a\.ome\.tif holds 2 images: only the first is read\.$"):
         volume = open_volume(path)
     np.testing.assert_array_equal(volume.read()[..., 0], stack)
+
+
+def test_axes_of_one_image_choose_the_first_of_several_with_a_warning(tmp_path, stack):
+    path = write_images(tmp_path / "a.ome.tif", [stack, stack + 1], "ZYX")
+    with pytest.warns(UserWarning, match=r"holds 2 images: only the first is read\. .*with P"):
+        volume = open_volume(path, axes="ZYX")
+    np.testing.assert_array_equal(volume.read()[..., 0], stack)
+
+
+def test_pyramids_of_several_positions_are_read_in_full_resolution(tmp_path, stack):
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        for image in stack, stack + 1:
+            tiff.write(image, subifds=1, metadata={"axes": "ZYX"})
+            tiff.write(image[:, ::2, ::2], subfiletype=1)
+    np.testing.assert_array_equal(read_frames(path)[..., 0], [stack, stack + 1])
+
+
+def test_metadata_of_a_set_of_files_do_not_add_the_images_of_the_others(tmp_path, stack):
+    ids = {name: f"urn:uuid:00000000-0000-0000-0000-00000000000{name}" for name in "ab"}
+    images = "".join(
+        f'<Image ID="Image:{name}"><Pixels ID="Pixels:{name}" DimensionOrder="XYZCT" Type="uint16" SizeX="50" '
+        f'SizeY="40" SizeZ="6" SizeC="1" SizeT="1"><Channel ID="Channel:{name}"/><TiffData IFD="0" PlaneCount="6">'
+        f'<UUID FileName="{name}.ome.tif">{uuid}</UUID></TiffData></Pixels></Image>'
+        for name, uuid in ids.items()
+    )
+    for i, (name, uuid) in enumerate(ids.items()):
+        schema = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+        xml = f'<?xml version="1.0"?><OME xmlns="{schema}" UUID="{uuid}">{images}</OME>'
+        write(tmp_path / f"{name}.ome.tif", stack + i, description=xml, metadata=None)
+    for i, name in enumerate(ids):
+        np.testing.assert_array_equal(open_volume(tmp_path / f"{name}.ome.tif").read()[..., 0], stack + i)
 
 
 @pytest.fixture
@@ -564,6 +630,37 @@ def test_labels_of_planes_are_no_channel_names(tmp_path, stack):
     assert open_volume(path).channel_names is None
 
 
+# Folders
+
+
+def make_images(folder, names):
+    """Empty files, and folders that say they are Zarr."""
+    for name in names:
+        is_folder = name.endswith("zarr")
+        path = folder / name / "zarr.json" if is_folder else folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def test_a_folder_lists_images_of_all_formats_by_name(tmp_path):
+    make_images(
+        tmp_path, ["d.TIF", "c.ome.zarr", "b.nd2", "a.czi", ".e.zarr", ".f.lif", "notes.txt", "g/h.tif"]
+    )
+    (tmp_path / "i.czi").mkdir()
+    assert [path.name for path in list_volumes(tmp_path)] == ["a.czi", "b.nd2", "c.ome.zarr", "d.TIF"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a.ome.tif", "a.tif"), ("a.tif", "a.zarr"), ("a.czi", "A.ome.zarr"), ("a.1.OME.TIFF", "a.1.tif")],
+)
+def test_images_of_equal_names_are_pairs_whatever_their_format(tmp_path, names):
+    folders = [make_images(tmp_path / str(i), [name, "b.tif"]) for i, name in enumerate(names)]
+    pairs = pair_paths(*folders)
+    assert (folders[0] / names[0], folders[1] / names[1]) in pairs
+
+
 # Files that are not for us, or damaged
 
 
@@ -656,11 +753,9 @@ def test_a_companion_file_is_refused(data_dir):
         open_volume(data_dir / "odd_tiffs" / "ome" / "c3_z33.companion.ome")
 
 
-def test_a_missing_file_and_a_folder_are_os_errors(tmp_path):
+def test_a_missing_file_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing\.tif"):
         open_volume(tmp_path / "missing.tif")
-    with pytest.raises(OSError, match=tmp_path.name):
-        open_volume(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -860,28 +955,129 @@ def test_ome_metadata_are_valid(tmp_path):
     assert (pixels.time_increment, pixels.time_increment_unit.value) == (30.0, "s")
 
 
-def test_more_than_4_gb_need_ome(tmp_path):
+def test_more_than_4_gb_become_ome(tmp_path):
     if shutil.disk_usage(tmp_path).free < 6 * 2**30:
         pytest.skip("needs 6 GB of free disk space")
+    path = tmp_path / "out.tif"
     options = {"axes": "ZYX", "sizes": {"Z": 2200, "Y": 1024, "X": 1024}, "dtype": "uint16"}
-    with pytest.raises(ValueError, match=r"would measure 4\.3 GiB.*file_format='ome'"):
-        create_volume(tmp_path / "out.tif", **options)
-    path = tmp_path / "out.ome.tif"
+    with pytest.warns(UserWarning, match=r"out\.tif would measure 4\.3 GiB, .* ImageJ.* written as OME-TIFF"):
+        destination = create_volume(path, **options)
+    last = (slice(2199, 2200), slice(1023, 1024), slice(1023, 1024))
+    with destination:  # zeros: takes no time
+        destination.write({}, last, np.full((1, 1, 1, 1), 9.0))
+    with tifffile.TiffFile(path) as tiff:
+        assert (tiff.is_bigtiff, tiff.is_ome, tiff.series[0].shape) == (True, True, (2200, 1024, 1024))
+        np.testing.assert_array_equal(tiff.pages[2199].asarray()[1022:, 1022:], [[0, 0], [0, 9]])
+    np.testing.assert_array_equal(open_volume(path).read(region=last), np.full((1, 1, 1, 1), 9))
+
+
+def test_many_small_planes_are_too_large_for_imagej_as_well(tmp_path):
+    sizes = {"T": 515_000, "Y": 64, "X": 128}  # 3.9 GiB, and more than 200 bytes of metadata for each plane
+    with pytest.warns(UserWarning, match="written as OME-TIFF"):
+        create_volume(tmp_path / "out.tif", axes="TYX", sizes=sizes, dtype="uint8")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("axes", ["PTZCYX", "PYX"])
+def test_positions_are_images_of_one_ome_file(tmp_path, rng, axes, compressed):
+    ome_types = pytest.importorskip("ome_types")
+    path, sizes = tmp_path / "out.ome.tif", {"P": 3, "T": 2, "Z": 4, "C": 2, "Y": 8, "X": 9}
+    sizes = {axis: size for axis, size in sizes.items() if axis in axes}
+    expected = rng.integers(0, 60_000, [sizes.get(axis, 1) for axis in "PTZYXC"]).astype(np.uint16)
+    names = ["DNA", "actin"][: sizes.get("C", 1)]
     with create_volume(
-        path, **options, file_format="ome"
-    ) as destination:  # sparse: takes no space on the disk
-        destination.write(
-            {}, (slice(2199, 2200), slice(1023, 1024), slice(1023, 1024)), np.full((1, 1, 1, 1), 9.0)
-        )
-    last = (slice(2199, None), slice(1022, None), slice(1022, None))
-    np.testing.assert_array_equal(open_volume(path).read(region=last)[0, ..., 0], [[0, 0], [0, 9]])
+        path, axes=axes, sizes=sizes, dtype="uint16", voxel_size=(0.5, 0.2, 0.1), channel_names=names,
+        time_step=30.0, file_format="ome", compressed=compressed,
+    ) as destination:  # fmt: skip
+        for p, t in np.ndindex(*expected.shape[:2]):
+            destination.write({"P": p, "T": t}, None, expected[p, t])
+    with tifffile.TiffFile(path) as tiff:
+        stored = np.stack([series.asarray() for series in tiff.series])
+    order = [axis for axis in "PTZCYX" if axis in axes]
+    shape = [sizes[axis] for axis in order]
+    np.testing.assert_array_equal(stored, np.moveaxis(expected, -1, 3).reshape(shape))
+    images = ome_types.from_tiff(path).images
+    assert [image.name for image in images] == ["Position 1", "Position 2", "Position 3"]
+    for image in images:
+        assert [channel.name for channel in image.pixels.channels] == names
+        assert (image.pixels.physical_size_z, image.pixels.time_increment) == (0.5, 30.0)
+    volume = open_volume(path)
+    assert (volume.axes, volume.sizes) == (axes, sizes)
+    read = np.stack([volume.read(frame, dtype=None) for frame in volume.frames])
+    np.testing.assert_array_equal(read, expected.reshape(read.shape))
+
+
+def test_positions_do_not_fit_imagej(tmp_path):
+    sizes = {"P": 2, "Y": 8, "X": 9}
+    with pytest.warns(UserWarning, match=r"out\.tif has 2 positions, .* ImageJ.* written as OME-TIFF"):
+        destination = create_volume(tmp_path / "out.tif", axes="PYX", sizes=sizes, dtype="uint8")
+    with destination:
+        pass
+    with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+        assert (tiff.is_ome, len(tiff.series)) == (True, 2)
+
+
+@pytest.mark.parametrize("file_format", ["imagej", "ome"])
+def test_deflated_planes_hold_the_same_values_in_fewer_bytes(tmp_path, stack, file_format):
+    sizes = dict(zip("ZYX", stack.shape, strict=True))
+    for compressed in False, True:
+        with create_volume(
+            tmp_path / f"{compressed}.tif", axes="ZYX", sizes=sizes, dtype="uint16", file_format=file_format,
+            compressed=compressed, voxel_size=(0.5, 0.2, 0.2),
+        ) as destination:  # fmt: skip
+            destination.write({}, None, stack[..., np.newaxis])
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "True.tif"), stack)
+    volume = open_volume(tmp_path / "True.tif")
+    assert (volume.axes, volume.voxel_size) == ("ZYX", (0.5, 0.2, 0.2))
+    assert os.path.getsize(tmp_path / "True.tif") < 0.8 * os.path.getsize(tmp_path / "False.tif")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_is_written_does_not_stay_in_memory(tmp_path, compressed):
+    block = np.ones((1, 1024, 1024, 1), np.float32)  # 4 MiB
+    sizes = {"Z": 40, "Y": 1024, "X": 1024}
+
+    def resident():
+        return psutil.Process().memory_info().rss / 2**20
+
+    with create_volume(
+        tmp_path / "a.tif", axes="ZYX", sizes=sizes, dtype="float32", compressed=compressed
+    ) as destination:
+        destination.write({}, (slice(0, 1), slice(None), slice(None)), block)
+        before = resident()
+        for z in range(1, 40):
+            destination.write({}, (slice(z, z + 1), slice(None), slice(None)), block)
+        assert resident() - before < 16
+    if compressed:
+        assert resident() - before < 100  # of 160 MiB
+
+
+@pytest.mark.parametrize("has_pwrite", [True, False])  # Windows has none
+@pytest.mark.parametrize("axes", ["ZYX", "TZCYX"])
+def test_any_region_is_written_to_its_place(tmp_path, rng, monkeypatch, axes, has_pwrite):
+    if not has_pwrite:
+        monkeypatch.delattr("os.pwrite", raising=False)
+    monkeypatch.setattr("rcan.volume.writing.CONVERTED_VALUES", 100)
+    shape = {"T": 2, "Z": 5, "Y": 6, "X": 7, "C": 3}
+    sizes = {axis: size if axis in axes else 1 for axis, size in shape.items()}
+    expected = np.zeros([*sizes.values()], np.uint16)  # TZYXC
+    with create_volume(tmp_path / "a.tif", axes=axes, sizes=sizes, dtype="uint16") as destination:
+        for _ in range(40):
+            t = int(rng.integers(sizes["T"]))
+            bounds = [sorted(rng.choice(size + 1, 2, replace=False)) for size in expected.shape[1:]]
+            region = tuple(slice(int(start), int(stop)) for start, stop in bounds)
+            block = rng.integers(0, 60_000, [part.stop - part.start for part in region])
+            destination.write({"T": t, "C": region[-1].start}, region[:-1], block)
+            expected[(t, *region)] = block
+    volume = open_volume(tmp_path / "a.tif", axes=axes)
+    np.testing.assert_array_equal([volume.read(frame, dtype=None) for frame in volume.frames], expected)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"dtype": "float64"}, "cannot hold float64 as 'imagej': choose uint8, uint16, float32"),
-        ({"file_format": "png"}, "cannot be written as 'png': choose one of imagej, ome"),
+        ({"file_format": "png"}, "cannot be written as 'png': choose one of imagej, ome, zarr, zarr-0.4"),
         ({"axes": "ZXQ"}, "cannot have the axes 'ZXQ'"),
         ({"sizes": {"Y": 0, "X": 9}}, "each size must be at least 1"),
         ({"channel_names": ["a", "b"]}, "has 1 channels but 2 channel_names"),

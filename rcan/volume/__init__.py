@@ -18,9 +18,16 @@ A file is restored frame by frame::
             block = volume.read(frame)  # (Z, Y, X, C), float32
 """
 
-from rcan.volume.base import Volume, open_volume
+from rcan.volume.base import Volume, is_zarr, open_volume
 from rcan.volume.cache import limit_cache
-from rcan.volume.pairs import MIN_CORRELATION, check_pair, enlarge_region, list_volumes, pair_paths
+from rcan.volume.pairs import (
+    MIN_CORRELATION,
+    check_pair,
+    enlarge_region,
+    image_name,
+    list_volumes,
+    pair_paths,
+)
 from rcan.volume.writing import create_volume
 
 __all__ = [
@@ -29,6 +36,8 @@ __all__ = [
     "check_pair",
     "create_volume",
     "enlarge_region",
+    "image_name",
+    "is_zarr",
     "limit_cache",
     "list_volumes",
     "open_volume",

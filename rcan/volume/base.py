@@ -1,15 +1,19 @@
-"""One image file seen as blocks of fixed axes.
+"""One image seen as blocks of fixed axes.
 
-A source (`rcan.volume.tiff.TiffSource`) knows a format: it has `path`, `axes` (one letter for each stored
-dimension, `_` for a nameless one of length 1), `shape`, `dtype`, `voxel_size`, `channel_names`, `time_step`,
-`read(slices)` with slices by axis, and `close()`. A `Volume` knows blocks, frames and regions.
+A source knows a format (`TiffSource`, `ZarrSource`, `SeriesSource`, `VendorSource`): it has `path`, `axes` (one
+letter for each stored dimension, `_` for a nameless one of length 1), `shape`, `dtype`, `voxel_size`,
+`channel_names`, `time_step`, `state()` (JSON that changes when the data on disk do), `read(slices)` with slices by
+axis, and `close()`. A `Volume` knows blocks, frames and regions.
 """
 
+import glob
 from pathlib import Path
 
 import numpy as np
 
+ALL_AXES = "PTZYXC"  # in the order in which frames are looped over and blocks are laid out
 BLOCK_AXES = ("ZYXC", "ZYX", "YXC", "YX")
+VENDOR_SUFFIXES = (".czi", ".nd2", ".lif", ".oir", ".ims", ".dv")  # read through bioio
 
 
 def open_volume(path, *, axes=None, block_axes="ZYXC"):
@@ -18,10 +22,12 @@ def open_volume(path, *, axes=None, block_axes="ZYXC"):
     Parameters
     ----------
     path : str or Path
-        TIFF, BigTIFF, ImageJ hyperstack or OME-TIFF.
+        TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF; the folder of an OME-Zarr image; a vendor's file. A pattern such
+        as ``"cell_t*.tif"``, or a folder of images: one image, of which each file is a part (see
+        `rcan.volume.series`).
     axes : str, optional
-        The file's axes in storage order, of the letters T, C, Z, Y and X. Overrides the metadata. May name
-        axes of length 1 that the file does not store.
+        The stored axes in storage order, of the letters P (positions), T, C, Z, Y and X. Overrides the metadata.
+        May name axes of length 1 that the file does not store.
     block_axes : {"ZYXC", "ZYX", "YXC", "YX"}
         Which axes one block has; the others are looped over as frames.
 
@@ -36,18 +42,45 @@ def open_volume(path, *, axes=None, block_axes="ZYXC"):
     ValueError
         If it is no image of this kind, is damaged, or has axes that cannot be told.
     """
-    from rcan.volume.tiff import TiffSource  # tifffile is imported with the first file, not with the package
-
     path = Path(str(path))
     if axes is not None:
         axes = str(axes).upper()
-        if not set("YX") <= set(axes) <= set("TCZYX") or len(set(axes)) < len(axes):
+        if not set("YX") <= set(axes) <= set(ALL_AXES) or len(set(axes)) < len(axes):
             raise ValueError(
                 f"{path} cannot have the axes {axes!r}: name each stored axis once, in storage order, with "
-                "the letters T, C, Z, Y and X; Y and X are needed. Example: ZCYX."
+                "the letters P (positions), T, C, Z, Y and X; Y and X are needed. Example: ZCYX."
             )
-    source = TiffSource(path, axes)
+    source = _source_of(path)(path, axes)
     return Volume(source, axes or source.axes.replace("_", ""), block_axes)
+
+
+def _source_of(path):
+    """The class that reads what a path means; its library is imported with the first file, not with the package."""
+    if is_zarr(path):
+        from rcan.volume.zarr import ZarrSource
+
+        return ZarrSource
+    if path.is_dir() or (not path.exists() and glob.has_magic(str(path))):
+        from rcan.volume.series import SeriesSource
+
+        return SeriesSource
+    if path.suffix.lower() in VENDOR_SUFFIXES:
+        from rcan.volume.vendor import VendorSource
+
+        return VendorSource
+    from rcan.volume.tiff import TiffSource
+
+    return TiffSource
+
+
+def is_zarr(path):
+    """Whether a path is the folder of a Zarr group or array.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    return any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray"))
 
 
 class Volume:
@@ -86,7 +119,7 @@ class Volume:
         Shape of one block. The last axis holds the channels, of which there is 1 where C is not a block axis.
     frames : list of dict
         Index by looped axis, for example ``[{"T": 0}, {"T": 1}]``; ``[{}]`` where nothing is looped over. In
-        the order T, Z, C however the file is stored, so that frames of two files correspond.
+        the order P, T, Z, C however the file is stored, so that frames of two files correspond.
     """
 
     def __init__(self, source, axes, block_axes, bounds=None):
@@ -94,11 +127,11 @@ class Volume:
             raise ValueError(f"block_axes={block_axes!r} is not one of {', '.join(BLOCK_AXES)}.")
         self._source = source
         stored = dict(zip(source.axes, source.shape, strict=True))
-        sizes = {axis: stored.get(axis, 1) for axis in "TZYXC"}
+        sizes = {axis: stored.get(axis, 1) for axis in ALL_AXES}
         self._is_crop = bounds is not None
         self._bounds = bounds or {axis: (0, sizes[axis]) for axis in block_axes if axis != "C"}
         sizes |= {axis: stop - start for axis, (start, stop) in self._bounds.items()}
-        looped = [axis for axis in "TZC" if axis in axes and axis not in block_axes]
+        looped = [axis for axis in "PTZC" if axis in axes and axis not in block_axes]
         self.path = source.path
         self.axes = axes
         self.sizes = {axis: sizes[axis] for axis in axes}
@@ -116,11 +149,9 @@ class Volume:
     @property
     def identity(self):
         """What tells this view of a file from others, and from a later state of the file: JSON."""
-        stat = self.path.stat()
         return {
             "path": str(self.path.absolute()),
-            "size": stat.st_size,
-            "modified": stat.st_mtime_ns,
+            **self._source.state(),
             "axes": [self.axes, self.block_axes],
             "bounds": self._bounds,
         }
@@ -151,7 +182,7 @@ class Volume:
         bounds = self._locate(region)
         slices |= {axis: slice(*limits) for axis, limits in bounds.items()}
         stored = self._source.read(slices)
-        order = sorted(range(stored.ndim), key=lambda i: "TZYXC".find(self._source.axes[i]))
+        order = sorted(range(stored.ndim), key=lambda i: ALL_AXES.find(self._source.axes[i]))
         shape = (*(stop - start for start, stop in bounds.values()), self.shape[-1])
         block = stored.transpose(order).reshape(shape)  # looped and nameless axes have length 1
         with np.errstate(

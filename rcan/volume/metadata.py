@@ -1,6 +1,6 @@
-"""What the metadata of a TIFF file say about its axes and its calibration.
+"""What the metadata of a file say about its axes and its calibration.
 
-Works on what tifffile has parsed: a `TiffFile` and its first `TiffPageSeries`.
+The calibration is that of a TIFF file, from what tifffile has parsed: a `TiffFile` and its first `TiffPageSeries`.
 """
 
 import math
@@ -50,7 +50,7 @@ def name_axes(path, letters, shape, axes=None):
     path : Path
         For messages.
     letters : str
-        tifffile's letter for each dimension: T, C, Z, Y, X, S (samples of a pixel) or one that says nothing.
+        Letter of each dimension: P (positions), T, C, Z, Y, X, S (samples of a pixel) or one that says nothing.
     shape : tuple of int
     axes : str, optional
         What the user says: with as many letters as there are dimensions longer than 1, or as there are
@@ -59,7 +59,7 @@ def name_axes(path, letters, shape, axes=None):
     Returns
     -------
     named : str
-        One of T, C, Z, Y and X for each dimension, `_` for one of length 1 that has no name.
+        One of P, T, C, Z, Y and X for each dimension, `_` for one of length 1 that has no name.
     warning : str or None
         What was assumed.
 
@@ -101,6 +101,37 @@ def name_axes(path, letters, shape, axes=None):
     return "".join(named), warning and f"{path} {warning}"
 
 
+def count_positions(path, kinds, letters, shape, axes=None):
+    """Tell whether the images of a file are read as positions, the axis P, or only the first.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    kinds : list
+        Of each image, what must be equal for all to be one array.
+    letters, shape : str, tuple of int
+        Of the first image.
+    axes : str, optional
+        What the user says: about all images if it names P, or an axis in front of those of one image.
+
+    Returns
+    -------
+    count : int
+        The number of images that are read.
+    warning : str or None
+        About what is not.
+    """
+    stored = "".join(
+        letter for letter, size in zip(letters, shape, strict=True) if size > 1 or letter in "YX"
+    )
+    are_alike = len(set(kinds)) == 1
+    if len(kinds) == 1 or (are_alike and (axes is None or "P" in axes or axes[1:] == stored)):
+        return len(kinds), None
+    way_out = " To read all, name the axes with P (positions) in front." if are_alike else ""
+    return 1, f"{path} holds {len(kinds)} images: only the first is read.{way_out}"
+
+
 def _is_subsequence(part, whole):
     remaining = iter(whole)
     return all(letter in remaining for letter in part)
@@ -109,7 +140,7 @@ def _is_subsequence(part, whole):
 def _assume_axes(stored, lengths):
     """Complete the letters of the metadata: one nameless axis is Z, two are C and Z if their sizes fit."""
     axes = stored.replace("S", "C") if "C" not in stored else stored
-    unknown = [letter for letter in axes if letter not in "TCZYX"]
+    unknown = [letter for letter in axes if letter not in "PTCZYX"]
     if not unknown and len(set(axes)) == len(axes):
         return axes, None
     if len(unknown) == 1 and "Z" not in axes:

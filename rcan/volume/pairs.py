@@ -3,23 +3,29 @@
 import itertools
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from rcan.volume.base import VENDOR_SUFFIXES, is_zarr
+
+FILE_SUFFIXES = (".tif", ".tiff", *VENDOR_SUFFIXES)
 SLAB_VOXELS = 2**21  # voxels of ground truth compared at a time, 8 MB in float32
 MIN_CORRELATION = 0.1  # below it two images look unrelated: pure noise gives 0, weak but real signal more
 
 
-def list_volumes(folder):
-    """List the TIFF files of a folder, sorted by name.
+def list_volumes(folder, *, may_be_empty=False):
+    """List the images of a folder, sorted by name: TIFF files, OME-Zarr folders and files of microscopes.
 
-    Hidden files and sub-folders are left out; the suffix is .tif or .tiff in any case.
+    Hidden ones and other sub-folders are left out; the suffix of a file is one of `FILE_SUFFIXES` in any case.
 
     Parameters
     ----------
     folder : str or Path
+    may_be_empty : bool
+        Whether a folder without images is right.
 
     Returns
     -------
@@ -30,28 +36,51 @@ def list_volumes(folder):
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If it holds no such file.
+        If it holds no such image.
     """
     folder = Path(str(folder))
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder: a folder of *.tif or *.tiff files is needed.")
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in (".tif", ".tiff") and not path.name.startswith(".") and path.is_file()
-    )
-    if not paths:
-        raise ValueError(
-            f"{folder} holds no *.tif or *.tiff file. Name the folder that holds the images themselves."
+        raise FileNotFoundError(
+            f"{folder} is not a folder: a folder of *.tif or *.tiff files, or of other images, is needed."
         )
-    return paths
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    images = [
+        path for path in paths if (path.suffix.lower() in FILE_SUFFIXES and path.is_file()) or is_zarr(path)
+    ]
+    if not images and not may_be_empty:
+        raise ValueError(
+            f"{folder} holds no *.tif or *.tiff file, nor an OME-Zarr folder or *{', *'.join(VENDOR_SUFFIXES)} "
+            "file. Name the folder that holds the images themselves."
+        )
+    return images
+
+
+def image_name(path):
+    """Name of an image without its suffixes: what files of one image have in common, whatever their format.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    name : str
+
+    Examples
+    --------
+    >>> image_name("raw/cell.1.OME.tif"), image_name("gt/cell.1.zarr")
+    ('cell.1', 'cell.1')
+    """
+    suffixes = "|".join(re.escape(suffix) for suffix in (*FILE_SUFFIXES, ".zarr"))
+    return re.sub(rf"(\.ome)?({suffixes})$", "", Path(str(path)).name, flags=re.IGNORECASE)
 
 
 def pair_paths(raw_dir, gt_dir):
     """Pair the files of two folders.
 
-    Files of equal names belong together, in any case of letters and with either suffix. Where names differ
-    but both folders hold as many files, these are paired in sorted order, with a warning.
+    Images of equal names belong together, in any case of letters and whatever their format: ``a.tif`` and
+    ``a.ome.zarr``. Where names differ but both folders hold as many images, these are paired in sorted order, with
+    a warning.
 
     Parameters
     ----------
@@ -68,8 +97,8 @@ def pair_paths(raw_dir, gt_dir):
         If one folder holds more files than the other.
     """
     raw_paths, gt_paths = list_volumes(raw_dir), list_volumes(gt_dir)
-    raw_names = {path.stem.lower(): path for path in raw_paths}
-    gt_names = {path.stem.lower(): path for path in gt_paths}
+    raw_names = {image_name(path).lower(): path for path in raw_paths}
+    gt_names = {image_name(path).lower(): path for path in gt_paths}
     if len(raw_paths) != len(gt_paths):
         alone = [str(raw_names[name]) for name in sorted(raw_names.keys() - gt_names.keys())]
         alone += [str(gt_names[name]) for name in sorted(gt_names.keys() - raw_names.keys())]

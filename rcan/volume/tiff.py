@@ -23,7 +23,7 @@ import numpy as np
 import tifffile
 
 from rcan.volume.cache import cache
-from rcan.volume.metadata import check_ome, name_axes, read_calibration
+from rcan.volume.metadata import check_ome, count_positions, name_axes, read_calibration
 
 GREY, RGB, PALETTE = (0, 1), 2, 3  # values of the tag PhotometricInterpretation
 # Most bytes that one stored byte can become. PackBits: 128 from 2. LZW: a string of about 3840 from 12 bits.
@@ -67,7 +67,9 @@ def _one_error(path):
 
 
 class TiffSource:
-    """One TIFF image, or the first of several in a file, as an array read by slices.
+    """The images of a TIFF file as one array read by slices.
+
+    Several images of equal shape, axes and type are positions, the axis P; of different ones the first is read.
 
     Parameters
     ----------
@@ -96,20 +98,25 @@ class TiffSource:
         with _one_error(path), tifffile.TiffFile(path) as tiff:
             if tiff.is_ome:
                 check_ome(path, tiff.ome_metadata)
-            series = tiff.series[0]
-            num_series = len(tiff.series)
+            images = _own_images(tiff)
+            series = images[0]
+            kinds = [(image.shape, image.axes, image.dtype, image.keyframe.hash) for image in images]
+            count, left_out = count_positions(path, kinds, series.axes, series.shape, axes)
+            images = images[:count]
             self._check_format(tiff, series, axes)
-            self.shape = series.shape
-            self.axes, assumption = name_axes(path, series.axes, self.shape, axes)
+            self.shape, letters = series.shape, series.axes.replace("P", "?")  # tifffile's P is a phase
+            if len(images) > 1:
+                self.shape, letters = (len(images), *self.shape), "P" + letters
+            elif "R" in letters:  # MicroManager's and other positions
+                letters = letters.replace("R", "P")
+            self.axes, assumption = name_axes(path, letters, self.shape, axes)
             self.dtype = np.dtype(np.uint8 if series.dtype.kind == "b" else series.dtype.newbyteorder("="))
             self.voxel_size, names, self.time_step = read_calibration(tiff, series)
             num_channels = dict(zip(self.axes, self.shape, strict=True)).get("C", 1)
             self.channel_names = names if names and len(names) == num_channels else None
-            self._find_data(tiff, series)
-        if num_series > 1:
-            warnings.warn(f"{path} holds {num_series} images: only the first is read.", stacklevel=3)
-        if assumption:
-            warnings.warn(assumption, stacklevel=3)
+            self._find_data(tiff, images)
+        for message in filter(None, (left_out, assumption)):
+            warnings.warn(message, stacklevel=3)
 
     def _check_format(self, tiff, series, axes):
         """Refuse colour, numbers that are no intensities, and files that end before their last image."""
@@ -146,15 +153,18 @@ class TiffSource:
         tiff.filehandle.seek(tiff.pages.next_page_offset)
         return not any(tiff.filehandle.read(tiff.tiff.offsetsize))
 
-    def _find_data(self, tiff, series):
-        """Note where the pixels are: at one offset, or in pages."""
+    def _find_data(self, tiff, images):
+        """Note where the pixels are: at one offset for each image, or in pages."""
+        series = images[0]
         self._stored_dtype = series.dtype.newbyteorder(tiff.byteorder)
-        self._offset = None if series.is_multifile else series.dataoffset
+        self._offsets = [None if image.is_multifile else image.dataoffset for image in images]
+        self._image_shape = series.shape
         self._note_state(self.path)
-        if self._offset is not None:
-            self._check_inside(self.path, self._offset, math.prod(self.shape) * self.dtype.itemsize)
+        if None not in self._offsets:
+            for offset in self._offsets:
+                self._check_inside(self.path, offset, math.prod(series.shape) * self.dtype.itemsize)
             return
-        self._pages = [self._find_page(page) for page in series]
+        self._pages = [self._find_page(page) for image in images for page in image]
         self._page_shape = series.keyframe.shaped  # (planar samples, Z, Y, X, samples of a pixel)
         if any(page.decode for page in self._pages):
             decode = series.keyframe.decode  # without data it tells where a strip belongs
@@ -242,8 +252,18 @@ class TiffSource:
                     self._check_unchanged(path)
                 return files[path]
 
-            if self._offset is not None:
-                return _read_plain(open_file(self.path), self._offset, self.shape, self._stored_dtype, index)
+            if None not in self._offsets:
+                inner = index[len(index) - len(self._image_shape) :]
+                offsets = self._offsets[index[0]] if len(self._offsets) > 1 else self._offsets
+                parts = [
+                    _read_plain(open_file(self.path), offset, self._image_shape, self._stored_dtype, inner)
+                    for offset in offsets
+                ]
+                return (
+                    parts[0].reshape([s.stop - s.start for s in index])
+                    if len(parts) == 1
+                    else np.stack(parts)
+                )
             first, last = index[: self._page_axis], index[self._page_axis :]
             numbers = np.arange(len(self._pages)).reshape(self.shape[: self._page_axis])[first]
             part = np.empty([s.stop - s.start for s in index], self.dtype)
@@ -289,9 +309,20 @@ class TiffSource:
             cache.keep(self._owner, (number, i), strip)
         return strip
 
+    def state(self):
+        """Size and time of modification, by which a later state of the file is told."""
+        size, modified = self._states[self.path]
+        return {"size": size, "modified": modified}
+
     def close(self):
         """Free the decoded strips; the next read decodes them again."""
         cache.drop(self._owner)
+
+
+def _own_images(tiff):
+    """The images of a file. OME metadata also list those of other files of a set, which are left to these."""
+    own = [series for series in tiff.series if series.is_multifile or series.keyframe.parent is tiff]
+    return own or tiff.series
 
 
 def _read_plain(file, offset, shape, dtype, index):
