@@ -11,14 +11,15 @@ from rcan.restoration import restore
 __all__ = ["format_scores", "score_pair"]
 
 
-def score_pair(model, pair, *, tile_shape):
+def score_pair(model, pair, *, tile_shape=None):
     """Restore a pair's raw volume and score raw and restored against the ground truth.
 
     Parameters
     ----------
     model : keras.Model
     pair : rcan.patches.Pair
-    tile_shape : tuple of int
+    tile_shape : tuple of int, optional
+        As `rcan.restoration.restore`.
 
     Returns
     -------

@@ -54,7 +54,7 @@ def whole_file(path):
         Name to write to, in the same folder and with the same suffix.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    partial = path.with_name(f".{path.stem}.partial-{_owner()}{path.suffix}")
     try:
         with naming(path):
             yield partial
@@ -76,32 +76,44 @@ def partial_of(path):
     -------
     partial : Path
     """
-    return path.with_name(f".{path.name}.partial-{platform.node()}-{os.getpid()}")
+    return path.with_name(f".{path.name}.partial-{_owner()}")
+
+
+def _owner():
+    return f"{platform.node()}-{os.getpid()}"
 
 
 def clear_partials(folder):
-    """Remove what processes of this machine that were killed were writing to a folder.
+    """Clear away what processes of this machine that were killed have left in a folder.
+
+    What they were writing is removed; an image that was about to be replaced gets its name back if it has none.
 
     Parameters
     ----------
     folder : Path
     """
     for partial in folder.glob(f".*.partial-{platform.node()}-*"):
-        pid = partial.name.rpartition("-")[2].partition(".")[0]
-        if pid.isdecimal() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid)):
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-            else:
-                partial.unlink(missing_ok=True)
+        name, _, owner = partial.name[1:].rpartition(".partial-")
+        pid, _, kind = owner.rpartition("-")[2].partition(".")
+        if not pid.isdecimal() or int(pid) == os.getpid() or psutil.pid_exists(int(pid)):
+            continue
+        if kind == "replaced" and not os.path.lexists(folder / name):
+            os.rename(partial, folder / name)
+        elif partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
-def state_of(path):
+def state_of(path, *, deep=False):
     """What changes when the data of an image on disk change.
 
     Parameters
     ----------
     path : path
         A file, or the folder of an OME-Zarr image.
+    deep : bool
+        Look at all files of a folder, not at its metadata alone.
 
     Returns
     -------
@@ -109,8 +121,13 @@ def state_of(path):
         Size and time of modification in nanoseconds; of a folder those of its metadata files.
     """
     path = Path(path)
-    metadata = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
-    files = [path / name for name in metadata if (path / name).exists()] if path.is_dir() else [path]
+    if not path.is_dir():
+        files = [path]
+    elif deep:
+        files = [file for file in path.rglob("*") if file.is_file()]
+    else:
+        metadata = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+        files = [path / name for name in metadata if (path / name).exists()]
     stats = [file.stat() for file in files]
     return [sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)]
 

@@ -6,6 +6,8 @@ kept for each channel as an array of shape `(C, 2)`; the same range takes a rest
 unit of its input.
 """
 
+import math
+
 import numpy as np
 
 __all__ = ["denormalise", "fit_affine", "match_affine", "normalise", "percentile_range", "to_dtype"]
@@ -14,19 +16,23 @@ _SAMPLE_SIZE = 2**24  # values of a floating-point channel that are ranked exact
 _SLAB_SIZE = 2**21  # values read at a time
 
 
-def percentile_range(volume, percentiles):
-    """Grey values at two percentiles of each channel, over all frames of a volume.
+def percentile_range(volume, percentiles, *, frames=None, channels=None):
+    """Grey values at two percentiles of each channel, over frames of a volume.
 
-    Integers of up to 16 bits are counted, so that the result is exact for any size of volume. Other
-    numbers are exact up to 17 million values in a channel; beyond, every n-th value is ranked.
+    Integers of up to 32 bits are counted, so that the result is exact for any size of volume. Other numbers are
+    exact up to 17 million values in a channel; beyond, every n-th value is ranked.
 
     Parameters
     ----------
     volume : rcan.volume.Volume
-        Read slab by slab. Frames that show another channel (``"C"`` among the looped axes) are channels
-        of their own.
+        Read slab by slab, once; 32-bit integers twice. Frames that show another channel (``"C"`` among the looped
+        axes) are channels of their own.
     percentiles : tuple of float
         Low and high percentile, ``0 <= low < high <= 100``.
+    frames : list of dict, optional
+        Some of ``volume.frames``; all where not given.
+    channels : sequence of int, optional
+        Some of the channels of a block; all where not given.
 
     Returns
     -------
@@ -39,40 +45,59 @@ def percentile_range(volume, percentiles):
         If both percentiles of a channel are the same grey value, or a value is NaN or infinite.
     """
     by_channel = {}
-    for frame in volume.frames:
+    for frame in volume.frames if frames is None else frames:
         by_channel.setdefault(frame.get("C"), []).append(frame)
-    exact = volume.dtype.kind in "iu" and volume.dtype.itemsize <= 2
+    exact = volume.dtype.kind in "iu" and volume.dtype.itemsize <= 4
     rank = _rank_counted if exact else _rank_sampled
-    ranges = [row for frames in by_channel.values() for row in rank(volume, frames, percentiles)]
-    for channel, (low, high) in enumerate(ranges):
+    chosen = range(volume.shape[-1]) if channels is None else channels
+    ranges = {}  # by channel of the file
+    for looped, same in by_channel.items():
+        rows = rank(volume, same, percentiles)
+        ranges |= {channel if looped is None else looped: rows[channel] for channel in chosen}
+    for channel, (low, high) in ranges.items():
         if not high > low:
             raise ValueError(
                 f"{volume.path}: percentiles {percentiles[0]:g} and {percentiles[1]:g} of channel {channel} are "
                 f"both {low:g}, they must differ to set the intensity range. The image is nearly constant; "
                 "leave it out, or choose percentiles further apart (up to 0 and 100)."
             )
-    return np.array(ranges, np.float64)
+    return np.array([*ranges.values()], np.float64)
 
 
 def _rank_counted(volume, frames, percentiles):
-    """Percentiles of each block channel from a histogram of every grey value."""
-    lowest = np.iinfo(volume.dtype).min
-    num_values = np.iinfo(volume.dtype).max - lowest + 1
-    counts = np.zeros((volume.shape[-1], num_values), np.int64)
-    for block in _slabs(volume, frames):
-        for channel, count in enumerate(counts):
-            values = block[..., channel].ravel().astype(np.int32) - lowest
-            count += np.bincount(values, minlength=num_values)
-    return [_percentiles_of_counts(count, percentiles) + lowest for count in counts]
+    """Percentiles of each block channel, as `np.percentile` gives them, from counts of the values' digits.
+
+    A value is a number of one or more digits of 16 bits. The values at the ranks are found digit by digit, from
+    the highest: each pass over the volume counts the next digit of the values that share what is found already.
+    """
+    num_values = math.prod(volume.shape[:-1]) * len(frames)
+    places = np.asarray(percentiles) / 100 * (num_values - 1)
+    ranks = np.stack([np.floor(places), np.ceil(places)]).astype(np.int64)  # of the values below and above
+    num_bits = 8 * volume.dtype.itemsize
+    bits = min(16, num_bits)
+    found = np.zeros((volume.shape[-1], *ranks.shape), np.uint64)  # leading digits of the value at each rank
+    left = np.broadcast_to(ranks, found.shape).copy()  # its rank among the values with these digits
+    for shift in range(num_bits - bits, -1, -bits):
+        counts = [{digits: 0 for digits in row.ravel().tolist()} for row in found]
+        for block in _slabs(volume, frames):
+            for channel, by_digits in enumerate(counts):
+                values = _ordered(block[..., channel]) >> shift
+                for digits in by_digits:
+                    is_first = shift + bits == num_bits
+                    alike = values if is_first else values[values >> bits == digits]
+                    by_digits[digits] += np.bincount(alike & (2**bits - 1), minlength=2**bits)
+        for index, digits in np.ndenumerate(found):
+            cumulated = np.cumsum(counts[index[0]][int(digits)])
+            digit = int(np.searchsorted(cumulated, left[index], side="right"))
+            left[index] -= cumulated[digit - 1] if digit else 0
+            found[index] = (int(digits) << bits) + digit
+    below, above = np.moveaxis(found.astype(np.float64) + np.iinfo(volume.dtype).min, 1, 0)  # (C, 2) each
+    return list(below + (places - np.floor(places)) * (above - below))
 
 
-def _percentiles_of_counts(counts, percentiles):
-    """Like `np.percentile` of the counted values, linear interpolation included."""
-    cumulated = np.cumsum(counts)
-    ranks = np.asarray(percentiles) / 100 * (cumulated[-1] - 1)
-    below = np.searchsorted(cumulated, np.floor(ranks), side="right")
-    above = np.searchsorted(cumulated, np.ceil(ranks), side="right")
-    return below + (ranks - np.floor(ranks)) * (above - below)
+def _ordered(values):
+    """Integers of up to 32 bits as non-negative ones in the same order, flat."""
+    return values.ravel().astype(np.int64) - np.iinfo(values.dtype).min
 
 
 def _rank_sampled(volume, frames, percentiles):

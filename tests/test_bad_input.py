@@ -406,7 +406,7 @@ CASES = {
     "output: a folder": (
         restore(output="gt"),
         1,
-        "gt is a folder but the input is an image",
+        "gt is a folder but the input is one image",
         "name a file with -o",
     ),
     "output: a file": (
@@ -462,7 +462,7 @@ CASES = {
         "apply -m 3d.keras -i raw",
         2,
         "--output is missing",
-        "image to write (*.tif), or folder",
+        "image to write, or folder where",
     ),
     "apply: bits": (restore("-b 12"), 2, "--bpp is 12", "8, 16 or 32"),
     "apply: format": (restore("-f tiff"), 2, '--output_tiff_format is "tiff"', "'imagej' or 'ome'"),
@@ -556,7 +556,7 @@ def test_a_damaged_file_does_not_keep_the_rest_of_its_folder_from_being_restored
     assert first.startswith(f"error: mixed/{name}")
     assert last == "error: 1 of 3 images were not restored, see above."
     after = snapshot(desk)
-    assert {path.name for path in after.keys() - before.keys()} == {"new", "0.tif", "1.tif"}
+    assert {path.name for path in after.keys() - before.keys()} == {"new", "0.tif", "1.tif", "manifest.jsonl"}
     assert {path: after[path] for path in before} == before
     assert tifffile.imread("new/0.tif").shape == tifffile.imread("raw/0.tif").shape
 
@@ -641,7 +641,7 @@ def test_a_name_of_digits_or_signs_is_a_run_folder(desk, capsys, name):
 @pytest.mark.parametrize("name", ["2021_01_02", "a#b", "10"])
 def test_a_name_of_digits_or_signs_is_an_output(desk, name):
     assert main(["apply", "-m", "3d.keras", "-i", "raw", "-o", name]) == 0
-    assert [path.name for path in sorted((desk / name).iterdir())] == ["0.tif", "1.tif"]
+    assert [path.name for path in sorted((desk / name).glob("*.tif"))] == ["0.tif", "1.tif"]
 
 
 def test_unrelated_images_are_trained_on_with_a_warning(desk, capsys):

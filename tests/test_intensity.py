@@ -23,13 +23,65 @@ def draw(rng, shape, dtype):
     return values.astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int8", "int16", "int32", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "uint16", "int8", "int16", "int32", "uint32", "float32", "float64"]
+)
 @pytest.mark.parametrize("percentiles", [PERCENTILES, (0, 100), (12.3, 45.6)])
 def test_range_equals_the_percentiles_of_numpy(tmp_path, rng, dtype, percentiles):
     image = draw(rng, (7, 30, 31), dtype)
     path = save(tmp_path / "image.tif", image, "ZYX")
     found = percentile_range(open_volume(path), percentiles)
     np.testing.assert_allclose(found, [np.percentile(image.astype(float), percentiles)], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "uint32", "int32"])
+@pytest.mark.parametrize("percentiles", [PERCENTILES, (0, 100), (49.9, 50.1)])
+def test_range_of_integers_is_exact_over_all_that_the_type_holds(tmp_path, rng, dtype, percentiles):
+    limits = np.iinfo(dtype)
+    image = rng.integers(limits.min, limits.max, (7, 30, 31), dtype, endpoint=True)
+    image.flat[:2] = limits.min, limits.max
+    path = save(tmp_path / "image.tif", image, "ZYX")
+    found = percentile_range(open_volume(path), percentiles)
+    np.testing.assert_allclose(found, [np.percentile(image.astype(float), percentiles)], rtol=1e-12)
+
+
+def test_range_of_very_many_32_bit_integers_counts_them_all(tmp_path, rng, monkeypatch):
+    image = rng.integers(0, 2**32, (7, 30, 31), np.uint32)
+    path = save(tmp_path / "image.tif", image, "ZYX")
+    monkeypatch.setattr("rcan.intensity._SAMPLE_SIZE", 1000)
+    monkeypatch.setattr("rcan.intensity._SLAB_SIZE", 30 * 31 * 2)
+    found = percentile_range(open_volume(path), PERCENTILES)
+    np.testing.assert_allclose(found, [np.percentile(image.astype(float), PERCENTILES)], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "step"), [(70_000, 0), (2**16 - 2, 1), (3 * 2**16 - 1, 2), (2**31 - 4, 3), (0, 2**16)]
+)
+def test_range_of_few_32_bit_values_is_exact_on_both_sides_of_a_digit(tmp_path, lowest, step):
+    """Of the lower value there are three, of the upper five, and one outlier."""
+    values = [lowest] * 3 + [lowest + step] * 5 + [2**32 - 1]
+    path = save(tmp_path / "image.tif", np.array(values, np.uint32).reshape(1, 3, 3), "ZYX")
+    for percentiles in [(0, 100), (30, 99), (20, 90), (31.25, 98)]:
+        found = percentile_range(open_volume(path), percentiles)
+        np.testing.assert_allclose(found, [np.percentile(np.array(values, float), percentiles)], rtol=1e-12)
+
+
+def test_two_channels_of_32_bits_are_counted_apart(tmp_path, rng):
+    image = rng.integers(0, 2**20, (5, 2, 20, 21), np.uint32)
+    image[:, 1] += 2**30
+    path = save(tmp_path / "image.tif", image, "ZCYX")
+    expected = np.percentile(image.astype(float), PERCENTILES, axis=(0, 2, 3)).T
+    np.testing.assert_allclose(percentile_range(open_volume(path), PERCENTILES), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "float32"])
+def test_range_of_chosen_frames_is_theirs_alone(tmp_path, rng, dtype):
+    image = draw(rng, (5, 4, 20, 21), dtype)
+    image[3] *= 3
+    path = save(tmp_path / "image.tif", image, "TZYX")
+    volume = open_volume(path)
+    found = percentile_range(volume, PERCENTILES, frames=[volume.frames[1], volume.frames[3]])
+    np.testing.assert_allclose(found, [np.percentile(image[[1, 3]], PERCENTILES)], rtol=1e-6)
 
 
 def test_range_of_a_big_endian_file_equals_the_percentiles_of_numpy(tmp_path, rng):

@@ -106,3 +106,18 @@ def test_the_package_and_its_help_do_not_wait_for_keras(command):
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert "rcan" in imported
     assert not imported & {"keras", "tensorflow"}
+
+
+def test_applying_says_nothing_on_standard_error_that_is_not_for_the_user(tmp_path, write_tiff):
+    import keras
+    import numpy as np
+
+    from rcan.model import build_rcan
+
+    keras.utils.set_random_seed(0)
+    build_rcan(num_channels=4, num_residual_groups=1, num_residual_blocks=1).save(tmp_path / "a.keras")
+    image = np.random.default_rng(0).poisson(100, (4, 20, 21)).astype(np.uint16)
+    raw = write_tiff(tmp_path / "raw" / "a.tif", image, "ZYX").parent
+    command = [sys.executable, "apply.py", "-m", tmp_path / "a.keras", "-i", raw, "-o", tmp_path / "out"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

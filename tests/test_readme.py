@@ -5,13 +5,16 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
 from rcan.__main__ import main
+from rcan.commands.apply import ApplyOptions
 from rcan.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +39,7 @@ def test_python_example_restores_what_apply_restores(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**values, **small}))
     assert main(["train", "-c", "config.json"]) == 0
-    (code,) = re.findall(r"^```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+    code = re.search(r"^In Python:\n\n```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)[1]
     names = {}
     exec(code, names)
     assert main(shlex.split("apply -m runs/sample -i sample/test/raw/mixture_000.tif -o out.tif")) == 0
@@ -62,6 +65,33 @@ def test_slurm_script_names_all_machines_and_the_task(tmp_path):
         "task": {"type": "worker", "index": 1},
     }
     assert arguments == "train.py -c my_config.json --resume"
+
+
+def test_cluster_script_starts_apply_with_the_address_of_the_cluster(monkeypatch):
+    (code,) = re.findall(r"<!-- dask -->\n```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+    called = []
+
+    class SLURMCluster:
+        scheduler_address = "tcp://node1:8786"
+
+        def __init__(self, **options):
+            assert options["processes"] == 1
+
+        def scale(self, jobs):
+            called.append(jobs)
+
+        wait_for_workers = scale
+
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=SLURMCluster))
+    monkeypatch.setattr(subprocess, "run", lambda command, check: called.append(command))
+    exec(code, {})
+    *_, command = called
+    assert called[:2] == [8, 8]
+    program, verb, *flags = command
+    assert (program, verb) == ("rcan", "apply")
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    assert {name.lstrip("-") for name in given} - {"m", "i", "o"} <= ApplyOptions.model_fields.keys()
+    assert given["--scheduler"] == "tcp://node1:8786"
 
 
 @pytest.mark.parametrize("name", ["config.json", "config_large.json"])

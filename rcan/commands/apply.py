@@ -1,30 +1,45 @@
 """`apply`: restore an image, or a folder of them, with a trained network."""
 
-import csv
+import contextlib
 import functools
 import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from rcan.cli import Settings, describe_failure, import_keras, option, run_command
-from rcan.config import Axes, Count
+from rcan.cli import Settings, import_keras, option, run_command
+from rcan.commands.jobs import find_jobs
+from rcan.commands.run import Run
+from rcan.config import Axes, Count, read_devices
+from rcan.files import state_of
 
 __all__ = ["main"]
 
-Overlap = Annotated[int, Field(ge=0)]
-_SCORE_COLUMNS = ["file", "psnr_raw", "psnr_restored", "ssim_raw", "ssim_restored"]
+Whole = Annotated[int, Field(ge=0)]
+_CACHE_BYTES = 2**28  # of decoded parts of compressed files: neighbouring tiles touch the same ones
 
 
 class ApplyOptions(Settings):
     """Flags of the command."""
 
     model_dir: Path = option(..., "run folder of train.py, or a .keras file", letter="m")
-    input: Path = option(..., "image, or folder of *.tif", letter="i")
-    output: Path = option(..., "image to write (*.tif), or folder where the input is one", letter="o")
-    overwrite: bool = option(False, "replace images that are there already")
+    input: Path = option(
+        ...,
+        "image (TIFF, OME-Zarr, a microscope's file), folder of images, or pattern in quotes such as 'cell_t*.tif', "
+        "whose files are one image",
+        letter="i",
+    )
+    output: Path = option(..., "image to write, or folder where the input is one", letter="o")
+    overwrite: bool = option(False, "replace images that are there already, and begin a folder anew")
+    series: bool = option(
+        False, "the input folder is one image: each file is a time point, plane or channel, as its name tells"
+    )
+    watch: bool = option(
+        False,
+        "keep looking for new images in the input folder, and restore them once they are completely written",
+    )
     ground_truth: Path | None = option(
         None, "image or folder, as the input: prints PSNR and SSIM and writes scores.csv", letter="g"
     )
@@ -36,10 +51,17 @@ class ApplyOptions(Settings):
         letter="b",
     )
     block_shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = option(
-        None, "tile, Z,Y,X or Y,X (default: the patch the network was trained with)", letter="B"
+        None, "tile, Z,Y,X or Y,X (default: the one that computes least, within the free memory)", letter="B"
     )
-    block_overlap_shape: Annotated[tuple[Overlap, ...], Field(min_length=2, max_length=3)] | None = option(
-        None, "overlap of neighbouring tiles (default: an eighth of the tile)", letter="O"
+    block_overlap_shape: Annotated[tuple[Whole, ...], Field(min_length=2, max_length=3)] | None = option(
+        None,
+        "overlap of neighbouring tiles (default: 16 voxels, at most a quarter of --block_shape)",
+        letter="O",
+    )
+    normalize: Literal["series", "frame", "training"] = option(
+        "series",
+        "what becomes 0 and 1: percentiles of a whole time-lapse for each channel, of each frame, or the ranges of "
+        "the training data",
     )
     p_min: float | None = option(
         None, "percentile that becomes 0 (default: as trained, else 2)", ge=0, le=100
@@ -49,9 +71,36 @@ class ApplyOptions(Settings):
     )
     rescale: bool = option(False, "match the result to the ground truth, affine, least squares")
     normalize_output_range_between_zero_and_one: bool = option(False, "stretch each channel to [0, 1]")
+    attention: Literal["global", "local"] = option(
+        "global",
+        "what the channel attention averages over: the tile, or a window of the training patch's size",
+    )
+    ensemble: Literal[8, 16] | None = option(
+        None,
+        "average over so many turned and flipped copies: 8 in XY, 16 with flips in Z; as many times slower",
+    )
+    uncertainty: bool = option(
+        False, "write the spread of the ensemble, in the output's unit, as a second image (NAME_uncertainty)"
+    )
     output_tiff_format: Literal["imagej", "ome"] = option("imagej", "kind of TIFF to write", letter="f")
+    format: Literal["imagej", "ome", "zarr", "zarr-0.4"] | None = option(
+        None,
+        "kind of image to write, OME-Zarr (0.5, or 0.4) besides TIFF (default: by the suffix of the output, in a "
+        "folder OME-Zarr for OME-Zarr and otherwise as -f)",
+    )
     axes: Axes | None = option(None, "axes of the input, where its metadata is wrong")
-    gt_axes: Axes | None = option(None, "axes of the ground truth, where its metadata is wrong")
+    gt_axes: Axes | None = option(None, "axes of the ground truth, where their metadata is wrong")
+    channels: Annotated[tuple[Whole, ...], Field(min_length=1)] | None = option(
+        None, "channels of the input to restore, counted from 0 (default: all)"
+    )
+    devices: Annotated[str, BeforeValidator(read_devices)] = option(
+        "auto", "auto (all GPUs, or the CPU), cpu, or a number of GPUs"
+    )
+    scheduler: str | None = option(
+        None,
+        "address of a Dask cluster whose machines restore parts of the image at once, or local for processes of this "
+        "machine; writes OME-Zarr",
+    )
 
     @model_validator(mode="after")
     def _check_together(self):
@@ -63,6 +112,14 @@ class ApplyOptions(Settings):
             raise ValueError("--rescale needs a ground truth to match: name it with -g.")
         if self.gt_axes and not self.ground_truth:
             raise ValueError("--gt_axes is of a ground truth: name it with -g, or leave --gt_axes out.")
+        if self.uncertainty and not self.ensemble:
+            raise ValueError("--uncertainty is the spread of an ensemble: add --ensemble 8.")
+        if self.channels and len(set(self.channels)) < len(self.channels):
+            raise ValueError(f"--channels is {list(self.channels)}: name each channel once.")
+        if self.scheduler:
+            self._check_cluster()
+        if self.watch and (self.ground_truth or self.series):
+            raise ValueError("--watch restores image by image: leave --ground_truth and --series out.")
         tile, overlap = self.block_shape, self.block_overlap_shape
         if tile and overlap and (len(tile) != len(overlap) or any(map(int.__le__, tile, overlap))):
             raise ValueError(
@@ -71,148 +128,92 @@ class ApplyOptions(Settings):
             )
         return self
 
+    def _check_cluster(self):
+        """Refuse what needs the whole result at one place, or a file that only one process can write."""
+        if self.ground_truth:
+            raise ValueError(
+                "--scheduler restores without ground truth: leave --ground_truth or --scheduler out."
+            )
+        if self.normalize_output_range_between_zero_and_one:
+            raise ValueError(
+                "--normalize_output_range_between_zero_and_one needs the whole result before anything is written: "
+                "leave it or --scheduler out."
+            )
+        if self.format and not self.format.startswith("zarr"):
+            raise ValueError(f"--scheduler writes OME-Zarr, not {self.format}: choose --format zarr.")
+
 
 def apply(options: ApplyOptions):
     """Restore an image or a folder of images with a trained network.
 
     The output holds the restored volume, in the input's intensity unit, with its axes, voxel size and
-    channel names.
+    channel names. A folder that was restored in part is completed.
     """
-    jobs = _find_jobs(options)
-    folder = options.output if options.input.is_dir() else options.output.absolute().parent
-    scores_path = folder / "scores.csv"
-    rows = _read_scores(scores_path) if options.ground_truth else {}
+    jobs = find_jobs(options, may_be_empty=options.watch)
+    run = Run(options)
+    todo = [] if options.watch else run.select(jobs)
+    with contextlib.ExitStack() as stack:
+        if todo or options.watch:
+            import_keras()
+            from rcan.checkpoint import read_about
+            from rcan.volume import limit_cache
+
+            limit_cache(_CACHE_BYTES)
+            run.restorer = stack.enter_context(_find_restorer(options))
+            run.protect(read_about(options.model_dir), todo)
+        try:
+            if options.watch:
+                run.watch()
+            run.do(todo)
+        except KeyboardInterrupt:
+            run.conclude()
+            raise
+    run.conclude()
+    if run.failed:
+        raise ValueError(f"{len(run.failed)} of {run.num_images} images were not restored, see above.")
+
+
+@contextlib.contextmanager
+def _find_restorer(options):
+    """What restores: this process, or a cluster."""
+    if not options.scheduler:
+        yield _make_restorer(options)
+        return
+    from rcan.checkpoint import find_model
+    from rcan.restoration.cluster import Cluster
+
+    told = options.model_copy(update={"model_dir": options.model_dir.absolute()})
+    work = functools.partial(work_in_cluster, told, tuple(state_of(find_model(options.model_dir))))
+    with Cluster(options.scheduler, work, on_cpu=options.devices == "cpu") as cluster:
+        yield cluster.make_restorer()
+
+
+def work_in_cluster(options, model_state, sharing, request=None):
+    """What a worker does, see `rcan.restoration.cluster.perform`."""
     import_keras()
+    from rcan.restoration.cluster import perform
+
+    return perform(_load_in_cluster, (options, model_state, sharing), request)
+
+
+def _load_in_cluster(options, _, sharing):
+    from rcan.volume import limit_cache
+
+    limit_cache(_CACHE_BYTES)
+    return _make_restorer(options, sharing=sharing)
+
+
+def _make_restorer(options, *, sharing=1):
+    """Load the network, and settle what the flags leave to how it was trained.
+
+    `sharing` is the number of processes that share the memory of this machine.
+    """
+    import numpy as np
+
+    from rcan import restoration
     from rcan.checkpoint import load_model
 
     model, about = load_model(options.model_dir)
-    _protect_training_data(about, [output_path for _, _, output_path in jobs])
-    restorer = _make_restorer(options, model, about)
-    folder.mkdir(parents=True, exist_ok=True)
-    scores, num_failed = {}, 0
-    for number, (raw_path, gt_path, output_path) in enumerate(jobs, 1):
-        label = f"[{number}/{len(jobs)}] {raw_path.name}" if len(jobs) > 1 else raw_path.name
-        try:
-            result = restorer.restore(raw_path, output_path, gt_path=gt_path, label=label)
-        except Exception as failure:  # whatever is wrong with one image, the others are done
-            if len(jobs) == 1:
-                raise
-            print(f"error: {describe_failure(failure)}", file=sys.stderr)
-            num_failed += 1
-        else:
-            if result:
-                scores[output_path.name] = rows[output_path.name] = result
-                _write_scores(scores_path, rows)
-    if scores:
-        from rcan.evaluation import format_scores
-
-        print(f"\nAfter an affine match to the ground truth:\n{format_scores(scores)}")
-    print(f"{len(jobs) - num_failed} of {len(jobs)} restored: {options.output}", flush=True)
-    if num_failed:
-        raise ValueError(f"{num_failed} of {len(jobs)} images were not restored, see above.")
-
-
-def _read_scores(path):
-    """Rows of an earlier call by name of the output, so that scoring one more image keeps them."""
-    if not path.exists():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        if reader.fieldnames != _SCORE_COLUMNS or any(None in row for row in rows):
-            raise FileExistsError(f"{path} is not a table of scores: move it, or name another place with -o.")
-        return {row.pop("file"): row for row in rows}
-
-
-def _write_scores(path, rows):
-    from rcan.files import whole_file
-
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _SCORE_COLUMNS)
-        writer.writeheader()
-        writer.writerows({"file": name, **row} for name, row in rows.items())
-
-
-def _find_jobs(options):
-    """Triples of raw, ground-truth (or None) and output path; checks that no input is in danger."""
-    from rcan.volume import list_volumes, pair_paths
-
-    if not options.input.exists():
-        raise FileNotFoundError(f"{options.input} does not exist: -i takes an image or a folder of them.")
-    gt = options.ground_truth
-    if gt and not gt.exists():
-        raise FileNotFoundError(f"{gt} does not exist: -g takes an image or a folder, as -i.")
-    if gt and gt.is_dir() != options.input.is_dir():
-        raise ValueError(f"{gt} and {options.input}: -g and -i must both be images or both be folders.")
-    if not options.input.is_dir():
-        if options.output.is_dir():
-            raise IsADirectoryError(
-                f"{options.output} is a folder but the input is an image: name a file with -o."
-            )
-        if options.output.suffix.lower() not in (".tif", ".tiff"):
-            raise ValueError(
-                f"{options.output} does not end in .tif or .tiff: TIFF is written, name it so with -o."
-            )
-        if not options.output.absolute().parent.is_dir():
-            reason = "is not a folder" if options.output.parent.exists() else "does not exist"
-            raise NotADirectoryError(
-                f"{options.output.parent} {reason}: make the folder, or name another with -o."
-            )
-        jobs = [(options.input, gt, options.output)]
-    else:
-        if options.output.exists() and not options.output.is_dir():
-            raise NotADirectoryError(
-                f"{options.output} is a file but the input is a folder: name a folder with -o."
-            )
-        pairs = (
-            pair_paths(options.input, gt) if gt else [(path, None) for path in list_volumes(options.input)]
-        )
-        jobs = [(raw, partner, options.output / _output_name(raw, options)) for raw, partner in pairs]
-        _check_names_differ(jobs)
-    sources = {os.path.realpath(path) for raw, partner, _ in jobs for path in (raw, partner) if path}
-    for _, _, output_path in jobs:
-        if os.path.realpath(output_path) in sources:
-            raise ValueError(f"{output_path} is an input: name another file or folder with -o.")
-    existing = [output_path for _, _, output_path in jobs if output_path.exists()]
-    if existing and not options.overwrite:
-        more = f" and {len(existing) - 1} more" * (len(existing) > 1)
-        raise FileExistsError(
-            f"{existing[0]}{more} would be replaced: name another place with -o, or replace with --overwrite."
-        )
-    return jobs
-
-
-def _check_names_differ(jobs):
-    """Without .ome in its name, an image could take the place of another one's result."""
-    inputs = {}
-    for raw_path, _, output_path in jobs:
-        other = inputs.setdefault(output_path.name, raw_path)
-        if other != raw_path:
-            raise ValueError(
-                f"{other} and {raw_path} would both become {output_path}: rename one, or write OME-TIFF with -f ome."
-            )
-
-
-def _output_name(raw_path, options):
-    """The input's name; ImageJ files are not called OME."""
-    if options.output_tiff_format == "imagej" and raw_path.stem.lower().endswith(".ome"):
-        return raw_path.stem[:-4] + raw_path.suffix
-    return raw_path.name
-
-
-def _protect_training_data(about, output_paths):
-    """Whatever a user allows, what the network has learned from is not replaced by what it makes of it."""
-    pairs = [*about.get("training", []), *about.get("validation", [])]
-    learned_from = {os.path.realpath(pair[kind]) for pair in pairs for kind in ("raw", "gt")}
-    for output_path in output_paths:
-        if os.path.realpath(output_path) in learned_from:
-            raise ValueError(f"{output_path} is training data of this network: name another place with -o.")
-
-
-def _make_restorer(options, model, about):
-    """Settle what the flags leave to how the network was trained."""
-    from rcan.restoration import FileRestorer
-
     ndim = len(model.input_shape) - 2
     low, high = about.get("percentiles", (2, 99.9))
     percentiles = (
@@ -229,26 +230,54 @@ def _make_restorer(options, model, about):
             raise ValueError(
                 f"--{flag} is {list(shape)}: the network restores {ndim}D blocks, give {ndim} numbers."
             )
-    tile_shape = tuple(options.block_shape or about.get("patch_shape") or (16, 256, 256)[-ndim:])
-    overlap = options.block_overlap_shape
-    if overlap and any(map(int.__le__, tile_shape, overlap)):
-        raise ValueError(
-            f"--block_overlap_shape is {list(overlap)}: each number must be smaller than that of the tile, which is "
-            f"{list(tile_shape)} as in training. Name larger tiles with --block_shape."
-        )
-    return FileRestorer(
-        model,
-        tile_shape=tile_shape,
-        overlap=overlap,
+    if options.attention == "local":
+        model = restoration.with_local_attention(model, _known(about, "patch_shape", "--attention local"))
+    training_range = None
+    if options.normalize == "training":
+        pairs = _known(about, "training", "--normalize training")
+        training_range = np.median([pair["raw_range"] for pair in pairs], axis=0)
+    devices = restoration.find_devices(options.devices)
+    engine = restoration.KerasEngine(model, devices)
+    if options.ensemble:
+        engine = restoration.Ensemble(engine, options.ensemble, with_spread=options.uncertainty)
+    return restoration.FileRestorer(
+        engine,
+        max_voxels=restoration.voxels_within_memory(model, devices * sharing),
+        tile_shape=options.block_shape,
+        overlap=options.block_overlap_shape,
         percentiles=percentiles,
+        normalize=options.normalize,
+        training_range=training_range,
         axes=options.axes,
         gt_axes=options.gt_axes,
+        channels=options.channels,
         bits=options.bpp,
         as_channels=options.compare,
         rescale=options.rescale,
         stretch=options.normalize_output_range_between_zero_and_one,
-        file_format=options.output_tiff_format,
+        with_spread=options.uncertainty,
     )
 
 
-main = functools.partial(run_command, apply, prog="apply.py")
+def _known(about, key, flag):
+    """A fact of the training that a flag needs."""
+    if key not in about:
+        raise ValueError(
+            f"{flag} needs the run folder of the training, whose training.json tells: name it with -m."
+        )
+    return about[key]
+
+
+def main(argv=None, **options):
+    """Run the command; return its exit status."""
+    status = run_command(apply, argv, **{"prog": "apply.py", **options})
+    if status > 128 and _is_computing():  # a tile that is in work cannot be stopped, and nobody waits for it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _is_computing():
+    blocks = sys.modules.get("rcan.restoration.blocks")
+    return blocks is not None and blocks.is_computing()

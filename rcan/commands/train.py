@@ -59,12 +59,12 @@ def _score(run_dir, data):
     from rcan.files import whole_file
     from rcan.metrics import mean_scores
 
-    model, about = load_model(run_dir)
+    model, _ = load_model(run_dir)
     kind = next(name for name in ("test", "validation", "training") if getattr(data, name))
     pairs = getattr(data, kind)
     names, scores = _short_names(pairs), {}
     for name, pair in zip(names[:_MOST_SCORED], pairs, strict=False):
-        scores[name], images = score_pair(model, pair, tile_shape=about["patch_shape"])
+        scores[name], images = score_pair(model, pair)
     captions = {
         image: f"{scores[name][f'psnr_{image}']:.2f} dB, SSIM {scores[name][f'ssim_{image}']:.3f}"
         for image in ("raw", "restored")

@@ -1,28 +1,51 @@
-"""Restoring a volume of any size: tiles, weights, blending.
+"""How a volume is cut into tiles, and how restored tiles become one volume again.
 
-The volume is cut into tiles of equal size that overlap; the last one on each axis is shifted inward, so
-that nothing is ever padded, and where the volume is smaller than a tile it is one tile. Neighbours are
-blended with linear ramps. The weights of a tile are a product of one weight for each axis, and on each
-axis the weights of all tiles add up to one: the blended volume needs no division.
+All tiles of a volume have one shape, lie inside it and are spread evenly, so that nothing is padded and no tile
+adds nothing. A network sees zeros beyond the edge of a tile and is wrong near it; neighbours therefore overlap.
+Of the overlap the outer voxels of each tile are thrown away, and over a quarter of it, in the middle, one tile
+fades into the next. The weights of a tile are a product of one weight for each axis, and on each axis the
+weights of all tiles add up to one: the blended volume needs no division.
 
-Tiles are visited in layers along the first axis. A layer's voxels that no later layer touches are
-finished and handed out, so that memory holds one layer, however tall the volume is.
+Tiles are visited in C order. What no later tile touches is handed out at once; what is still to be added to is
+kept: the ramps of the current tile, of a row and of a layer of tiles, never a whole volume.
 
-The model is any Keras model that maps `(N, Z, Y, X, C)` (or `(N, Y, X, C)`) to the same, or to a whole
-multiple of its size on each axis.
+The measurements behind these choices are in docs/tiling.md.
 """
 
 import itertools
 import math
+from typing import NamedTuple
 
-import keras
 import numpy as np
 
-__all__ = ["restore", "restore_slabs", "tile_axis", "upscaling_of"]
+__all__ = ["Blender", "Cut", "choose_tile", "ramp_of", "tile_axis"]
+
+RAMP_SHARE = 4  # one tile fades into the next over a quarter of the overlap
+
+
+class Cut(NamedTuple):
+    """One tile along one axis.
+
+    Attributes
+    ----------
+    read : slice
+        The tile in the input.
+    kept : slice
+        The part of the restored tile that counts, from the tile's own start.
+    written : slice
+        The place of that part in the output.
+    weight : ndarray of shape (written.stop - written.start,), float32
+        Above 0; sums to one over all tiles at each voxel of the output.
+    """
+
+    read: slice
+    kept: slice
+    written: slice
+    weight: np.ndarray
 
 
 def tile_axis(size, tile, overlap, factor=1):
-    """Cut one axis into tiles, and weigh them so that they blend.
+    """Cut one axis into tiles, as few as possible, and weigh them so that they blend.
 
     Parameters
     ----------
@@ -35,136 +58,178 @@ def tile_axis(size, tile, overlap, factor=1):
     factor : int
         Voxels written for each voxel read.
 
-    Yields
-    ------
-    read : slice
-        The tile in the input, always `tile` voxels.
-    written : slice
-        The tile in the output.
-    weight : ndarray of shape (tile * factor,), float32
-        Sums to one over all tiles at each voxel.
+    Returns
+    -------
+    cuts : list of Cut
 
     Examples
     --------
-    >>> [(read.start, read.stop) for read, _, _ in tile_axis(100, tile=64, overlap=8)]
+    >>> [(cut.read.start, cut.read.stop) for cut in tile_axis(100, tile=64, overlap=8)]
     [(0, 64), (36, 100)]
+    >>> [(cut.written.start, cut.written.stop) for cut in tile_axis(100, tile=64, overlap=8)]
+    [(0, 51), (49, 100)]
     """
     tile = min(tile, size)
     overlap = min(overlap, tile - 1)
     num_tiles = max(1, math.ceil((size - overlap) / (tile - overlap)))
-    starts = [min(i * (tile - overlap), size - tile) for i in range(num_tiles)]
+    starts = [i * (size - tile) // max(1, num_tiles - 1) for i in range(num_tiles)]
+    middles = [(start + tile + after) // 2 for start, after in itertools.pairwise(starts)]
+    steps = (after - middle for middle, after in itertools.pairwise(middles))
+    ramp = min(ramp_of(overlap), *steps, size)  # no voxel belongs to more than two tiles
+    ramps = [(0, 0), *((middle - ramp // 2, middle - ramp // 2 + ramp) for middle in middles), (size, size)]
 
-    reach = factor * overlap + 1  # one voxel more than the overlap keeps the outermost weight above zero
-    rise = np.minimum(np.arange(1, factor * tile + 1) / reach, 1)
-    windows = np.ones((num_tiles, factor * tile))
-    windows[1:] *= rise
-    windows[:-1] *= rise[::-1]
-    total = np.zeros(factor * size)
-    written = [slice(factor * start, factor * (start + tile)) for start in starts]
-    for where, window in zip(written, windows, strict=True):
-        total[where] += window
-    for start, where, window in zip(starts, written, windows, strict=True):
-        yield slice(start, start + tile), where, (window / total[where]).astype(np.float32)
+    rise = np.arange(1, factor * ramp + 1) / (factor * ramp + 1)
+    cuts = []
+    for start, ((low, rises), (falls, high)) in zip(starts, itertools.pairwise(ramps), strict=True):
+        first, last = factor * low, factor * high
+        weight = np.ones(last - first)
+        weight[: factor * (rises - low)] = rise[: factor * (rises - low)]
+        weight[factor * (falls - low) :] = rise[::-1][: factor * (high - falls)]
+        offset = factor * start
+        cut = slice(start, start + tile), slice(first - offset, last - offset), slice(first, last)
+        cuts.append(Cut(*cut, weight.astype(np.float32)))
+    return cuts
 
 
-def upscaling_of(model):
-    """Voxels that a model writes for each voxel that it reads, on each spatial axis.
+def ramp_of(overlap):
+    """Voxels over which one tile fades into the next.
 
     Parameters
     ----------
-    model : keras.Model
-
-    Returns
-    -------
-    factors : tuple of int
+    overlap : int
     """
-    ndim, size = len(model.input_shape) - 2, 16
-    shape = model.compute_output_shape((1, *(size,) * ndim, model.input_shape[-1]))
-    return tuple(length // size for length in shape[1:-1])
+    return math.ceil(overlap / RAMP_SHARE)
 
 
-def restore_slabs(model, read, shape, *, tile_shape, overlap=None, progress=None):
-    """Restore a volume slab by slab along its first axis.
+def choose_tile(shape, overlap, *, max_voxels):
+    """Choose the shape of tile that computes the fewest voxels for a volume.
 
     Parameters
     ----------
-    model : keras.Model
-        Maps `(N, Z, Y, X, C)` to a whole multiple of that size, or the same without Z.
-    read : callable
-        ``read(region)`` gives the normalised raw voxels `(Z, Y, X, C)` of a tuple of slices.
     shape : tuple of int
-        Of the whole raw volume, `(Z, Y, X, C)`.
-    tile_shape : tuple of int
-        Spatial shape of a tile; cut down to the volume.
-    overlap : tuple of int, optional
-        Voxels that neighbouring tiles share; an eighth of the tile where not given.
-    progress : Progress, optional
-        Advanced after every tile, by all raw voxels together.
-
-    Yields
-    ------
-    region : tuple of slice
-        Place of the slab in the output. Slabs come in order and cover the output once.
-    slab : ndarray of shape (z, Y, X, C), float32
-        Restored voxels.
-    """
-    spatial, factors = shape[:-1], upscaling_of(model)
-    overlap = overlap or tuple(tile // 8 for tile in tile_shape)
-    layers, *rows = (
-        list(tile_axis(*axis)) for axis in zip(spatial, tile_shape, overlap, factors, strict=True)
-    )
-    rest = tuple(slice(0, size * factor) for size, factor in zip(spatial[1:], factors[1:], strict=True))
-    layer_shape = (layers[0][2].size, *(where.stop for where in rest), model.output_shape[-1])
-    predict = _compiled(model)
-
-    places, num_voxels = list(itertools.product(*rows)), math.prod(spatial)
-    num_tiles, num_done = len(layers) * len(places), 0
-    layer = np.zeros(layer_shape, np.float32)
-    for number, (taken, written, weight) in enumerate(layers):
-        raw = read((taken, *(slice(0, size) for size in spatial[1:])))
-        for tiles in places:
-            inside = (slice(None), *(tile[0] for tile in tiles))
-            block = predict(np.ascontiguousarray(raw[inside])[np.newaxis])[0]
-            for axis, along in enumerate([weight, *(tile[2] for tile in tiles)]):
-                block = block * along.reshape((-1,) + (1,) * (block.ndim - 1 - axis))
-            layer[(slice(None), *(tile[1] for tile in tiles))] += block
-            if progress:
-                progress.advance(
-                    (num_done + 1) * num_voxels // num_tiles - num_done * num_voxels // num_tiles
-                )
-            num_done += 1
-        is_last = number + 1 == len(layers)
-        finished = (written.stop if is_last else layers[number + 1][1].start) - written.start
-        yield (slice(written.start, written.start + finished), *rest), layer[:finished].copy()
-        layer[: len(layer) - finished] = layer[finished:].copy()
-        layer[len(layer) - finished :] = 0
-
-
-def _compiled(model):
-    """A function from a batch of tiles to restored tiles, traced once for each shape of tile."""
-    if keras.backend.backend() == "tensorflow" and not model.compiled:
-        model.jit_compile = False  # XLA is slower on CPU and fails with older cuDNN
-    return model.predict_on_batch
-
-
-def restore(model, raw, *, tile_shape, overlap=None):
-    """Restore a normalised volume that is in memory.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Maps `(N, Z, Y, X, C)` to a whole multiple of that size, or the same without Z.
-    raw : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Background 0 and signal 1.
-    tile_shape : tuple of int
-        Spatial shape of a tile; cut down to the volume.
-    overlap : tuple of int, optional
-        Voxels that neighbouring tiles share; an eighth of the tile where not given.
+        Spatial shape of the volume.
+    overlap : tuple of int
+        Voxels that neighbouring tiles share.
+    max_voxels : int
+        Most voxels of a tile.
 
     Returns
     -------
-    restored : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
-        Background 0 and signal 1.
+    tile_shape : tuple of int
+        Covers the volume with equal tiles. Larger than the overlap, even where that is more than `max_voxels`.
+
+    Examples
+    --------
+    >>> choose_tile((32, 512, 512), (16, 16, 16), max_voxels=2**22)
+    (32, 264, 264)
     """
-    slabs = restore_slabs(model, raw.__getitem__, raw.shape, tile_shape=tile_shape, overlap=overlap)
-    return np.concatenate([slab for _, slab in slabs])
+    candidates = [_tile_sizes(size, shared) for size, shared in zip(shape, overlap, strict=True)]
+    grid = np.meshgrid(*(np.arange(len(tiles)) for tiles in candidates), indexing="ij", sparse=True)
+    tiles = [sizes[index] for sizes, index in zip(candidates, grid, strict=True)]
+    counts = [
+        np.ceil((size - shared) / np.maximum(1, tile - shared)).clip(1)
+        for size, shared, tile in zip(shape, overlap, tiles, strict=True)
+    ]
+    voxels = math.prod(tiles)
+    computed = np.where(voxels <= max_voxels, voxels * math.prod(counts), np.inf)
+    if np.isinf(computed).all():
+        computed = voxels  # none is small enough: the smallest
+    best = np.unravel_index(np.argmin(computed), computed.shape)
+    return tuple(int(sizes[i]) for sizes, i in zip(candidates, best, strict=True))
+
+
+def _tile_sizes(size, overlap):
+    """Sizes of tile that cover an axis exactly, for each number of tiles, from one to many: at most 64."""
+    overlap = min(overlap, size - 1)
+    most = max(1, (size - overlap) // (overlap + 1))  # a tile has as many voxels of its own as it shares
+    counts = np.unique(np.geomspace(1, most, 64).round())
+    return np.unique(np.ceil((size + (counts - 1) * overlap) / counts).astype(np.int64))[::-1]
+
+
+class Blender:
+    """Weighs restored tiles, adds them up, and hands out what is finished.
+
+    Parameters
+    ----------
+    cuts : list of list of Cut
+        Of each spatial axis.
+
+    Examples
+    --------
+    Tiles come in C order of their indices::
+
+        blender = Blender([tile_axis(100, 64, 8)] * 3)
+        for index in np.ndindex(*blender.counts):
+            region, block = blender.add(index, tiles[index])
+    """
+
+    def __init__(self, cuts):
+        self.counts = tuple(map(len, cuts))
+        self._cuts = cuts
+        self._kept = [None] * len(
+            cuts
+        )  # what a tile leaves to the next one along each axis, for its whole face
+        self._owed = [None] * len(cuts)  # the same, of the tile, row and layer before
+
+    def add(self, index, tile):
+        """Add one tile.
+
+        Parameters
+        ----------
+        index : tuple of int
+            Of the tile on each axis.
+        tile : ndarray of shape (z, y, x, C)
+            Restored, margins included.
+
+        Returns
+        -------
+        region : tuple of slice
+            Place in the output of what no later tile touches. The regions of all tiles cover the output once.
+        block : ndarray of shape (z, y, x, C), float32
+        """
+        cuts = [axis[i] for axis, i in zip(self._cuts, index, strict=True)]
+        tile = tile[tuple(cut.kept for cut in cuts)].astype(np.float32)
+        for axis, cut in enumerate(cuts):
+            tile *= cut.weight.reshape((-1,) + (1,) * (tile.ndim - 1 - axis))
+        ends = [
+            axis[i + 1].written.start if i + 1 < len(axis) else cut.written.stop
+            for axis, i, cut in zip(self._cuts, index, cuts, strict=True)
+        ]
+        region = tuple(slice(cut.written.start, end) for cut, end in zip(cuts, ends, strict=True))
+        inside = tuple(slice(0, part.stop - part.start) for part in region)
+        block = tile[inside].copy()
+        for axis in range(len(cuts)):
+            self._turn(axis, index, tile.shape[-1])
+            if index[axis]:
+                self._pay(axis, region, block)
+            if index[axis] + 1 < self.counts[axis]:
+                # finished on the axes before, whole on those behind
+                part = (*inside[:axis], slice(inside[axis].stop, None))
+                place = tuple(cut.written for cut in cuts[axis + 1 :])
+                self._kept[axis][(..., *place, slice(None))] += tile[part]
+        return region, block
+
+    def _turn(self, axis, index, num_channels):
+        """At the first tile of a face, what was kept is what is owed now, and an empty face takes its place."""
+        if any(index[axis + 1 :]):
+            return
+        self._owed[axis] = self._kept[axis]
+        self._kept[axis] = None
+        if index[axis] + 1 == self.counts[axis]:
+            return
+        cuts = self._cuts
+        before = (cuts[a][index[a]] for a in range(axis))
+        done = [
+            (cuts[a][index[a] + 1].written.start if index[a] + 1 < self.counts[a] else cut.written.stop)
+            - cut.written.start
+            for a, cut in enumerate(before)
+        ]
+        ramp = cuts[axis][index[axis]].written.stop - cuts[axis][index[axis] + 1].written.start
+        behind = [axis_cuts[-1].written.stop for axis_cuts in cuts[axis + 1 :]]
+        self._kept[axis] = np.zeros((*done, ramp, *behind, num_channels), np.float32)
+
+    def _pay(self, axis, region, block):
+        """Add what the tiles before along an axis have left."""
+        owed = self._owed[axis]
+        place = (slice(None),) * (axis + 1) + region[axis + 1 :]
+        block[(slice(None),) * axis + (slice(0, owed.shape[axis]),)] += owed[place]

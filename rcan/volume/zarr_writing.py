@@ -188,7 +188,7 @@ class ZarrDestination:
             self._create_group(zarr, self._partial / "OME", {"series": names})
         if self.when_whole:
             self.when_whole(self.path, self._partial)
-        replaced = self.path.with_name(f".{self.path.name}.replaced-{os.getpid()}")
+        replaced = self._partial.with_name(f"{self._partial.name}.replaced")
         if not os.path.lexists(self.path):
             os.rename(self._partial, self.path)
             return

@@ -1,0 +1,208 @@
+"""One call of `apply`: which of its images are there already, and what came of the others."""
+
+import contextlib
+import hashlib
+import os
+import sys
+import time
+
+from rcan.cli import UsageError, describe_failure
+from rcan.commands.jobs import find_jobs, read_scores, write_scores
+from rcan.commands.manifest import Manifest
+from rcan.files import clear_partials, state_of
+
+__all__ = ["Run"]
+
+_LOOK_INTERVAL = 2  # seconds; a file that has not changed for so long is written completely
+# Flags that decide about the values of an output.
+_SETTINGS = (
+    "compare", "bpp", "block_shape", "block_overlap_shape", "normalize", "p_min", "p_max", "rescale",
+    "normalize_output_range_between_zero_and_one", "attention", "ensemble", "axes", "gt_axes", "channels",
+)  # fmt: skip
+
+
+class Run:
+    """The images of one call, one after the other.
+
+    Parameters
+    ----------
+    options : ApplyOptions
+
+    Attributes
+    ----------
+    restorer : rcan.restoration.FileRestorer
+        To be set before `do` and `watch`.
+    num_images : int
+        That the call is about, as far as known.
+    failed : dict of Path to str
+        Reason by image.
+    """
+
+    def __init__(self, options):
+        from rcan.volume import is_zarr
+
+        self._options, self.restorer = options, None
+        self._is_folder = options.input.is_dir() and not (options.series or is_zarr(options.input))
+        self._folder = options.output if self._is_folder else options.output.absolute().parent
+        self._manifest = Manifest(self._folder) if self._is_folder else None
+        self._scores_path = self._folder / "scores.csv"
+        self._rows = read_scores(self._scores_path) if options.ground_truth else {}
+        self._settings = _settings(options)
+        self._learned_from = set()
+        self._scores, self.failed = {}, {}
+        self._seen, self._restored, self._skipped = set(), set(), set()
+
+    @property
+    def num_images(self):
+        """Images that the call is about, as far as known."""
+        return len(self._seen)
+
+    def protect(self, about, jobs):
+        """Refuse to replace what the network has learned from, whatever else a user allows."""
+        pairs = [*about.get("training", []), *about.get("validation", [])]
+        self._learned_from = {os.path.realpath(pair[kind]) for pair in pairs for kind in ("raw", "gt")}
+        for job in jobs:
+            self._check_protected(job)
+
+    def _check_protected(self, job):
+        for path in job.outputs:
+            if os.path.realpath(path) in self._learned_from:
+                raise ValueError(f"{path} is training data of this network: name another place with -o.")
+
+    def select(self, jobs):
+        """Images to restore; refuses to replace what this job has not made."""
+        self._seen |= {job.raw for job in jobs}
+        for path in (job.output for job in jobs if not job.format.startswith("zarr")):
+            if self._options.scheduler:
+                raise UsageError(
+                    f"{path}: --scheduler writes OME-Zarr, a TIFF file has one writer. Choose --format zarr (for "
+                    "one image a name *.zarr with -o), or leave --scheduler out."
+                )
+        if self._options.overwrite:
+            return jobs
+        todo, conflicts = [], []
+        for job in jobs:
+            found = {path: self._status(job, path) for path in job.outputs}
+            conflicts += [
+                (job, path) for path, what in found.items() if what in ("foreign", "other settings")
+            ]
+            if set(found.values()) != {"done"} or self._lacks_scores(job):
+                todo.append(job)
+            else:
+                self._skipped.add(job.raw)
+        if conflicts:
+            job, path = conflicts[0]
+            more = f" and {len(conflicts) - 1} more" * (len(conflicts) > 1)
+            how = self._manifest.difference(path, self._settings_of(job)) if self._manifest else ""
+            reason = f", made with {how}," if how else ""
+            raise FileExistsError(
+                f"{path}{more}{reason} would be replaced: name another place with -o, or replace with --overwrite."
+            )
+        return todo
+
+    def _status(self, job, path):
+        if self._manifest:
+            return self._manifest.status(job.raw, path, self._settings_of(job))
+        return "foreign" if os.path.lexists(path) else "absent"
+
+    def _lacks_scores(self, job):
+        return job.gt is not None and job.output.name not in self._rows
+
+    def _settings_of(self, job):
+        """Settings of the call, and what else decides about the values of this image's outputs."""
+        settings = {**self._settings, "format": job.format}
+        if job.gt and (self._options.compare or self._options.rescale):
+            settings["ground_truth"] = [os.path.realpath(job.gt), state_of(job.gt)]
+        return settings
+
+    def do(self, jobs):
+        """Restore images; one that fails does not stop the others."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        clear_partials(self._folder)
+        for number, job in enumerate(jobs, 1):
+            label = f"[{number}/{len(jobs)}] {job.raw.name}" if len(jobs) > 1 else job.raw.name
+            try:
+                self._restore(job, label)
+            except Exception as failure:
+                if not self._is_folder or isinstance(failure, ConnectionError):  # the cluster is gone for all
+                    raise
+                self._fail(job, failure)
+            else:
+                self._restored.add(job.raw)
+                self.failed.pop(job.raw, None)
+
+    def _restore(self, job, label):
+        self._check_protected(job)
+        note = None
+        if self._manifest:
+            settings, before = self._settings_of(job), state_of(job.raw)
+
+            def note(path, present):
+                self._manifest.note(job.raw, before, path, present, settings)
+
+        self.restorer.file_format = job.format
+        report = self.restorer.restore(
+            job.raw, job.output, gt_path=job.gt, spread_path=job.spread, label=label, when_whole=note
+        )
+        if report.seams is not None:
+            tile = "x".join(map(str, report.tile_shape))
+            print(
+                f"{job.output.name}: tiles of {tile}, steps at their borders {report.seams:.2f} of those beside"
+            )
+        if self._manifest:
+            self._manifest.add(job.output, {"seams": report.seams, "num_clipped": report.num_clipped})
+        if report.scores:
+            self._scores[job.output.name] = self._rows[job.output.name] = report.scores
+            write_scores(self._scores_path, self._rows)
+
+    def watch(self):
+        """Restore what is in the folder and what comes, until interrupted."""
+        print(f"Watching {self._options.input}, Ctrl-C ends.", flush=True)
+        seen, settled = {}, {}
+        while True:
+            now = {}
+            for job in find_jobs(self._options, may_be_empty=True):
+                is_done = job.raw in self._restored | self._skipped
+                with contextlib.suppress(OSError):  # gone again
+                    now[job] = state_of(job.raw, deep=not is_done)
+            for job, state in now.items():
+                if seen.get(job) == state and settled.get(job) != state:  # nobody writes to it any more
+                    self._do_watched(job)
+                    settled[job] = state
+            seen = now
+            time.sleep(_LOOK_INTERVAL)
+
+    def _do_watched(self, job):
+        try:
+            self.do(self.select([job]))
+        except OSError as failure:  # an output that is not ours, or a file that is gone
+            self._fail(job, failure)
+
+    def _fail(self, job, failure):
+        self.failed[job.raw] = describe_failure(failure)
+        print(f"error: {self.failed[job.raw]}", file=sys.stderr, flush=True)
+
+    def conclude(self):
+        """Say what was done."""
+        if self._scores:
+            from rcan.evaluation import format_scores
+
+            print(f"\nAfter an affine match to the ground truth:\n{format_scores(self._scores)}")
+        skipped = self._skipped - self._restored
+        before = f", {len(skipped)} of them before" * bool(skipped)
+        num_done = len(self._restored | skipped)
+        print(f"{num_done} of {self.num_images} restored{before}: {self._options.output}", flush=True)
+        for path, reason in self.failed.items():
+            print(f"not restored: {path.name}: {reason}", flush=True)
+
+
+def _settings(options):
+    """All of a call that decides about the values of an output, for the manifest."""
+    from rcan.checkpoint import find_model
+
+    digest = hashlib.sha256(find_model(options.model_dir).read_bytes()).hexdigest()[:16]
+    values = options.model_dump(mode="json", include={*_SETTINGS})
+    return {
+        "model": digest,
+        **{name: value for name, value in values.items() if value is not None and value is not False},
+    }

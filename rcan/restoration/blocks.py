@@ -1,0 +1,187 @@
+"""Restoring a volume of any size, tile by tile, with reading, computing and what comes after going on at once."""
+
+import collections
+import concurrent.futures
+import math
+import threading
+
+import numpy as np
+
+from rcan.restoration.engine import KerasEngine, is_out_of_memory, voxels_within_memory
+from rcan.restoration.tiles import Blender, choose_tile, tile_axis
+
+__all__ = ["OVERLAP", "TileTooLarge", "is_computing", "plan_tiles", "restore", "restore_blocks"]
+
+OVERLAP = 16  # voxels; what lies 8 voxels from the edge of a tile is right to some 0.1 % (docs/tiling.md)
+_THREAD_NAME = "rcan-tile"
+
+
+class TileTooLarge(MemoryError):
+    """The memory of a device does not hold what a tile of this size needs."""
+
+
+def plan_tiles(shape, *, max_voxels, tile_shape=None, overlap=None):
+    """Settle how a volume is cut.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Spatial shape of the volume.
+    max_voxels : int
+        Most voxels of a tile that is chosen.
+    tile_shape : tuple of int, optional
+        Cut down to the volume; where not given, the one that computes the fewest voxels.
+    overlap : tuple of int, optional
+        16 voxels where not given, or a quarter of a tile that is given or has to be small.
+
+    Returns
+    -------
+    tile_shape, overlap : tuple of int
+    """
+    if tile_shape:
+        return tile_shape, overlap or tuple(min(OVERLAP, tile // 4) for tile in tile_shape)
+    side = math.floor(max_voxels ** (1 / len(shape)))
+    overlap = overlap or (min(OVERLAP, side // 4),) * len(shape)
+    return choose_tile(shape, overlap, max_voxels=max_voxels), overlap
+
+
+def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progress=None, seams=None):
+    """Restore a volume, and hand out its parts as soon as they are finished.
+
+    Parameters
+    ----------
+    engine : callable
+        As `rcan.restoration.engine.KerasEngine`.
+    read : callable
+        ``read(region)`` gives the normalised raw voxels `(Z, Y, X, C)` of a tuple of slices; called ahead, in another
+        thread.
+    shape : tuple of int
+        Spatial shape of the whole raw volume.
+    tile_shape : tuple of int
+        Spatial shape of a tile; cut down to the volume.
+    overlap : tuple of int
+        Voxels that neighbouring tiles share.
+    part : tuple of slice, optional
+        Region of the output to restore alone: the same values as in the whole.
+    progress : Progress, optional
+        Advanced after every tile, by all raw voxels together.
+    seams : rcan.restoration.seams.SeamMeter, optional
+        Sees every block.
+
+    Yields
+    ------
+    region : tuple of slice
+        Place in the output. The regions cover it once.
+    block : ndarray of shape (z, y, x, C), float32
+        Restored voxels.
+    """
+    cuts = [tile_axis(*axis) for axis in zip(shape, tile_shape, overlap, engine.factors, strict=True)]
+    if part:
+        cuts = [
+            [cut for cut in axis if _meet(cut.written, inside)]
+            for axis, inside in zip(cuts, part, strict=True)
+        ]
+    blender = Blender(cuts)
+    ramps = [axis[0].written.stop - axis[1].written.start if len(axis) > 1 else 0 for axis in cuts]
+    num_voxels, num_tiles = math.prod(shape), math.prod(blender.counts)
+    tiles = (
+        tuple(axis[i].read for axis, i in zip(cuts, index, strict=True))
+        for index in np.ndindex(*blender.counts)
+    )
+    computed = _compute_ahead(engine, read, tiles)
+    for number, (index, tile) in enumerate(zip(np.ndindex(*blender.counts), computed, strict=True)):
+        region, block = blender.add(index, tile)
+        if seams:
+            seams.add(index, block, ramps)
+        if part:
+            region, block = _clip(region, block, part)
+        if block.size:
+            yield region, block
+        if progress:
+            progress.advance((number + 1) * num_voxels // num_tiles - number * num_voxels // num_tiles)
+
+
+def _meet(one, other):
+    return one.start < other.stop and one.stop > other.start
+
+
+def _clip(region, block, part):
+    """What of a block lies in a part of the output; it may be nothing."""
+    limits = [
+        (max(own.start, inside.start), min(own.stop, inside.stop))
+        for own, inside in zip(region, part, strict=True)
+    ]
+    clipped = tuple(slice(first, max(first, last)) for first, last in limits)
+    kept = (
+        slice(new.start - own.start, new.stop - own.start) for new, own in zip(clipped, region, strict=True)
+    )
+    return clipped, block[tuple(kept)]
+
+
+def _compute_ahead(engine, read, tiles):
+    """Restored tiles in order: one thread reads ahead, and one for each device computes."""
+    reader = concurrent.futures.ThreadPoolExecutor(1)
+    workers = concurrent.futures.ThreadPoolExecutor(engine.num_devices, thread_name_prefix=_THREAD_NAME)
+    pending = collections.deque()
+    try:
+        for region in tiles:
+            block = reader.submit(read, region)
+            pending.append(workers.submit(_compute, engine, block))
+            if len(pending) > engine.num_devices + 1:  # one in work on each device, one waiting, one read
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except Exception:
+        workers.shutdown(wait=True, cancel_futures=True)  # other tiles in work hold memory
+        raise
+    finally:
+        for pool in (reader, workers):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _compute(engine, block):
+    block = block.result()
+    try:
+        return engine(block)
+    except Exception as failure:
+        if is_out_of_memory(failure):
+            size = "x".join(map(str, block.shape[:-1]))
+            raise TileTooLarge(f"memory is too small for a tile of {size}: name a smaller one.") from failure
+        raise
+
+
+def is_computing():
+    """Whether a tile is still computed somewhere, after an interruption for example: it cannot be stopped."""
+    return any(thread.name.startswith(_THREAD_NAME) for thread in threading.enumerate())
+
+
+def restore(model, raw, *, tile_shape=None, overlap=None):
+    """Restore a normalised volume that is in memory.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Maps `(N, Z, Y, X, C)` to a whole multiple of that size, or the same without Z.
+    raw : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        Background 0 and signal 1.
+    tile_shape : tuple of int, optional
+        Spatial shape of a tile, cut down to the volume; where not given, the one that computes the fewest voxels.
+    overlap : tuple of int, optional
+        Voxels that neighbouring tiles share; 16, or a quarter of a tile that is given, where not given.
+
+    Returns
+    -------
+    restored : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
+        Background 0 and signal 1.
+    """
+    engine = KerasEngine(model)
+    shape = raw.shape[:-1]
+    tile_shape, overlap = plan_tiles(
+        shape, max_voxels=voxels_within_memory(model, ("cpu:0",)), tile_shape=tile_shape, overlap=overlap
+    )
+    larger = tuple(size * factor for size, factor in zip(shape, engine.factors, strict=True))
+    restored = np.empty((*larger, engine.num_channels[1]), np.float32)
+    blocks = restore_blocks(engine, raw.__getitem__, shape, tile_shape=tile_shape, overlap=overlap)
+    for region, block in blocks:
+        restored[region] = block
+    return restored

@@ -1,0 +1,233 @@
+"""What tiles are computed with: a network on one device or several, alone or as an ensemble of its symmetries."""
+
+import contextlib
+import itertools
+import math
+import queue
+import subprocess
+
+import keras
+import numpy as np
+
+from rcan.memory import free_memory
+
+__all__ = [
+    "Ensemble",
+    "KerasEngine",
+    "find_devices",
+    "is_out_of_memory",
+    "upscaling_of",
+    "voxels_within_memory",
+]
+
+MAPS = 8  # feature maps of all channels that a forward pass holds at a time, at most: measured
+SHARE_OF_FREE_MEMORY = 0.5
+SMALLEST_TILE = 2**12  # voxels; where memory does not even hold this, it is not the tile that is too large
+MAX_TILE_VOXELS = 2**22  # larger tiles save little, and each is a step of the progress
+ASSUMED_GPU_BYTES = (
+    4 * 2**30
+)  # where the free memory of a GPU cannot be read; too much is halved when it fails
+
+
+def upscaling_of(model):
+    """Voxels that a model writes for each voxel that it reads, on each spatial axis.
+
+    Parameters
+    ----------
+    model : keras.Model
+
+    Returns
+    -------
+    factors : tuple of int
+    """
+    ndim, size = len(model.input_shape) - 2, 16
+    shape = model.compute_output_shape((1, *(size,) * ndim, model.input_shape[-1]))
+    return tuple(length // size for length in shape[1:-1])
+
+
+def find_devices(devices):
+    """Names of the devices to compute on.
+
+    Parameters
+    ----------
+    devices : str
+        ``"auto"``: all GPUs, or the CPU where there is none; ``"cpu"``; or a number of GPUs (of logical CPU devices
+        where there is no GPU).
+
+    Returns
+    -------
+    names : tuple of str
+        As `keras.device` takes them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer devices than asked for.
+    """
+    if devices == "cpu":
+        return ("cpu:0",)
+    if keras.backend.backend() == "torch":  # lists no devices
+        names = ["gpu:0"] if keras.utils.is_accelerator_available() else ["cpu:0"]
+    else:
+        names = keras.distribution.list_devices()
+    kind = names[0].partition(":")[0].upper()
+    if devices == "auto":
+        return tuple(names[:1] if kind == "CPU" else names)
+    if int(devices) > len(names):
+        raise ValueError(
+            f"devices is {devices} but there {'is' if len(names) == 1 else 'are'} {len(names)} ({kind}): name at most "
+            "that many, or auto."
+        )
+    return tuple(names[: int(devices)])
+
+
+def voxels_within_memory(model, devices):
+    """Voxels of the largest tile that should be computed at a time.
+
+    Parameters
+    ----------
+    model : keras.Model
+    devices : tuple of str
+
+    Returns
+    -------
+    max_voxels : int
+        The largest power of two that half of the free memory of each device holds, so that a call that is
+        repeated finds the same; 4096 to 4 million.
+    """
+    on_cpu = devices[0].startswith("cpu")
+    num_bytes = free_memory() / len(devices) if on_cpu else _free_gpu_memory()
+    num_voxels = SHARE_OF_FREE_MEMORY * num_bytes / (MAPS * 4 * _widest_map(model))
+    return min(max(2 ** int(math.log2(max(num_voxels, 1))), SMALLEST_TILE), MAX_TILE_VOXELS)
+
+
+def _widest_map(model):
+    """Most values that a layer makes of one voxel of the input."""
+    ndim, size = len(model.input_shape) - 2, 16
+    fixed = keras.models.clone_model(
+        model, input_tensors=keras.Input((*(size,) * ndim, model.input_shape[-1]))
+    )
+    return max(math.prod(layer.output.shape[1:]) for layer in fixed.layers) / size**ndim
+
+
+def _free_gpu_memory():
+    """Free bytes of the fullest GPU."""
+    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+        return 2**20 * min(map(int, lines))
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return ASSUMED_GPU_BYTES
+
+
+def is_out_of_memory(failure):
+    """Whether an exception of any backend says that memory was too small.
+
+    Parameters
+    ----------
+    failure : Exception
+    """
+    named = type(failure).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
+    return named or isinstance(failure, MemoryError) or "RESOURCE_EXHAUSTED" in str(failure)
+
+
+class KerasEngine:
+    """A network as a function from a tile to the restored tile. Several threads may call it.
+
+    Parameters
+    ----------
+    model : keras.Model
+    devices : tuple of str, optional
+        Each gets a copy of the model; one call uses one that is free.
+
+    Attributes
+    ----------
+    num_devices : int
+    factors : tuple of int
+        Voxels written for each voxel read, on each spatial axis.
+    num_channels : tuple of int
+        Channels read and written.
+    """
+
+    def __init__(self, model, devices=(None,)):
+        self.num_devices = len(devices)
+        self.factors = upscaling_of(model)
+        self.num_channels = model.input_shape[-1], model.output_shape[-1]
+        self._free = queue.SimpleQueue()
+        for device in devices:
+            copy = model
+            if len(devices) > 1:
+                with _on(device):
+                    copy = keras.models.clone_model(model)
+                    copy.set_weights(model.get_weights())
+            if keras.backend.backend() == "tensorflow" and not copy.compiled:
+                copy.jit_compile = False  # XLA is slower on CPU and fails with older cuDNN
+            self._free.put((device, copy))
+
+    def __call__(self, tile):
+        """Restore one tile.
+
+        Parameters
+        ----------
+        tile : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+            Background 0 and signal 1.
+
+        Returns
+        -------
+        restored : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
+        """
+        device, model = self._free.get()
+        try:
+            with _on(device):
+                return model.predict_on_batch(np.ascontiguousarray(tile)[np.newaxis])[0]
+        finally:
+            self._free.put((device, model))
+
+
+def _on(device):
+    return contextlib.nullcontext() if device is None else keras.device(device)
+
+
+class Ensemble:
+    """Mean of an engine over its symmetries: the same tile turned by quarters in XY and flipped, and turned back.
+
+    Parameters
+    ----------
+    engine : callable
+    size : {8, 16}
+        Quarter turns and a flip; 16 flips Z besides.
+    with_spread : bool
+        Give the standard deviation of the members as further channels.
+
+    Raises
+    ------
+    ValueError
+        If the network is two-dimensional and `size` 16, or its upscaling differs in Y and X.
+    """
+
+    def __init__(self, engine, size, *, with_spread=False):
+        ndim = len(engine.factors)
+        if size == 16 and ndim == 2:
+            raise ValueError("--ensemble 16 flips Z, which a 2D network does not see: use --ensemble 8.")
+        if engine.factors[-2] != engine.factors[-1]:
+            raise ValueError(
+                f"--ensemble turns tiles in XY but the network enlarges {engine.factors} (Y and X differently): "
+                "leave it out."
+            )
+        self.num_devices, self.factors = engine.num_devices, engine.factors
+        self.num_channels = engine.num_channels[0], engine.num_channels[1] * (2 if with_spread else 1)
+        self._engine, self._size, self._with_spread = engine, size, with_spread
+
+    def __call__(self, tile):
+        """As the engine's, with twice the channels where the spread is asked for."""
+        plane = tile.ndim - 3, tile.ndim - 2
+        flips = [(), plane[:1]] if self._size == 8 else [(), plane[:1], (0,), (0, *plane[:1])]
+        mean, squares = 0, 0  # squared differences from the mean, by Welford's rule
+        for number, (turn, axes) in enumerate(itertools.product(range(4), flips), 1):
+            seen = np.rot90(np.flip(tile, axes), turn, plane)
+            member = np.flip(np.rot90(self._engine(seen), -turn, plane), axes).astype(np.float64)
+            step = member - mean
+            mean = mean + step / number
+            squares = squares + step * (member - mean)
+        spread = [np.sqrt(squares / self._size)] if self._with_spread else []
+        return np.concatenate([mean, *spread], axis=-1).astype(np.float32)

@@ -1,0 +1,165 @@
+"""What is written of a restored image: its unit and type, its channels and metadata."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from rcan.intensity import denormalise, to_dtype
+from rcan.metrics import enlarge
+from rcan.volume import create_volume
+
+__all__ = ["Output", "Report"]
+
+_DTYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
+_FEWEST_STEPS = 100  # whole grey values between background and signal below which integers lose detail
+
+
+@dataclass
+class Report:
+    """What came of restoring a file.
+
+    Attributes
+    ----------
+    scores : dict or None
+        As `rcan.metrics.compare`, mean over the frames; None without ground truth.
+    seams : float or None
+        As `rcan.restoration.seams.SeamMeter.score`.
+    num_clipped, num_values : int
+        Of the values written, those outside the range of their type.
+    tile_shape, overlap : tuple of int
+    """
+
+    scores: dict | None = None
+    seams: float | None = None
+    num_clipped: int = 0
+    num_values: int = 0
+    tile_shape: tuple = ()
+    overlap: tuple = ()
+
+
+class Output:
+    """The files that are made of one image.
+
+    Parameters
+    ----------
+    how : FileRestorer
+        Its settings.
+    raw : rcan.restoration.images.Image
+    gt : rcan.restoration.images.Image or None
+    """
+
+    def __init__(self, how, raw, gt):
+        self._how, self._raw, self._gt = how, raw, gt
+
+    def warn_of_lost_steps(self, output_path):
+        """A float32 cannot hold small differences of large grey values, an integer none below 1."""
+        if self._how.as_channels or self._how.stretch:
+            return
+        low, high = self._raw.ranges.T
+        if self._how.bits < 32:
+            if np.any(high - low < _FEWEST_STEPS):
+                warnings.warn(
+                    f"{output_path}: from background to signal are only {np.min(high - low):.3g} grey values, which -b "
+                    f"{self._how.bits} rounds to whole ones. `--bpp 32` keeps what lies between.",
+                    stacklevel=3,
+                )
+            return
+        largest = np.abs(self._raw.ranges).max()
+        step = np.spacing(np.float32(largest))
+        if np.any(step > (high - low) / 1000):
+            warnings.warn(
+                f"{output_path}: grey values near {largest:g} are stored in steps of {step:g} as 32-bit numbers. "
+                "--normalize_output_range_between_zero_and_one or --compare keep what lies between.",
+                stacklevel=3,
+            )
+
+    def _counts(self):
+        """Channels of raw, and of restored or ground truth, in the whole file."""
+        looped = len(self._raw.channels) if "C" not in self._raw.volume.block_axes else 1
+        return len(self._raw.channels), looped * self._how.num_channels[1]
+
+    def create(self, output_path, *, is_spread=False):
+        """Prepare the file of the restored image, or of its uncertainty, with the metadata of raw."""
+        volume = self._raw.volume
+        num_raw, num_channels = self._counts()
+        names = volume.channel_names and [volume.channel_names[channel] for channel in self._raw.channels]
+        if self._how.as_channels and not is_spread:
+            kinds = {
+                "raw": num_raw,
+                "restored": num_channels,
+                "ground truth": num_channels if self._gt else 0,
+            }
+            names = [
+                f"{kind} {i + 1}" if count > 1 else kind
+                for kind, count in kinds.items()
+                for i in range(count)
+            ]
+            num_channels = len(names)
+        axes = volume.axes.replace("C", "") + "C" * (num_channels > 1)
+        factors = self._how.engine.factors
+        spatial = volume.block_axes.replace("C", "")
+        factor = dict.fromkeys("ZYX", 1) | dict(zip(spatial, factors, strict=True))
+        sizes = {axis: volume.sizes[axis] * factor.get(axis, 1) for axis in axes if axis != "C"}
+        file = create_volume(
+            output_path,
+            axes=axes,
+            sizes={**sizes, "C": num_channels},
+            dtype=_DTYPES[self._how.bits],
+            voxel_size=tuple(
+                size and size / factor[axis] for axis, size in zip("ZYX", volume.voxel_size, strict=True)
+            ),
+            channel_names=names if names and len(names) == num_channels else None,
+            time_step=volume.time_step,
+            file_format=self._how.file_format,
+        )
+        shown = self._unit("restored", 0)
+        if not (self._how.as_channels or self._how.stretch):
+            shown = (self._gt if self._how.rescale else self._raw).ranges
+        file.display_range = (shown[:, 0].min(), shown[:, 1].max())
+        if is_spread:
+            file.display_range = (0, np.ptp(shown, axis=1).max())
+        return file
+
+    def _unit(self, kind, number, limits=None):
+        """Output values of 0 and 1, for each channel of a frame's block of one kind, (C, 2)."""
+        num_channels = self._how.num_channels[0 if kind == "raw" else 1]
+        top = 1 if self._how.bits == 32 else 2**self._how.bits - 1
+        if limits:
+            low, high = limits[kind, self._raw.frames[number].get("C")]  # become 0 and `top`
+            span = np.where(high > low, high - low, 1)
+            return top * np.stack([-low, 1 - low], axis=-1) / span[:, np.newaxis]
+        if self._how.as_channels or self._how.stretch:
+            return np.array([[0, top]] * num_channels)
+        ranges = (self._gt if self._how.rescale else self._raw).range_of(number)
+        return ranges[np.minimum(np.arange(num_channels), len(ranges) - 1)]
+
+    def write(self, files, blocks, report, limits=None):
+        """Write restored blocks in the output's unit and type, with raw and ground truth where asked for."""
+        num_raw, num_restored = self._counts()
+        last = self._how.num_channels[1]
+        for number, region, block in blocks:
+            frame = self._raw.frames[number]
+            first = frame.get("C", 0) * last
+            parts = {"restored": (first + num_raw * self._how.as_channels, block[..., :last])}
+            if self._how.as_channels:
+                smaller = tuple(
+                    slice(part.start // f, part.stop // f)
+                    for part, f in zip(region, self._how.engine.factors, strict=True)
+                )
+                parts["raw"] = (frame.get("C", 0), enlarge(self._raw.read(number, smaller), block.shape))
+            if self._how.as_channels and self._gt:
+                parts["ground truth"] = (first + num_raw + num_restored, self._gt.read(number, region))
+            for kind, (channel, values) in parts.items():
+                values = denormalise(values, self._unit(kind, number, limits))
+                self._put(files[0], {**frame, "C": channel}, region, values, report)
+            if self._how.with_spread:
+                span = np.diff(self._unit("restored", number, limits), axis=-1)
+                values = block[..., last:] * span[:, 0].astype(np.float32)
+                self._put(files[1], {**frame, "C": first}, region, values, report)
+
+    def _put(self, file, frame, region, values, report):
+        values, num_clipped = to_dtype(values, _DTYPES[self._how.bits])
+        file.write(frame, region, values)
+        report.num_clipped += num_clipped
+        report.num_values += values.size
