@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import glob
 import json
 import os
 import platform
@@ -18,8 +19,10 @@ __all__ = [
     "state_of",
     "whole_file",
     "write_json",
+    "writers_of",
 ]
 
+_LONGEST_NAME = 150  # bytes of an image's name in that of its partial file: a name has at most 255
 _ZEROS = 2**24  # bytes written at a time
 
 
@@ -76,7 +79,24 @@ def partial_of(path):
     -------
     partial : Path
     """
-    return path.with_name(f".{path.name}.partial-{_owner()}")
+    short = path.name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return path.with_name(f".{short}.partial-{_owner()}")
+
+
+def writers_of(path):
+    """Partial files of other processes that write the same image now.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    partials : list of Path
+    """
+    own = partial_of(path)
+    pattern = glob.escape(own.name.rpartition(".partial-")[0]) + ".partial-*"
+    return [partial for partial in own.parent.glob(pattern) if partial.name != own.name]
 
 
 def _owner():
@@ -105,31 +125,27 @@ def clear_partials(folder):
             partial.unlink(missing_ok=True)
 
 
-def state_of(path, *, deep=False):
+def state_of(path):
     """What changes when the data of an image on disk change.
 
     Parameters
     ----------
     path : path
         A file, or the folder of an OME-Zarr image.
-    deep : bool
-        Look at all files of a folder, not at its metadata alone.
 
     Returns
     -------
     state : list of int
-        Size and time of modification in nanoseconds; of a folder those of its metadata files.
+        Size and time of modification in nanoseconds; of a folder the sum over its files, the latest time, and their
+        number.
     """
     path = Path(path)
     if not path.is_dir():
-        files = [path]
-    elif deep:
-        files = [file for file in path.rglob("*") if file.is_file()]
-    else:
-        metadata = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
-        files = [path / name for name in metadata if (path / name).exists()]
-    stats = [file.stat() for file in files]
-    return [sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)]
+        stat = path.stat()
+        return [stat.st_size, stat.st_mtime_ns]
+    stats = [file.stat() for file in path.rglob("*") if file.is_file()]
+    latest = max((stat.st_mtime_ns for stat in stats), default=0)
+    return [sum(stat.st_size for stat in stats), latest, len(stats)]
 
 
 def write_json(path, values):

@@ -20,6 +20,9 @@ from scipy import ndimage
 
 from rcan.commands.apply import main
 from rcan.model import PixelShuffle
+from rcan.restoration import FileRestorer
+from rcan.restoration.images import see_image
+from rcan.volume import open_volume
 
 zarr = pytest.importorskip("zarr")
 
@@ -180,12 +183,12 @@ def test_changed_zarr_input_is_restored_again(run, networks, tmp_path, draw):
 @pytest.mark.parametrize(
     ("flags", "before"),
     [
-        (("--p_max", "98"), "p_max not set"),
-        (("--p_min", "0"), "p_min not set"),
+        (("--p_max", "98"), "p_max 99.9"),
+        (("--p_min", "0"), "p_min 2"),
         (("-b", "16"), "bpp 32"),
         (("--normalize", "frame"), "normalize series"),
-        (("--ensemble", "8"), "ensemble not set"),
-        (("-B", "5,16,16"), "block_shape not set"),
+        (("--ensemble", "8"), "ensemble not given"),
+        (("-B", "5,16,16"), "block_shape not given"),
         (("-f", "ome"), "format imagej"),
     ],
 )
@@ -245,8 +248,6 @@ def test_failed_image_is_tried_again(run, networks, folder, write_tiff):
 
 
 def test_image_that_vanishes_does_not_keep_the_others_from_being_restored(run, networks, folder, monkeypatch):
-    from rcan.restoration import FileRestorer
-
     root, _ = folder
     restore = FileRestorer.restore
 
@@ -337,9 +338,9 @@ def test_partial_files_of_dead_processes_alone_are_removed(run, networks, folder
     names = {
         "dead": f".a.tif.partial-{platform.node()}-{dead.pid}",
         "dead, deflated": f".a.tif.partial-{platform.node()}-{dead.pid}.deflated",
-        "living": f".b.tif.partial-{platform.node()}-{os.getppid()}",
-        "elsewhere": f".b.tif.partial-elsewhere-{dead.pid}",
-        "no process": ".b.tif.partial-x",
+        "living": f".x.tif.partial-{platform.node()}-{os.getppid()}",
+        "elsewhere": f".x.tif.partial-elsewhere-{dead.pid}",
+        "no process": ".x.tif.partial-x",
     }
     (root / "out").mkdir()
     for name in names.values():
@@ -351,7 +352,125 @@ def test_partial_files_of_dead_processes_alone_are_removed(run, networks, folder
     assert left == {names["living"], names["elsewhere"], names["no process"]}
 
 
+def test_image_that_another_call_writes_is_left_to_it(run, networks, folder):
+    root, _ = folder
+    (root / "out").mkdir()
+    (root / "out/.b.tif.partial-elsewhere-7").write_bytes(b"half an image")
+    _, err = run("-m", networks["same"], "-i", root / "raw", "-o", root / "out", status=1)
+    assert "b.tif is being written by another call (.b.tif.partial-elsewhere-7)" in err
+    assert {path.name for path in (root / "out").glob("*.tif")} == {"a.tif", "c.tif"}
+
+
+def test_image_that_another_call_has_restored_meanwhile_is_not_replaced(run, networks, folder, monkeypatch):
+    root, _ = folder
+    restore = FileRestorer.restore
+
+    def restore_slowly(self, raw_path, output_path, **options):
+        (root / "out/b.tif").write_bytes(b"the other call's")
+        return restore(self, raw_path, output_path, **options)
+
+    monkeypatch.setattr(FileRestorer, "restore", restore_slowly)
+    _, err = run("-m", networks["same"], "-i", root / "raw", "-o", root / "out", status=1)
+    assert "b.tif would be replaced" in err
+    assert (root / "out/b.tif").read_bytes() == b"the other call's"
+
+
+def test_images_are_scored_again_against_another_ground_truth(run, networks, folder, write_tiff):
+    root, images = folder
+    for kind, change in (("gt", 1), ("other", -1)):
+        for name, image in images.items():
+            write_tiff(root / kind / name, image[:, ::change] // 2, "ZYX")
+    flags = ("-m", networks["same"], "-i", root / "raw", "-o", root / "out")
+    run(*flags, "-g", root / "gt")
+    first = (root / "out/scores.csv").read_text()
+    again, _ = run(*flags, "-g", root / "gt")
+    assert "3 of 3 restored, 3 of them before" in again
+    assert "PSNR (dB)" in again
+    out, _ = run(*flags, "-g", root / "other")
+    assert "of them before" not in out
+    assert (root / "out/scores.csv").read_text() != first
+
+
+def test_scores_of_replaced_images_go(run, networks, folder, write_tiff):
+    root, images = folder
+    for name, image in images.items():
+        write_tiff(root / "gt" / name, image // 2, "ZYX")
+    flags = ("-i", root / "raw", "-o", root / "out")
+    run("-m", networks["same"], *flags, "-g", root / "gt")
+    run("-m", networks["square"], *flags, "--overwrite")
+    assert (root / "out/scores.csv").read_text().splitlines() == [
+        "file,psnr_raw,psnr_restored,ssim_raw,ssim_restored"
+    ]
+
+
+def test_changed_chunk_of_an_input_is_noticed(run, networks, tmp_path, draw):
+    write_zarr(tmp_path / "raw/cell.ome.zarr", draw(1, 5, 1, 20, 21))
+    flags = ("-m", networks["same"], "-i", tmp_path / "raw", "-o", tmp_path / "out")
+    run(*flags)
+    stored = zarr.open_array(tmp_path / "raw/cell.ome.zarr/0")
+    stored[:] = stored[:] // 2
+    out, _ = run(*flags)
+    assert "of them before" not in out
+
+
+def test_folder_that_is_gone_for_a_while_does_not_end_watching(run, networks, folder, monkeypatch):
+    root, images = folder
+    watch_some_rounds(
+        monkeypatch,
+        [
+            lambda: (root / "raw").rename(root / "away"),
+            nothing,
+            lambda: (root / "away").rename(root / "raw"),
+            nothing,
+            nothing,
+        ],
+    )
+    flags = ("-i", root / "raw", "-o", root / "out", "--watch", "--settle", "1")
+    _, err = run("-m", networks["same"], *flags, status=130)
+    assert err.count("raw") == 1
+    assert {path.name for path in (root / "out").glob("*.tif")} == {*images}
+
+
 # Channels and intensities
+
+
+def test_planes_of_a_time_point_have_one_range_for_a_network_of_planes(tmp_path, write_tiff, rng):
+    image = np.stack([rng.integers(0, 100 * (z + 1), (20, 21)) for z in range(4)]).astype(np.uint16)
+    path = write_tiff(tmp_path / "raw.tif", image, "ZYX")
+    with open_volume(path) as file:
+        seen = see_image(file, ndim=2, num_channels=1, percentiles=PERCENTILES, normalize="frame")
+        ranges = [seen.range_of(number) for number in range(4)]
+    np.testing.assert_allclose(ranges, [[np.percentile(image, PERCENTILES)]] * 4)
+
+
+def test_values_beyond_32_bits_are_refused(run, networks, tmp_path, draw):
+    image = draw(5, 20, 21) * 1e300
+    tifffile.imwrite(tmp_path / "raw.tif", image, photometric="minisblack", metadata={"axes": "ZYX"})
+    flags = ("-m", networks["same"], "-i", tmp_path / "raw.tif", "-o", tmp_path / "out.tif")
+    _, err = run(*flags, status=1)
+    assert "raw.tif is restored to NaN or infinite values" in err
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_uncertainty_is_not_rounded(run, networks, folder):
+    root, _ = folder
+    flags = ("-i", root / "raw/a.tif", "-o", root / "x.tif", "--ensemble", "8", "--uncertainty", "-b", "16")
+    run("-m", networks["skewed"], *flags)
+    assert tifffile.imread(root / "x.tif").dtype == np.uint16
+    spread = tifffile.imread(root / "x_uncertainty.tif")
+    assert spread.dtype == np.float32
+    assert np.any(spread % 1)
+
+
+def test_image_of_width_one_keeps_its_axes(run, networks, tmp_path, draw):
+    image = draw(6, 20, 1)
+    raw = tmp_path / "raw.ome.tif"
+    tifffile.imwrite(raw, image, photometric="minisblack", metadata={"axes": "ZYX"}, ome=True)
+    _, err = run("-m", networks["same"], "-i", raw, "-o", tmp_path / "out.tif")
+    assert "one voxel wide" in err
+    with open_volume(tmp_path / "out.tif") as volume:
+        assert volume.shape == (6, 20, 1, 1)
+        assert_close(volume.read()[..., 0], image)
 
 
 def test_chosen_channels_come_in_the_order_of_the_choice(run, networks, tmp_path, write_tiff, draw):
@@ -393,14 +512,13 @@ def test_channel_that_is_not_there_is_refused(run, networks, folder):
     assert "has 1 channel, counted from 0, but --channels is 1" in err
 
 
-def test_imagej_shows_the_range_of_all_channels(run, networks, tmp_path, write_tiff, draw):
+def test_imagej_shows_each_channel_in_its_range(run, networks, tmp_path, write_tiff, draw):
     image = draw(4, 3, 16, 17) * np.array([1, 2, 4], np.uint16)[:, np.newaxis, np.newaxis]
     path = write_tiff(tmp_path / "raw.tif", image, "ZCYX")
     run("-m", networks["same"], "-i", path, "-o", tmp_path / "out.tif")
     with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
-        shown = [tiff.imagej_metadata[name] for name in ("min", "max")]
-    low, high = np.percentile(image, PERCENTILES, axis=(0, 2, 3))
-    np.testing.assert_allclose(shown, [low.min(), high.max()])
+        shown = np.reshape(tiff.imagej_metadata["Ranges"], (3, 2))
+    np.testing.assert_allclose(shown, np.percentile(image, PERCENTILES, axis=(0, 2, 3)).T)
 
 
 @pytest.fixture
@@ -718,6 +836,8 @@ def watching(networks, folder, tmp_path):
         "-o",
         tmp_path / "out",
         "--watch",
+        "--settle",
+        "2",
         "-B",
         "5,20,21",
     ]
@@ -762,8 +882,15 @@ def watch_some_rounds(monkeypatch, rounds):
     steps = iter(rounds)
 
     class Clock:
-        @staticmethod
-        def sleep(seconds):
+        now = 0
+
+        @classmethod
+        def monotonic(cls):
+            return cls.now
+
+        @classmethod
+        def sleep(cls, seconds):
+            cls.now += seconds
             step = next(steps, None)
             if step is None:
                 raise KeyboardInterrupt
@@ -783,7 +910,7 @@ def test_watching_counts_each_image_once(run, networks, folder, monkeypatch, wri
     run(*flags)
     write_tiff(root / "raw/d.tif", draw(5, 20, 21), "ZYX")
     watch_some_rounds(monkeypatch, [nothing, nothing, nothing])
-    out, _ = run(*flags, "--watch", status=130)
+    out, _ = run(*flags, "--watch", "--settle", "1", status=130)
     assert "4 of 4 restored, 3 of them before" in out
 
 
@@ -797,7 +924,9 @@ def test_watched_image_that_vanishes_ends_nothing(run, networks, folder, monkeyp
         nothing,
     ]
     watch_some_rounds(monkeypatch, rounds)
-    _, err = run("-m", networks["same"], "-i", root / "raw", "-o", root / "out", "--watch", status=130)
+    _, err = run(
+        "-m", networks["same"], "-i", root / "raw", "-o", root / "out", "--watch", "--settle", "1", status=130
+    )
     assert "b.tif" in err
     assert {path.name for path in (root / "out").glob("*.tif")} == {"a.tif", "c.tif", "d.tif"}
 
@@ -818,7 +947,7 @@ def test_zarr_image_that_still_grows_is_not_touched(run, networks, tmp_path, mon
 
     rounds = [lambda path=path: add(path) for path in late]
     watch_some_rounds(monkeypatch, [*rounds, nothing, nothing])
-    flags = ("-i", tmp_path / "raw", "-o", tmp_path / "out", "--watch")
+    flags = ("-i", tmp_path / "raw", "-o", tmp_path / "out", "--watch", "--settle", "1")
     run("-m", networks["same"], *flags, status=130)
     assert not any(too_early)
     assert_close(zarr.open_array(output / "0", mode="r")[:].reshape(image.shape), image)

@@ -357,14 +357,14 @@ CASES = {
     "output: the input's folder": (
         restore(image="raw", output="raw"),
         1,
-        "raw/0.tif is an input",
-        "or folder with -o",
+        "raw is the input folder",
+        "Name another with -o",
     ),
     "output: link to the folder": (
         restore(image="raw", output="link"),
         1,
-        "link/0.tif is an input",
-        "or folder with -o",
+        "link is the input folder",
+        "Name another with -o",
     ),
     "output: the ground truth": (
         restore(SCORED, output="gt/0.tif"),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -381,6 +382,24 @@ def test_memory_of_local_attention_is_known(monkeypatch):
     monkeypatch.setattr("rcan.restoration.engine.free_memory", lambda: 2**28)
     local = with_local_attention(model, (8, 16, 16))
     assert voxels_within_memory(local, ("cpu:0",)) == voxels_within_memory(model, ("cpu:0",))
+
+
+@pytest.mark.parametrize(("visible", "asked"), [(None, []), ("1,2", ["--id=1,2"])])
+def test_free_memory_is_that_of_the_fullest_gpu_in_use(monkeypatch, visible, asked):
+    model = build_rcan(num_channels=16, num_residual_groups=1, num_residual_blocks=1)
+    commands = []
+
+    def answer(command, **options):
+        commands.append(command)
+        return SimpleNamespace(stdout="512\n256\n1\n")
+
+    monkeypatch.setattr("rcan.restoration.engine.subprocess.run", answer)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = voxels_within_memory(model, ("gpu:0", "gpu:1"))
+    assert found == 2**27 // (8 * 16 * 4)  # half of 256 MiB
+    assert commands[0][3:] == asked
 
 
 class ResourceExhaustedError(Exception):

@@ -918,11 +918,13 @@ def test_the_name_appears_only_when_the_file_is_complete(tmp_path):
 
 def test_imagej_finds_its_metadata(tmp_path):
     path = tmp_path / "out.tif"
-    with create_volume(
+    destination = create_volume(
         path, axes="TZCYX", sizes={"T": 2, "Z": 3, "C": 2, "Y": 8, "X": 9}, dtype="float32",
         voxel_size=(0.5, 0.2, 0.1), channel_names=["DNA", "actin"], time_step=30.0,
-    ) as destination:  # fmt: skip
-        destination.display_range = (-1.5, 1000)
+    )  # fmt: skip
+    destination.display_range = [(-1.5, 1000), (10, 20)]
+    with destination:
+        pass
     with tifffile.TiffFile(path) as tiff:
         metadata = tiff.imagej_metadata
         assert tiff.byteorder == ">"
@@ -936,7 +938,7 @@ def test_imagej_finds_its_metadata(tmp_path):
         "mode": "composite",
     }
     expected |= {"unit": "micron", "spacing": 0.5, "finterval": 30.0, "min": -1.5, "max": 1000.0}
-    expected |= {"Labels": ["DNA", "actin"] * 6}
+    expected |= {"Labels": ["DNA", "actin"] * 6, "Ranges": (-1.5, 1000.0, 10.0, 20.0)}
     assert {name: metadata[name] for name in expected} == expected
 
 

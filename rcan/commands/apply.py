@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rcan.cli import Settings, import_keras, option, run_command
 from rcan.commands.jobs import find_jobs
-from rcan.commands.run import Run
+from rcan.commands.run import DEFAULT_PERCENTILES, Run
 from rcan.config import Axes, Count, read_devices
 from rcan.files import state_of
 
@@ -32,13 +32,19 @@ class ApplyOptions(Settings):
         letter="i",
     )
     output: Path = option(..., "image to write, or folder where the input is one", letter="o")
-    overwrite: bool = option(False, "replace images that are there already, and begin a folder anew")
+    overwrite: bool = option(False, "restore all images anew, and replace those that are there already")
     series: bool = option(
         False, "the input folder is one image: each file is a time point, plane or channel, as its name tells"
     )
     watch: bool = option(
         False,
         "keep looking for new images in the input folder, and restore them once they are completely written",
+    )
+    settle: float = option(
+        10,
+        "seconds without a change after which --watch takes an image as written completely: longer than the pauses of "
+        "what writes it",
+        ge=0,
     )
     ground_truth: Path | None = option(
         None, "image or folder, as the input: prints PSNR and SSIM and writes scores.csv", letter="g"
@@ -215,7 +221,7 @@ def _make_restorer(options, *, sharing=1):
 
     model, about = load_model(options.model_dir)
     ndim = len(model.input_shape) - 2
-    low, high = about.get("percentiles", (2, 99.9))
+    low, high = about.get("percentiles", DEFAULT_PERCENTILES)
     percentiles = (
         low if options.p_min is None else options.p_min,
         high if options.p_max is None else options.p_max,

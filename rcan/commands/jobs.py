@@ -45,7 +45,7 @@ def find_jobs(options, *, may_be_empty=False):
     ValueError, OSError
         If inputs and outputs do not fit each other, or are not there.
     """
-    from rcan.volume import is_zarr, list_volumes, pair_paths
+    from rcan.volume import is_zarr
 
     raw, gt = options.input, options.ground_truth
     is_pattern = not raw.exists() and glob.has_magic(str(raw))
@@ -62,15 +62,15 @@ def find_jobs(options, *, may_be_empty=False):
         raise ValueError(f"{raw} is not a folder of images: --watch takes one.")
     if gt and (gt.is_dir() and not is_zarr(gt)) != is_folder:
         raise ValueError(f"{gt} and {raw}: -g and -i must both be images or both be folders.")
-    if options.series or not is_folder:
-        jobs = [_one_job(options, raw, gt)]
-    else:
-        jobs = _jobs_of_folder(options, pair_paths, list_volumes, may_be_empty)
+    is_one = options.series or not is_folder
+    jobs = [_one_job(options, raw, gt)] if is_one else _jobs_of_folder(options, may_be_empty)
     sources = {os.path.realpath(path) for job in jobs for path in _files_of(job)}
     for job in jobs:
         for path in job.outputs:
             place = os.path.realpath(path)
-            if place in sources or any(source.startswith(os.path.join(place, "")) for source in sources):
+            is_around = any(source.startswith(os.path.join(place, "")) for source in sources)
+            is_within = any(place.startswith(os.path.join(source, "")) for source in sources)
+            if place in sources or is_around or is_within:
                 raise ValueError(f"{path} is an input: name another file or folder with -o.")
     return jobs
 
@@ -98,8 +98,13 @@ def _one_job(options, raw, gt):
             f"{output} does not end in .tif, .tiff or .zarr: TIFF or OME-Zarr is written, name it so with -o."
         )
     chosen = options.format or ("zarr" if suffix in _ZARR else options.output_tiff_format)
-    if not options.format and output.name.lower().endswith((".ome.tif", ".ome.tiff")):
+    is_called_ome = output.name.lower().endswith((".ome.tif", ".ome.tiff"))
+    if is_called_ome and not options.format:
         chosen = "ome"
+    if is_called_ome and chosen == "imagej":
+        raise ValueError(
+            f"{output} cannot be written as imagej: name it without .ome, or leave --format out."
+        )
     if (suffix in _ZARR) != chosen.startswith("zarr"):
         raise ValueError(
             f"{output} cannot be written as {chosen}: name it {'*.zarr' if suffix in _TIFF else '*.tif'}."
@@ -110,8 +115,14 @@ def _one_job(options, raw, gt):
     return Job(raw, gt, output, _spread_path(options, output), chosen)
 
 
-def _jobs_of_folder(options, pair_paths, list_volumes, may_be_empty):
+def _jobs_of_folder(options, may_be_empty):
+    from rcan.volume import list_volumes, pair_paths
+
     raw, gt = options.input, options.ground_truth
+    if options.output.exists() and os.path.samefile(raw, options.output):
+        raise ValueError(
+            f"{options.output} is the input folder, too: results would be taken for inputs. Name another with -o."
+        )
     if options.output.exists() and not options.output.is_dir():
         raise NotADirectoryError(
             f"{options.output} is a file but the input is a folder: name a folder with -o."
@@ -158,14 +169,16 @@ def _spread_path(options, output):
     return output.with_name(f"{name}_uncertainty{output.name[len(name) :]}")
 
 
-def read_scores(path):
+def read_scores(path, *, must_be_one):
     """Rows of an earlier call by name of the output, so that scoring one more image keeps them."""
     if not path.exists():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
         if reader.fieldnames != _SCORE_COLUMNS or any(None in row for row in rows):
+            if not must_be_one:
+                return {}
             raise FileExistsError(f"{path} is not a table of scores: move it, or name another place with -o.")
         return {row.pop("file"): row for row in rows}
 

@@ -31,18 +31,45 @@ class Manifest:
     def __init__(self, folder):
         self.path = Path(folder) / _NAME
         self._entries = defaultdict(list)  # by name of the output; what stands last is newest
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        self._num_read = 0  # bytes
+        self._read()
+
+    def _read(self):
+        """Read what has been written since, by whichever process."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(self.path, "rb") as file:
+            file.seek(self._num_read)
+            lines = file.read()
+            lines = lines[: lines.rfind(b"\n") + 1]
+            self._num_read += len(lines)
+            for line in lines.decode(errors="replace").splitlines():
                 with contextlib.suppress(ValueError):  # a line that a killed process began
                     entry = json.loads(line)
-                    if isinstance(entry, dict) and entry.keys() >= _KEYS:
+                    if isinstance(entry, dict) and entry.keys() >= _KEYS and isinstance(entry["output"], str):
                         self._entries[entry["output"]].append(entry)
 
     def _entry(self, output_path):
         """What is known of a file under the name of an output; None if it is not, or has changed since."""
-        state = state_of(output_path)
+        try:
+            state = state_of(output_path)
+        except OSError:  # a link to nowhere
+            return None
+        self._read()
         entries = reversed(self._entries.get(Path(output_path).name, []))
         return next((entry for entry in entries if entry["state"] == state), None)
+
+    def facts(self, output_path):
+        """All that is known of an output as it is now.
+
+        Parameters
+        ----------
+        output_path : path
+
+        Returns
+        -------
+        facts : dict
+            Empty where nothing is known.
+        """
+        return self._entry(output_path) or {}
 
     def status(self, raw_path, output_path, settings):
         """What a file under the name of an output is.
@@ -90,7 +117,7 @@ class Manifest:
         made = entry["settings"]
         words = ["another network"] if made.get("model") != settings["model"] else []
         keys = sorted((made.keys() | settings.keys()) - {"model"})
-        words += [f"{key} {made.get(key, 'not set')}" for key in keys if made.get(key) != settings.get(key)]
+        words += [f"{key} {made.get(key, 'not given')}" for key in keys if made.get(key) != settings.get(key)]
         return ", ".join(words)
 
     def note(self, raw_path, input_state, output_path, present_path, settings):
@@ -136,4 +163,4 @@ class Manifest:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
-        self._entries[entry["output"]].append(json.loads(line))
+        self._read()

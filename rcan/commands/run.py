@@ -9,11 +9,13 @@ import time
 from rcan.cli import UsageError, describe_failure
 from rcan.commands.jobs import find_jobs, read_scores, write_scores
 from rcan.commands.manifest import Manifest
-from rcan.files import clear_partials, state_of
+from rcan.files import clear_partials, state_of, writers_of
 
-__all__ = ["Run"]
+__all__ = ["DEFAULT_PERCENTILES", "Run"]
 
-_LOOK_INTERVAL = 2  # seconds; a file that has not changed for so long is written completely
+DEFAULT_PERCENTILES = (2, 99.9)  # of a network whose training is not known
+
+_LOOK_INTERVAL = 1  # seconds
 # Flags that decide about the values of an output.
 _SETTINGS = (
     "compare", "bpp", "block_shape", "block_overlap_shape", "normalize", "p_min", "p_max", "rescale",
@@ -46,8 +48,8 @@ class Run:
         self._folder = options.output if self._is_folder else options.output.absolute().parent
         self._manifest = Manifest(self._folder) if self._is_folder else None
         self._scores_path = self._folder / "scores.csv"
-        self._rows = read_scores(self._scores_path) if options.ground_truth else {}
-        self._settings = _settings(options)
+        self._rows = read_scores(self._scores_path, must_be_one=options.ground_truth is not None)
+        self._settings = _settings(options) if self._is_folder else {}
         self._learned_from = set()
         self._scores, self.failed = {}, {}
         self._seen, self._restored, self._skipped = set(), set(), set()
@@ -86,10 +88,10 @@ class Run:
             conflicts += [
                 (job, path) for path, what in found.items() if what in ("foreign", "other settings")
             ]
-            if set(found.values()) != {"done"} or self._lacks_scores(job):
-                todo.append(job)
-            else:
+            if set(found.values()) == {"done"} and self._know_scores(job):
                 self._skipped.add(job.raw)
+            else:
+                todo.append(job)
         if conflicts:
             job, path = conflicts[0]
             more = f" and {len(conflicts) - 1} more" * (len(conflicts) > 1)
@@ -105,14 +107,21 @@ class Run:
             return self._manifest.status(job.raw, path, self._settings_of(job))
         return "foreign" if os.path.lexists(path) else "absent"
 
-    def _lacks_scores(self, job):
-        return job.gt is not None and job.output.name not in self._rows
+    def _know_scores(self, job):
+        """Whether an image that is there needs no scores, or has them against this ground truth."""
+        if not job.gt:
+            return True
+        facts = self._manifest.facts(job.output)
+        if facts.get("ground_truth") != _identity(job.gt):
+            return False
+        self._scores[job.output.name] = facts["scores"]
+        return True
 
     def _settings_of(self, job):
         """Settings of the call, and what else decides about the values of this image's outputs."""
         settings = {**self._settings, "format": job.format}
         if job.gt and (self._options.compare or self._options.rescale):
-            settings["ground_truth"] = [os.path.realpath(job.gt), state_of(job.gt)]
+            settings["ground_truth"] = _identity(job.gt)
         return settings
 
     def do(self, jobs):
@@ -133,6 +142,14 @@ class Run:
 
     def _restore(self, job, label):
         self._check_protected(job)
+        for path in job.outputs:
+            if others := writers_of(path.absolute()):
+                raise FileExistsError(
+                    f"{path} is being written by another call ({others[0].name}): wait for it, or remove that file if "
+                    "nobody writes it any more."
+                )
+        if not self.select([job]):
+            return  # another call has done it meanwhile
         note = None
         if self._manifest:
             settings, before = self._settings_of(job), state_of(job.raw)
@@ -149,32 +166,46 @@ class Run:
             print(
                 f"{job.output.name}: tiles of {tile}, steps at their borders {report.seams:.2f} of those beside"
             )
-        if self._manifest:
-            self._manifest.add(job.output, {"seams": report.seams, "num_clipped": report.num_clipped})
+        facts = {"seams": report.seams, "num_clipped": report.num_clipped}
+        outdated = self._rows.pop(job.output.name, None)
         if report.scores:
             self._scores[job.output.name] = self._rows[job.output.name] = report.scores
+            facts |= {"scores": report.scores, "ground_truth": _identity(job.gt)}
+        if self._manifest:
+            self._manifest.add(job.output, facts)
+        if report.scores or outdated:
             write_scores(self._scores_path, self._rows)
 
     def watch(self):
         """Restore what is in the folder and what comes, until interrupted."""
         print(f"Watching {self._options.input}, Ctrl-C ends.", flush=True)
-        seen, settled = {}, {}
+        since, settled, told = {}, {}, None
         while True:
-            now = {}
-            for job in find_jobs(self._options, may_be_empty=True):
-                is_done = job.raw in self._restored | self._skipped
-                with contextlib.suppress(OSError):  # gone again
-                    now[job] = state_of(job.raw, deep=not is_done)
-            for job, state in now.items():
-                if seen.get(job) == state and settled.get(job) != state:  # nobody writes to it any more
-                    self._do_watched(job)
-                    settled[job] = state
-            seen = now
+            try:
+                jobs, problem = find_jobs(self._options, may_be_empty=True), None
+            except (OSError, ValueError) as failure:  # of the folder: it may be gone for a while
+                jobs, problem = [], describe_failure(failure)
+            if problem and problem != told:
+                print(f"error: {problem}", file=sys.stderr, flush=True)
+            told = problem
+            for job in jobs:
+                with contextlib.suppress(FileNotFoundError):  # gone again
+                    state = state_of(job.raw)
+                    before, start = since.get(job, (None, 0))
+                    if state != before:
+                        start = time.monotonic()
+                        since[job] = state, start
+                    is_settled = time.monotonic() - start >= self._options.settle
+                    if is_settled and settled.get(job) != state:
+                        self._do_watched(job)
+                        settled[job] = state
             time.sleep(_LOOK_INTERVAL)
 
     def _do_watched(self, job):
         try:
             self.do(self.select([job]))
+        except ConnectionError:  # the cluster is gone for all
+            raise
         except OSError as failure:  # an output that is not ours, or a file that is gone
             self._fail(job, failure)
 
@@ -196,12 +227,20 @@ class Run:
             print(f"not restored: {path.name}: {reason}", flush=True)
 
 
+def _identity(path):
+    """Place and state of a file, as JSON has them."""
+    return [os.path.realpath(path), state_of(path)]
+
+
 def _settings(options):
     """All of a call that decides about the values of an output, for the manifest."""
-    from rcan.checkpoint import find_model
+    from rcan.checkpoint import find_model, read_about
 
     digest = hashlib.sha256(find_model(options.model_dir).read_bytes()).hexdigest()[:16]
     values = options.model_dump(mode="json", include={*_SETTINGS})
+    trained = read_about(options.model_dir).get("percentiles", DEFAULT_PERCENTILES)
+    for flag, percentile in zip(("p_min", "p_max"), trained, strict=True):
+        values[flag] = percentile if values[flag] is None else values[flag]
     return {
         "model": digest,
         **{name: value for name, value in values.items() if value is not None and value is not False},

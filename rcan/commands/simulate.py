@@ -106,15 +106,16 @@ def simulate(options: SimulateOptions):
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(kind, name, volume, block):
-        with create_volume(
+        file = create_volume(
             folders[kind] / name,
             axes="ZYX" if block.shape[-1] == 1 else "CZYX",
             sizes=dict(zip("ZYXC", block.shape, strict=True)),
             dtype=block.dtype,
             voxel_size=volume["voxel_size"],
             compressed=options.compress,
-        ) as file:
-            file.display_range = (float(block.min()), float(np.percentile(block, 99.9)))
+        )
+        file.display_range = (float(block.min()), float(np.percentile(block, 99.9)))
+        with file:
             file.write({}, None, block)
 
     with _each_warning_once(), Progress(options.pairs, "Simulating", unit="pair") as progress:

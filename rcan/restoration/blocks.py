@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from rcan.restoration.engine import KerasEngine, is_out_of_memory, voxels_within_memory
+from rcan.restoration.engine import KerasEngine, find_devices, is_out_of_memory, voxels_within_memory
 from rcan.restoration.tiles import Blender, choose_tile, tile_axis
 
 __all__ = ["OVERLAP", "TileTooLarge", "is_computing", "plan_tiles", "restore", "restore_blocks"]
@@ -177,7 +177,10 @@ def restore(model, raw, *, tile_shape=None, overlap=None):
     engine = KerasEngine(model)
     shape = raw.shape[:-1]
     tile_shape, overlap = plan_tiles(
-        shape, max_voxels=voxels_within_memory(model, ("cpu:0",)), tile_shape=tile_shape, overlap=overlap
+        shape,
+        max_voxels=voxels_within_memory(model, find_devices("auto")[:1]),
+        tile_shape=tile_shape,
+        overlap=overlap,
     )
     larger = tuple(size * factor for size, factor in zip(shape, engine.factors, strict=True))
     restored = np.empty((*larger, engine.num_channels[1]), np.float32)

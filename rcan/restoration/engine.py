@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import os
 import queue
 import subprocess
 
@@ -96,7 +97,7 @@ def voxels_within_memory(model, devices):
         repeated finds the same; 4096 to 4 million.
     """
     on_cpu = devices[0].startswith("cpu")
-    num_bytes = free_memory() / len(devices) if on_cpu else _free_gpu_memory()
+    num_bytes = free_memory() / len(devices) if on_cpu else _free_gpu_memory(len(devices))
     num_voxels = SHARE_OF_FREE_MEMORY * num_bytes / (MAPS * 4 * _widest_map(model))
     return min(max(2 ** int(math.log2(max(num_voxels, 1))), SMALLEST_TILE), MAX_TILE_VOXELS)
 
@@ -110,12 +111,14 @@ def _widest_map(model):
     return max(math.prod(layer.output.shape[1:]) for layer in fixed.layers) / size**ndim
 
 
-def _free_gpu_memory():
-    """Free bytes of the fullest GPU."""
+def _free_gpu_memory(num_devices):
+    """Free bytes of the fullest of the first GPUs that this process sees."""
     query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        query.append(f"--id={visible}")
     try:
         lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
-        return 2**20 * min(map(int, lines))
+        return 2**20 * min(map(int, lines[:num_devices]))
     except (OSError, ValueError, subprocess.CalledProcessError):
         return ASSUMED_GPU_BYTES
 

@@ -284,11 +284,6 @@ class FileRestorer:
                 seams=seams,
             )
             for region, block in blocks:
-                if not np.isfinite(block).all():
-                    raise ValueError(
-                        f"{raw.volume.path} is restored to NaN or infinite values: the image holds extreme values, or "
-                        "the network is damaged. Look at the image's brightest voxels, or name another network with -m."
-                    )
                 yield number, region, block
 
     def _examine(self, restored, raw, gt):

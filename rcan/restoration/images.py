@@ -24,7 +24,7 @@ def see_image(
     channels : tuple of int, optional
         Channels of the file to look at; all where not given.
     normalize : {"series", "frame", "training"}
-        One range for each channel of the whole file, for each frame, or as in training.
+        One range for each channel of the whole file, for each time point (and position), or as in training.
     training_range : ndarray of shape (num_channels, 2), optional
         Grey values that became 0 and 1 in training.
 
@@ -113,14 +113,20 @@ class Image:
     def range_of(self, number):
         """Grey values of 0 and 1 for each channel of a frame's blocks, (C, 2)."""
         if number not in self._ranges:
-            self._ranges[number] = self._measure([number])
+            point = {
+                **self.frames[number],
+                "Z": None,
+            }  # planes of one time point are one frame to a microscopist
+            same = [i for i, frame in enumerate(self.frames) if {**frame, "Z": None} == point]
+            self._ranges |= dict.fromkeys(same, self._measure(same))
         return self._ranges[number]
 
     @property
     def ranges(self):
         """Ranges of the first frame of each channel, as channels of the whole file, (C, 2)."""
         first = {frame.get("C"): number for number, frame in reversed(list(enumerate(self.frames)))}
-        return np.concatenate([self.range_of(first[channel]) for channel in sorted(first, key=str)])
+        channels = [None] if None in first else sorted(first)
+        return np.concatenate([self.range_of(first[channel]) for channel in channels])
 
     def read(self, number, region=None):
         """Read a block of a frame, or a region of it, normalised: (Z, Y, X, C) or (Y, X, C), float32."""

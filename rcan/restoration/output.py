@@ -91,7 +91,7 @@ class Output:
                 "ground truth": num_channels if self._gt else 0,
             }
             names = [
-                f"{kind} {i + 1}" if count > 1 else kind
+                f"{kind} {names[i] if names and len(names) == count else i + 1}" if count > 1 else kind
                 for kind, count in kinds.items()
                 for i in range(count)
             ]
@@ -105,7 +105,7 @@ class Output:
             output_path,
             axes=axes,
             sizes={**sizes, "C": num_channels},
-            dtype=_DTYPES[self._how.bits],
+            dtype=np.float32 if is_spread else _DTYPES[self._how.bits],
             voxel_size=tuple(
                 size and size / factor[axis] for axis, size in zip("ZYX", volume.voxel_size, strict=True)
             ),
@@ -116,9 +116,9 @@ class Output:
         shown = self._unit("restored", 0)
         if not (self._how.as_channels or self._how.stretch):
             shown = (self._gt if self._how.rescale else self._raw).ranges
-        file.display_range = (shown[:, 0].min(), shown[:, 1].max())
         if is_spread:
-            file.display_range = (0, np.ptp(shown, axis=1).max())
+            shown = np.stack([0 * shown[:, 0], np.ptp(shown, axis=1)], axis=-1)
+        file.display_range = shown[np.arange(num_channels) % len(shown)]
         return file
 
     def _unit(self, kind, number, limits=None):
@@ -152,14 +152,20 @@ class Output:
                 parts["ground truth"] = (first + num_raw + num_restored, self._gt.read(number, region))
             for kind, (channel, values) in parts.items():
                 values = denormalise(values, self._unit(kind, number, limits))
-                self._put(files[0], {**frame, "C": channel}, region, values, report)
+                self._put(files[0], {**frame, "C": channel}, region, values, report, _DTYPES[self._how.bits])
             if self._how.with_spread:
                 span = np.diff(self._unit("restored", number, limits), axis=-1)
                 values = block[..., last:] * span[:, 0].astype(np.float32)
-                self._put(files[1], {**frame, "C": first}, region, values, report)
+                self._put(files[1], {**frame, "C": first}, region, values, report, np.float32)
 
-    def _put(self, file, frame, region, values, report):
-        values, num_clipped = to_dtype(values, _DTYPES[self._how.bits])
+    def _put(self, file, frame, region, values, report, dtype):
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{self._raw.volume.path} is restored to NaN or infinite values: the image holds such or extreme "
+                "values, or the network is damaged. Look at the image's brightest voxels, or name another network "
+                "with -m."
+            )
+        values, num_clipped = to_dtype(values, dtype)
         file.write(frame, region, values)
         report.num_clipped += num_clipped
         report.num_values += values.size

@@ -166,10 +166,11 @@ class Blender:
     def __init__(self, cuts):
         self.counts = tuple(map(len, cuts))
         self._cuts = cuts
-        self._kept = [None] * len(
-            cuts
-        )  # what a tile leaves to the next one along each axis, for its whole face
-        self._owed = [None] * len(cuts)  # the same, of the tile, row and layer before
+        # What a tile leaves to the next one along each axis, in strips, one for each tile along the axis after it:
+        self._kept = [{} for _ in cuts]
+        self._owed = [
+            {} for _ in cuts
+        ]  # the same, of the tile, row and layer before; a strip goes when it is paid
 
     def add(self, index, tile):
         """Add one tile.
@@ -191,45 +192,55 @@ class Blender:
         tile = tile[tuple(cut.kept for cut in cuts)].astype(np.float32)
         for axis, cut in enumerate(cuts):
             tile *= cut.weight.reshape((-1,) + (1,) * (tile.ndim - 1 - axis))
-        ends = [
-            axis[i + 1].written.start if i + 1 < len(axis) else cut.written.stop
-            for axis, i, cut in zip(self._cuts, index, cuts, strict=True)
-        ]
-        region = tuple(slice(cut.written.start, end) for cut, end in zip(cuts, ends, strict=True))
-        inside = tuple(slice(0, part.stop - part.start) for part in region)
+        inside = tuple(slice(0, self._length(axis, i)) for axis, i in enumerate(index))
+        region = tuple(
+            slice(cut.written.start, cut.written.start + part.stop)
+            for cut, part in zip(cuts, inside, strict=True)
+        )
         block = tile[inside].copy()
         for axis in range(len(cuts)):
-            self._turn(axis, index, tile.shape[-1])
+            if not any(index[axis + 1 :]):  # a new tile, row or layer begins
+                self._owed[axis], self._kept[axis] = self._kept[axis], {}
             if index[axis]:
-                self._pay(axis, region, block)
+                self._pay(axis, index, region, block)
             if index[axis] + 1 < self.counts[axis]:
                 # finished on the axes before, whole on those behind
-                part = (*inside[:axis], slice(inside[axis].stop, None))
-                place = tuple(cut.written for cut in cuts[axis + 1 :])
-                self._kept[axis][(..., *place, slice(None))] += tile[part]
+                self._keep(axis, index, tile[(*inside[:axis], slice(inside[axis].stop, None))], inside)
         return region, block
 
-    def _turn(self, axis, index, num_channels):
-        """At the first tile of a face, what was kept is what is owed now, and an empty face takes its place."""
-        if any(index[axis + 1 :]):
+    def _keep(self, axis, index, part, inside):
+        """Add a part of a tile to what is left to the next one along an axis."""
+        if axis + 1 == len(index):
+            self._kept[axis][0] = part.copy()
             return
-        self._owed[axis] = self._kept[axis]
-        self._kept[axis] = None
-        if index[axis] + 1 == self.counts[axis]:
-            return
-        cuts = self._cuts
-        before = (cuts[a][index[a]] for a in range(axis))
-        done = [
-            (cuts[a][index[a] + 1].written.start if index[a] + 1 < self.counts[a] else cut.written.stop)
-            - cut.written.start
-            for a, cut in enumerate(before)
-        ]
-        ramp = cuts[axis][index[axis]].written.stop - cuts[axis][index[axis] + 1].written.start
-        behind = [axis_cuts[-1].written.stop for axis_cuts in cuts[axis + 1 :]]
-        self._kept[axis] = np.zeros((*done, ramp, *behind, num_channels), np.float32)
+        behind = [cuts[i].written for cuts, i in zip(self._cuts[axis + 2 :], index[axis + 2 :], strict=True)]
+        whole = [cuts[-1].written.stop for cuts in self._cuts[axis + 2 :]]
+        own = inside[
+            axis + 1
+        ].stop  # along the axis after; the rest belongs to the strip of the next tile there
+        lead = (slice(None),) * (axis + 1)
+        pieces = (part[(*lead, slice(0, own))], part[(*lead, slice(own, None))])
+        for strip, piece in enumerate(pieces, index[axis + 1]):
+            length = piece.shape[axis + 1]
+            if not length:
+                continue
+            if strip not in self._kept[axis]:
+                size = self._length(axis + 1, strip)
+                shape = (*part.shape[: axis + 1], size, *whole, part.shape[-1])
+                self._kept[axis][strip] = np.zeros(shape, np.float32)
+            self._kept[axis][strip][(*lead, slice(0, length), *behind)] += piece
 
-    def _pay(self, axis, region, block):
+    def _length(self, axis, i):
+        """Voxels along an axis that tile i finishes."""
+        cuts = self._cuts[axis]
+        end = cuts[i + 1].written.start if i + 1 < len(cuts) else cuts[i].written.stop
+        return end - cuts[i].written.start
+
+    def _pay(self, axis, index, region, block):
         """Add what the tiles before along an axis have left."""
-        owed = self._owed[axis]
-        place = (slice(None),) * (axis + 1) + region[axis + 1 :]
+        strip = index[axis + 1] if axis + 1 < len(index) else 0
+        owed = self._owed[axis][strip]
+        place = (slice(None),) * (axis + 2) + region[axis + 2 :]
         block[(slice(None),) * axis + (slice(0, owed.shape[axis]),)] += owed[place]
+        if all(i + 1 == count for i, count in zip(index[axis + 2 :], self.counts[axis + 2 :], strict=True)):
+            del self._owed[axis][strip]

@@ -129,6 +129,8 @@ def create_volume(
 
 def _beyond_imagej(shape, dtype):
     """What an image has too much of for ImageJ's format: the words before "ImageJ's format holds"."""
+    if shape[-1] == 1:
+        return "is one voxel wide, which is less than what"  # readers take X for Y there
     if shape[0] > 1:
         return f"has {shape[0]} positions, more than the one that"
     if _is_large(shape, dtype):
@@ -147,8 +149,9 @@ class Destination:
     Attributes
     ----------
     path : Path
-    display_range : tuple of float, or None
-        Grey values that ImageJ shows as black and white; may be set until the `with` block ends.
+    display_range : array of shape (2,) or (C, 2), or None
+        Grey values that ImageJ shows as black and white, of all channels or of each; to be set before the `with`
+        block begins.
     when_whole : callable, or None
         Called with the final and the present path once all is written, right before the file gets its name.
     """
@@ -220,7 +223,7 @@ class Destination:
 
     def _convert(self, block):
         """Values as they are stored, without gaps."""
-        if self._stored_dtype.kind in "iu":
+        if self._stored_dtype.kind in "iu" and block.dtype != self._stored_dtype.newbyteorder("="):
             limits = np.iinfo(self._stored_dtype)
             block = np.clip(np.rint(block, dtype=np.float64), limits.min, limits.max)
         return np.ascontiguousarray(block, self._stored_dtype)
@@ -276,6 +279,10 @@ class Destination:
         metadata, options = {"axes": STORED_AXES[1:]}, {}
         if self._format == "imagej":
             metadata |= {"mode": "composite" if num_channels > 1 else "grayscale"}
+            if self.display_range is not None:
+                ranges = np.broadcast_to(np.asarray(self.display_range, float), (num_channels, 2))
+                metadata |= {"min": ranges[0, 0].item(), "max": ranges[0, 1].item()}
+                metadata |= {"Ranges": tuple(ranges.ravel().tolist())} if num_channels > 1 else {}
             metadata |= _known(finterval=self._time_step)
             if x is not None and y is not None:
                 options = {"resolution": (1 / x, 1 / y), "resolutionunit": "none"}
@@ -313,14 +320,7 @@ class Destination:
             deflated.unlink(missing_ok=True)
 
     def _finish(self):
-        """Complete the metadata and give the file its name, once it is on the disk."""
-        import tifffile
-
-        if self.display_range is not None and self._format == "imagej":
-            low, high = self.display_range
-            with tifffile.TiffFile(self._partial, mode="r+") as tiff:
-                tag = tiff.pages.first.tags["ImageDescription"]
-                tag.overwrite(f"{tag.value.rstrip()}\nmin={float(low)}\nmax={float(high)}\n")
+        """Give the file its name, once it is on the disk."""
         self._file.close()
         with open(self._partial, "rb+") as stream:
             os.fsync(stream.fileno())

@@ -21,13 +21,14 @@ import numpy as np
 
 from rcan.files import naming, partial_of
 from rcan.volume.base import is_zarr
+from rcan.volume.pairs import image_name
 from rcan.volume.zarr import import_zarr, overlap
 
 STORED_AXES = "TCZYX"  # the order that NGFF demands
 ZARR_FORMATS = {"0.4": 2, "0.5": 3}
 CHUNK_PLANES = 16
 CHUNK_BYTES = 2 * 2**20  # decoded, at most: some ms to decode, and few enough files
-PENDING_BYTES = 256 * 10**6  # of incomplete chunks that are kept in memory
+PENDING_BYTES = 64 * 10**6  # of incomplete chunks that are kept in memory
 SMALLEST_PLANE = 256  # pixels along y and x of the last level, at most
 NEARLY_ISOTROPIC = 1.5  # times the pixel size is the plane distance from which planes are halved as well
 MOST_COMPRESSED = 0.1  # of its size an image needs at least
@@ -60,8 +61,9 @@ class ZarrDestination:
     Attributes
     ----------
     path : Path
-    display_range : tuple of float, or None
-        Grey values that viewers show as black and white; may be set until the `with` block ends.
+    display_range : array of shape (2,) or (C, 2), or None
+        Grey values that viewers show as black and white, of all channels or of each; may be set until the `with`
+        block ends.
     when_whole : callable, or None
         Called with the final and the present path once all is written, right before the folder gets its name.
     chunk_shape : tuple of int
@@ -236,7 +238,7 @@ class ZarrDestination:
             transformations = [{"type": "scale", "scale": scale}]
             transformations += [{"type": "translation", "translation": shift}] if level else []
             datasets.append({"path": str(level), "coordinateTransformations": transformations})
-        multiscale = {"name": self.path.stem, "type": "mean", "axes": axes, "datasets": datasets}
+        multiscale = {"name": image_name(self.path), "type": "mean", "axes": axes, "datasets": datasets}
         multiscale |= {"version": self._version} if self._version == "0.4" else {}
         return {"multiscales": [multiscale]} | self._display_metadata()
 
@@ -245,13 +247,16 @@ class ZarrDestination:
         if self.display_range is None and not self._channel_names:
             return {}
         limits = np.iinfo(self._dtype) if self._dtype.kind in "iu" else None
-        low, high = map(float, self.display_range or ((limits.min, limits.max) if limits else (0, 1)))
-        window = {"min": low, "max": high, "start": low, "end": high}
-        if limits:
-            window |= {"min": float(limits.min), "max": float(limits.max)}
+        shown = self.display_range
+        if shown is None:
+            shown = (limits.min, limits.max) if limits else (0, 1)
         num_channels = self._shape[STORED_AXES.index("C")]
-        colours = itertools.cycle(COLOURS if num_channels > 1 else ("FFFFFF",))
-        channels = [{"active": True, "color": next(colours), "window": window} for _ in range(num_channels)]
+        colours, channels = itertools.cycle(COLOURS if num_channels > 1 else ("FFFFFF",)), []
+        for low, high in np.broadcast_to(np.asarray(shown, float), (num_channels, 2)).tolist():
+            window = {"min": low, "max": high, "start": low, "end": high}
+            if limits:
+                window |= {"min": float(limits.min), "max": float(limits.max)}
+            channels.append({"active": True, "color": next(colours), "window": window})
         for channel, name in zip(channels, self._channel_names or (), strict=False):
             channel["label"] = name
         return {"omero": {"channels": channels}}
@@ -318,7 +323,7 @@ class ZarrWriter:
         region = _region(key[3:], self._chunk_shape, self._shape[2:])
         into, out_of = overlap(region, starts, part.shape)
         values = part[out_of]
-        if self._dtype.kind in "iu":
+        if self._dtype.kind in "iu" and values.dtype != self._dtype:
             limits = np.iinfo(self._dtype)
             values = np.clip(np.rint(values, dtype=np.float64), limits.min, limits.max)
         shape = tuple(s.stop - s.start for s in region)
