@@ -18,7 +18,7 @@ from rcan.files import state_of
 __all__ = ["main"]
 
 Whole = Annotated[int, Field(ge=0)]
-_CACHE_BYTES = 2**28  # of decoded parts of compressed files: neighbouring tiles touch the same ones
+_CACHE_BYTES = 2**27  # of decoded parts of compressed files: neighbouring tiles touch the same ones
 
 
 class ApplyOptions(Settings):
