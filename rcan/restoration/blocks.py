@@ -81,24 +81,35 @@ def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progr
             [cut for cut in axis if _meet(cut.written, inside)]
             for axis, inside in zip(cuts, part, strict=True)
         ]
-    blender = Blender(cuts)
-    ramps = [axis[0].written.stop - axis[1].written.start if len(axis) > 1 else 0 for axis in cuts]
+    order = _order_of(shape)
+    back = tuple(map(order.index, range(len(shape))))
+    ordered = [cuts[axis] for axis in order]
+    blender = Blender(ordered)
+    ramps = [axis[0].written.stop - axis[1].written.start if len(axis) > 1 else 0 for axis in ordered]
     num_voxels, num_tiles = math.prod(shape), math.prod(blender.counts)
     tiles = (
-        tuple(axis[i].read for axis, i in zip(cuts, index, strict=True))
+        tuple(cuts[axis][index[i]].read for axis, i in enumerate(back))
         for index in np.ndindex(*blender.counts)
     )
     computed = _compute_ahead(engine, read, tiles)
     for number, (index, tile) in enumerate(zip(np.ndindex(*blender.counts), computed, strict=True)):
-        region, block = blender.add(index, tile)
+        region, block = blender.add(index, tile.transpose(*order, -1))
         if seams:
             seams.add(index, block, ramps)
+        region, block = tuple(region[i] for i in back), block.transpose(*back, -1)
         if part:
             region, block = _clip(region, block, part)
         if block.size:
             yield region, block
         if progress:
             progress.advance((number + 1) * num_voxels // num_tiles - number * num_voxels // num_tiles)
+
+
+def _order_of(shape):
+    """Axes in the order in which tiles are visited: the longest is the slowest, as the margins of a whole layer of
+    tiles across it are kept; the others as they are stored."""
+    longest = max(range(len(shape)), key=shape.__getitem__)
+    return (longest, *(axis for axis in range(len(shape)) if axis != longest))
 
 
 def _meet(one, other):
