@@ -16,6 +16,7 @@ Files appear under these names only when they are whole.
 """
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -33,9 +34,11 @@ __all__ = [
     "FIRST_STATE",
     "check_run_dir",
     "create_run",
+    "digest_model",
     "find_model",
     "load_model",
     "load_state",
+    "note_about",
     "read_about",
     "save_model",
     "save_state",
@@ -46,6 +49,7 @@ _MODELS = ("best.keras", "last.keras")
 _RESULTS = (*_MODELS, "history.csv", "history.png", "restored.png", "patches.png")
 _DESCRIPTION = ("config.json", "training.json")  # written before the first step
 _FOLDERS = ("train", "validation")
+_NOTES = ("spread", "trusted_range")  # what is found out about a network after its training
 _KEPT_STATES = 2
 FIRST_STATE = "epoch_000000_000000000"  # of a run that has not done a step: nothing is lost with it
 
@@ -376,7 +380,8 @@ def read_about(model_dir):
     Returns
     -------
     about : dict
-        Contents of the `training.json` beside the model, empty where there is none.
+        Contents of the `training.json` beside the model, empty where there is none. What `note_about` has added for
+        another network than that of now is left out.
 
     Raises
     ------
@@ -385,5 +390,48 @@ def read_about(model_dir):
     ValueError
         If it is not JSON.
     """
-    about = find_model(model_dir).with_name("training.json")
-    return read_json(about) if about.is_file() else {}
+    path = find_model(model_dir).with_name("training.json")
+    about = read_json(path) if path.is_file() else {}
+    if all(key not in about for key in _NOTES):
+        return about
+    digest = digest_model(model_dir)
+    return {key: fact for key, fact in about.items() if key not in _NOTES or fact["model"] == digest}
+
+
+def note_about(model_dir, key, facts):
+    """Add to a network's `training.json` what was found out about it later.
+
+    Parameters
+    ----------
+    model_dir : path
+        A run folder, or a ``.keras`` file beside its `training.json`.
+    key : {"spread", "trusted_range"}
+    facts : dict
+        JSON. Kept with the digest of the network, as a training that goes on makes another network.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no `training.json`.
+    OSError
+        If it cannot be written.
+    """
+    path = find_model(model_dir).with_name("training.json")
+    about = read_json(path)
+    write_json(path, {**about, key: {**facts, "model": digest_model(model_dir)}})
+
+
+def digest_model(model_dir):
+    """A word that differs where networks differ.
+
+    Parameters
+    ----------
+    model_dir : path
+        A run folder or a ``.keras`` file.
+
+    Returns
+    -------
+    digest : str
+        16 hexadecimal digits.
+    """
+    return hashlib.sha256(find_model(model_dir).read_bytes()).hexdigest()[:16]

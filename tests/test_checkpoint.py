@@ -11,6 +11,8 @@ from rcan.checkpoint import (
     create_run,
     find_model,
     load_model,
+    note_about,
+    read_about,
     save_model,
     write_history,
 )
@@ -203,6 +205,22 @@ def test_loaded_model_comes_with_what_is_known_of_its_training(tmp_path):
     save_model(build_rcan(**TINY), tmp_path / "best.keras")
     write_json(tmp_path / "training.json", {"percentiles": [1, 99]})
     assert load_model(tmp_path)[1] == load_model(tmp_path / "best.keras")[1] == {"percentiles": [1, 99]}
+
+
+def test_what_is_found_out_later_stands_beside_what_was_known(tmp_path):
+    (tmp_path / "best.keras").write_text("network")
+    write_json(tmp_path / "training.json", {"seed": 3})
+    note_about(tmp_path, "spread", {"factor": 2.5})
+    about = read_about(tmp_path / "best.keras")
+    assert (about["seed"], about["spread"]["factor"]) == (3, 2.5)
+
+
+def test_what_was_found_out_about_an_earlier_network_is_not_of_the_present_one(tmp_path):
+    (tmp_path / "best.keras").write_text("network")
+    write_json(tmp_path / "training.json", {"seed": 3})
+    note_about(tmp_path, "trusted_range", {"snr": [2, None]})
+    (tmp_path / "best.keras").write_text("trained further")
+    assert read_about(tmp_path) == {"seed": 3}
 
 
 def test_file_that_is_no_model_is_an_error_with_its_name(tmp_path):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from matplotlib import image as png
 
-from rcan.figures import _history_figure, _projections_figure, draw_history, draw_projections
+from rcan.figures import draw_history, draw_projections
+from rcan.figures.history import _history_figure
+from rcan.figures.projections import _projections_figure
 
 UNKNOWN = (None, None, None)
 SHAPES = [(12, 60, 60, 1), (32, 96, 10, 1), (32, 10, 96, 1), (200, 40, 40, 2), (1, 60, 40, 2), (40, 90, 1)]

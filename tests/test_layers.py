@@ -21,6 +21,7 @@ CHAIN = [
     "memory",
     "volume",
     "intensity",
+    "fingerprint",
     "model",
     "metrics",
     "simulation",
@@ -30,6 +31,7 @@ CHAIN = [
     "checkpoint",
     "training",
     "evaluation",
+    "report",
     "export",
 ]
 ON_TOP = ["commands", "__main__"]

@@ -1,7 +1,6 @@
 """One call of `apply`: which of its images are there already, and what came of the others."""
 
 import contextlib
-import hashlib
 import os
 import sys
 import time
@@ -234,14 +233,13 @@ def _identity(path):
 
 def _settings(options):
     """All of a call that decides about the values of an output, for the manifest."""
-    from rcan.checkpoint import find_model, read_about
+    from rcan.checkpoint import digest_model, read_about
 
-    digest = hashlib.sha256(find_model(options.model_dir).read_bytes()).hexdigest()[:16]
     values = options.model_dump(mode="json", include={*_SETTINGS})
     trained = read_about(options.model_dir).get("percentiles", DEFAULT_PERCENTILES)
     for flag, percentile in zip(("p_min", "p_max"), trained, strict=True):
         values[flag] = percentile if values[flag] is None else values[flag]
     return {
-        "model": digest,
+        "model": digest_model(options.model_dir),
         **{name: value for name, value in values.items() if value is not None and value is not False},
     }

@@ -1,15 +1,12 @@
-"""Pictures for people: volumes beside each other, and how a training went.
+"""Volumes beside each other, as maximum projections."""
 
-Both are PNG, drawn on Matplotlib's Agg canvas: no window, and no state that others share. Matplotlib is imported
-when something is drawn, so that importing this module is quick.
-"""
-
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["draw_history", "draw_projections"]
+from rcan.figures.style import new_figure, save_png
+
+__all__ = ["draw_projections"]
 
 
 def draw_projections(path, images, *, voxel_size=(None, None, None), captions=None, name=None):
@@ -34,40 +31,7 @@ def draw_projections(path, images, *, voxel_size=(None, None, None), captions=No
         Heading of the picture, such as the name of the file.
     """
     captions = {title: text for title, text in (captions or {}).items() if title in images}
-    _save(_projections_figure(images, voxel_size, captions, name), path)
-
-
-def draw_history(path, epochs):
-    """Draw the loss and the measures of every epoch, and mark the best model.
-
-    The best model is that of the first epoch with the lowest ``val_loss``, or the lowest ``loss`` where nothing
-    was validated. Values that are not finite are left out.
-
-    Parameters
-    ----------
-    path : path
-        The PNG to write.
-    epochs : list of dict of str to float
-        As in history.csv: ``epoch``, ``loss`` and, where there are such, ``psnr``, ``ssim`` and the same of the
-        validation (``val_loss`` and so on).
-    """
-    _save(_history_figure(epochs), path)
-
-
-def _new_figure(width, height, **options):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, **options)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure, path):
-    with warnings.catch_warnings():
-        # A name may have letters that the font lacks; they become boxes.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(path, format="png")
+    save_png(_projections_figure(images, voxel_size, captions, name), path)
 
 
 # Projections. Lengths on the page are in inches.
@@ -97,7 +61,7 @@ class _Page:
 
     def __init__(self, width, height):
         self.width, self.height = width, height
-        self.figure = _new_figure(width, height)
+        self.figure = new_figure(width, height)
 
     def write(self, x, y, text, size, *, room, **options):
         """Write a line that stands on `y`, smaller than `size` where it needs more than `room`."""
@@ -232,73 +196,3 @@ def _write_notes(page, *, projected, num_channels):
     if notes:
         right, room = page.width - _MARGIN, page.width - 2 * _MARGIN - _BAR_ROOM
         page.write(right, page.height - _LINE / 2, ", ".join(notes), 9, room=room, ha="right", color="0.3")
-
-
-# History
-
-_MEASURES = {"loss": "loss", "psnr": "PSNR (dB)", "ssim": "SSIM"}
-_MOST_MARKED = 60  # epochs; a longer curve has no room for markers
-
-
-def _history_figure(epochs):
-    names = [name for name in _MEASURES if name in epochs[0]]
-    figure = _new_figure(4.2 * len(names), 3.6, layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
-    best = _best_epoch(epochs)
-    for panel, name in zip(panels, names, strict=True):
-        _draw_curve(panel, epochs, name, label="training", color="#0072b2")
-        if f"val_{name}" in epochs[0]:
-            _draw_curve(panel, epochs, f"val_{name}", label="validation", color="#d55e00")
-        _set_scales(panel, name, epochs[0]["epoch"], epochs[-1]["epoch"])
-        if best is not None:
-            label = f"best model (epoch {best:.0f})"
-            panel.axvline(best, label=label, color="0.5", linestyle="--", linewidth=1, zorder=1)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    return figure
-
-
-def _best_epoch(epochs):
-    """Number of the epoch whose model is kept as the best, None where no loss is finite."""
-    losses = [(row.get("val_loss", row["loss"]), row["epoch"]) for row in epochs]
-    losses = [pair for pair in losses if np.isfinite(pair[0])]
-    return min(losses)[1] if losses else None  # of equal losses, the first is kept
-
-
-def _draw_curve(panel, epochs, column, **style):
-    points = [(row["epoch"], row[column]) for row in epochs if np.isfinite(row[column])]
-    marker = "." if len(points) <= _MOST_MARKED else None
-    panel.plot(*np.reshape(points, (-1, 2)).T, marker=marker, linewidth=1.2, **style)
-
-
-def _set_scales(panel, name, first, last):
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-
-    panel.set_xlabel("epoch")
-    panel.set_ylabel(_MEASURES[name])
-    margin = max(0.5, 0.03 * (last - first))
-    panel.set_xlim(first - margin, last + margin)
-    panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
-    values = np.concatenate([line.get_ydata() for line in panel.lines])
-    if name == "loss" and len(values) and values.min() > 0:
-        panel.set_yscale("log")
-        panel.set_yticks(_round_values(*panel.get_ylim()))
-        panel.yaxis.set_minor_locator(NullLocator())
-        panel.yaxis.set_major_formatter(FuncFormatter(_plain))
-    else:
-        panel.ticklabel_format(axis="y", style="plain", useOffset=False)
-
-
-def _round_values(low, high):
-    """Ticks of a logarithmic axis: powers of ten, more of each decade where it is shorter, else even steps."""
-    from matplotlib.ticker import MaxNLocator
-
-    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
-    choices = [np.outer(powers, parts).ravel() for parts in ([1], [1, 2, 5], range(1, 9))]
-    choices.append(MaxNLocator(5).tick_values(low, high))
-    choices = [ticks[(low <= ticks) & (ticks <= high)] for ticks in choices]
-    return next((ticks for ticks in choices if len(ticks) >= 3), choices[-1])
-
-
-def _plain(value, position=None):
-    """A number in plain decimals: 0.00002, not 2e-05."""
-    return np.format_float_positional(value, precision=4, fractional=False, trim="-")

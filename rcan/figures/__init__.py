@@ -1,0 +1,10 @@
+"""Pictures for people: volumes beside each other, and how a training went.
+
+All are drawn on Matplotlib's Agg canvas: no window, and no state that others share. Matplotlib is imported when
+something is drawn, so that importing this module is quick.
+"""
+
+from rcan.figures.history import draw_history
+from rcan.figures.projections import draw_projections
+
+__all__ = ["draw_history", "draw_projections"]
