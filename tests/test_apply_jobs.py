@@ -375,6 +375,23 @@ def test_image_that_another_call_has_restored_meanwhile_is_not_replaced(run, net
     assert (root / "out/b.tif").read_bytes() == b"the other call's"
 
 
+def test_image_that_another_call_has_restored_meanwhile_counts_as_there_before(
+    run, networks, folder, monkeypatch
+):
+    root, _ = folder
+    flags = ["-m", networks["same"], "-i", root / "raw", "-o", root / "out"]
+    restore = FileRestorer.restore
+
+    def restore_after_another_call(self, *paths, **options):
+        monkeypatch.setattr(FileRestorer, "restore", restore)
+        main([str(flag) for flag in flags])
+        return restore(self, *paths, **options)
+
+    monkeypatch.setattr(FileRestorer, "restore", restore_after_another_call)
+    out, _ = run(*flags)
+    assert out.splitlines()[-1] == f"3 of 3 restored, 2 of them before: {root / 'out'}"
+
+
 def test_images_are_scored_again_against_another_ground_truth(run, networks, folder, write_tiff):
     root, images = folder
     for kind, change in (("gt", 1), ("other", -1)):
@@ -804,7 +821,7 @@ import time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell has set
 from rcan.cli import import_keras
 import_keras()
-from rcan.commands import apply
+from rcan.commands import apply, run
 from rcan.restoration import KerasEngine
 
 def compute_slowly(self, tile):
@@ -812,7 +829,7 @@ def compute_slowly(self, tile):
     return compute(self, tile)
 
 compute, KerasEngine.__call__ = KerasEngine.__call__, compute_slowly
-apply._LOOK_INTERVAL = 0.4
+run._LOOK_INTERVAL = 0.4
 sys.exit(apply.main(sys.argv[1:]))
 """
 
@@ -929,6 +946,24 @@ def test_watched_image_that_vanishes_ends_nothing(run, networks, folder, monkeyp
     )
     assert "b.tif" in err
     assert {path.name for path in (root / "out").glob("*.tif")} == {"a.tif", "c.tif", "d.tif"}
+
+
+def test_watching_survives_an_output_folder_that_is_gone_for_a_while(run, networks, folder, monkeypatch):
+    root, images = folder
+
+    def come_back():
+        (root / "disk").unlink()
+        (root / "disk").mkdir()
+        for name in images:
+            os.utime(root / "raw" / name)
+
+    (root / "disk").write_text("no folder")
+    watch_some_rounds(monkeypatch, [nothing, nothing, come_back, nothing, nothing])
+    flags = ("-i", root / "raw", "-o", root / "disk/out", "--watch", "--settle", "1")
+    out, err = run("-m", networks["same"], *flags, status=130)
+    assert "disk" in err
+    assert "3 of 3 restored: " in out
+    assert {path.name for path in (root / "disk/out").glob("*.tif")} == {*images}
 
 
 def test_zarr_image_that_still_grows_is_not_touched(run, networks, tmp_path, monkeypatch, draw):

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rcan.cli import Settings, import_keras, option, run_command
 from rcan.commands.jobs import find_jobs
-from rcan.commands.run import DEFAULT_PERCENTILES, Run
+from rcan.commands.run import Run, choose_percentiles
 from rcan.config import Axes, Count, read_devices
 from rcan.files import state_of
 
@@ -95,7 +95,7 @@ class ApplyOptions(Settings):
         "folder OME-Zarr for OME-Zarr and otherwise as -f)",
     )
     axes: Axes | None = option(None, "axes of the input, where its metadata is wrong")
-    gt_axes: Axes | None = option(None, "axes of the ground truth, where their metadata is wrong")
+    gt_axes: Axes | None = option(None, "axes of the ground truth, where its metadata is wrong")
     channels: Annotated[tuple[Whole, ...], Field(min_length=1)] | None = option(
         None, "channels of the input to restore, counted from 0 (default: all)"
     )
@@ -221,11 +221,7 @@ def _make_restorer(options, *, sharing=1):
 
     model, about = load_model(options.model_dir)
     ndim = len(model.input_shape) - 2
-    low, high = about.get("percentiles", DEFAULT_PERCENTILES)
-    percentiles = (
-        low if options.p_min is None else options.p_min,
-        high if options.p_max is None else options.p_max,
-    )
+    percentiles = choose_percentiles(options, about)
     if percentiles[0] >= percentiles[1]:
         raise ValueError(
             f"percentiles {percentiles[0]:g} and {percentiles[1]:g}: --p_min must be below --p_max."

@@ -1,14 +1,12 @@
 """Which images a call of `apply` restores, and under which names."""
 
-import csv
 import glob
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Job", "find_jobs", "read_scores", "write_scores"]
+__all__ = ["Job", "find_jobs", "is_folder_of_images"]
 
-_SCORE_COLUMNS = ["file", "psnr_raw", "psnr_restored", "ssim_raw", "ssim_restored"]
 _TIFF, _ZARR = (".tif", ".tiff"), (".zarr",)
 
 
@@ -25,6 +23,23 @@ class Job(NamedTuple):
     def outputs(self):
         """All images that are written."""
         return [path for path in (self.output, self.spread) if path]
+
+
+def is_folder_of_images(path):
+    """Whether a path is a folder that holds images; an OME-Zarr image is a folder, too, but is one image.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    is_folder : bool
+        False where there is nothing.
+    """
+    from rcan.volume import is_zarr
+
+    return path.is_dir() and not is_zarr(path)
 
 
 def find_jobs(options, *, may_be_empty=False):
@@ -45,22 +60,20 @@ def find_jobs(options, *, may_be_empty=False):
     ValueError, OSError
         If inputs and outputs do not fit each other, or are not there.
     """
-    from rcan.volume import is_zarr
-
     raw, gt = options.input, options.ground_truth
     is_pattern = not raw.exists() and glob.has_magic(str(raw))
     if not raw.exists() and not is_pattern:
         raise FileNotFoundError(f"{raw} does not exist: -i takes an image or a folder of them.")
     if gt and not gt.exists() and not (is_pattern and glob.has_magic(str(gt))):
         raise FileNotFoundError(f"{gt} does not exist: -g takes an image or a folder, as -i.")
-    is_folder = raw.is_dir() and not is_zarr(raw)
+    is_folder = is_folder_of_images(raw)
     if options.series and not is_folder:
         raise ValueError(
             f"{raw} is not a folder of images: --series takes one (a pattern in -i needs no --series)."
         )
     if options.watch and not is_folder:
         raise ValueError(f"{raw} is not a folder of images: --watch takes one.")
-    if gt and (gt.is_dir() and not is_zarr(gt)) != is_folder:
+    if gt and is_folder_of_images(gt) != is_folder:
         raise ValueError(f"{gt} and {raw}: -g and -i must both be images or both be folders.")
     is_one = options.series or not is_folder
     jobs = [_one_job(options, raw, gt)] if is_one else _jobs_of_folder(options, may_be_empty)
@@ -87,10 +100,8 @@ def _files_of(job):
 
 def _one_job(options, raw, gt):
     """The job of an image, or of many files that are one."""
-    from rcan.volume import is_zarr
-
     output = options.output
-    if output.is_dir() and not is_zarr(output):
+    if is_folder_of_images(output):
         raise IsADirectoryError(f"{output} is a folder but the input is one image: name a file with -o.")
     suffix = output.suffix.lower()
     if suffix not in (*_TIFF, *_ZARR):
@@ -167,26 +178,3 @@ def _spread_path(options, output):
         return None
     name = image_name(output)
     return output.with_name(f"{name}_uncertainty{output.name[len(name) :]}")
-
-
-def read_scores(path, *, must_be_one):
-    """Rows of an earlier call by name of the output, so that scoring one more image keeps them."""
-    if not path.exists():
-        return {}
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        if reader.fieldnames != _SCORE_COLUMNS or any(None in row for row in rows):
-            if not must_be_one:
-                return {}
-            raise FileExistsError(f"{path} is not a table of scores: move it, or name another place with -o.")
-        return {row.pop("file"): row for row in rows}
-
-
-def write_scores(path, rows):
-    from rcan.files import whole_file
-
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _SCORE_COLUMNS)
-        writer.writeheader()
-        writer.writerows({"file": name, **row} for name, row in rows.items())

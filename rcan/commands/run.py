@@ -1,25 +1,44 @@
 """One call of `apply`: which of its images are there already, and what came of the others."""
 
 import contextlib
+import csv
 import os
 import sys
 import time
 
 from rcan.cli import UsageError, describe_failure
-from rcan.commands.jobs import find_jobs, read_scores, write_scores
+from rcan.commands.jobs import find_jobs, is_folder_of_images
 from rcan.commands.manifest import Manifest
-from rcan.files import clear_partials, state_of, writers_of
+from rcan.files import clear_partials, state_of, whole_file, writers_of
 
-__all__ = ["DEFAULT_PERCENTILES", "Run"]
+__all__ = ["Run", "choose_percentiles"]
 
-DEFAULT_PERCENTILES = (2, 99.9)  # of a network whose training is not known
-
+_DEFAULT_PERCENTILES = (2, 99.9)  # of a network whose training is not known
+_SCORE_COLUMNS = ["file", "psnr_raw", "psnr_restored", "ssim_raw", "ssim_restored"]
 _LOOK_INTERVAL = 1  # seconds
 # Flags that decide about the values of an output.
 _SETTINGS = (
     "compare", "bpp", "block_shape", "block_overlap_shape", "normalize", "p_min", "p_max", "rescale",
     "normalize_output_range_between_zero_and_one", "attention", "ensemble", "axes", "gt_axes", "channels",
 )  # fmt: skip
+
+
+def choose_percentiles(options, about):
+    """Percentiles that become 0 and 1: as the flags say, else as trained.
+
+    Parameters
+    ----------
+    options : ApplyOptions
+    about : dict
+        What is known of the network, as `rcan.checkpoint.read_about`.
+
+    Returns
+    -------
+    low, high : float
+        2 and 99.9 where the training is not known.
+    """
+    low, high = about.get("percentiles", _DEFAULT_PERCENTILES)
+    return low if options.p_min is None else options.p_min, high if options.p_max is None else options.p_max
 
 
 class Run:
@@ -40,14 +59,12 @@ class Run:
     """
 
     def __init__(self, options):
-        from rcan.volume import is_zarr
-
         self._options, self.restorer = options, None
-        self._is_folder = options.input.is_dir() and not (options.series or is_zarr(options.input))
+        self._is_folder = is_folder_of_images(options.input) and not options.series
         self._folder = options.output if self._is_folder else options.output.absolute().parent
         self._manifest = Manifest(self._folder) if self._is_folder else None
         self._scores_path = self._folder / "scores.csv"
-        self._rows = read_scores(self._scores_path, must_be_one=options.ground_truth is not None)
+        self._rows = _read_scores(self._scores_path, must_be_one=options.ground_truth is not None)
         self._settings = _settings(options) if self._is_folder else {}
         self._learned_from = set()
         self._scores, self.failed = {}, {}
@@ -56,7 +73,7 @@ class Run:
     @property
     def num_images(self):
         """Images that the call is about, as far as known."""
-        return len(self._seen)
+        return len(self._seen | self.failed.keys())
 
     def protect(self, about, jobs):
         """Refuse to replace what the network has learned from, whatever else a user allows."""
@@ -130,25 +147,28 @@ class Run:
         for number, job in enumerate(jobs, 1):
             label = f"[{number}/{len(jobs)}] {job.raw.name}" if len(jobs) > 1 else job.raw.name
             try:
-                self._restore(job, label)
+                if self._restore(job, label):
+                    self._restored.add(job.raw)
+                self.failed.pop(job.raw, None)
+            except (ConnectionError, UsageError):  # the cluster is gone, or a flag is wrong, for all
+                raise
             except Exception as failure:
-                if not self._is_folder or isinstance(failure, ConnectionError):  # the cluster is gone for all
+                if not self._is_folder:
                     raise
                 self._fail(job, failure)
-            else:
-                self._restored.add(job.raw)
-                self.failed.pop(job.raw, None)
 
     def _restore(self, job, label):
+        """Restore an image; False where another call has done it meanwhile."""
+        others = {path: writers_of(path.absolute()) for path in job.outputs}
+        if not self.select([job]):  # after the look at who writes: one that ends in between is seen here
+            return False
         self._check_protected(job)
-        for path in job.outputs:
-            if others := writers_of(path.absolute()):
+        for path, partials in others.items():
+            if partials:
                 raise FileExistsError(
-                    f"{path} is being written by another call ({others[0].name}): wait for it, or remove that file if "
-                    "nobody writes it any more."
+                    f"{path} is being written by another call ({partials[0].name}): wait for it, or remove that file "
+                    "if nobody writes it any more."
                 )
-        if not self.select([job]):
-            return  # another call has done it meanwhile
         note = None
         if self._manifest:
             settings, before = self._settings_of(job), state_of(job.raw)
@@ -173,7 +193,8 @@ class Run:
         if self._manifest:
             self._manifest.add(job.output, facts)
         if report.scores or outdated:
-            write_scores(self._scores_path, self._rows)
+            _write_scores(self._scores_path, self._rows)
+        return True
 
     def watch(self):
         """Restore what is in the folder and what comes, until interrupted."""
@@ -202,10 +223,10 @@ class Run:
 
     def _do_watched(self, job):
         try:
-            self.do(self.select([job]))
-        except ConnectionError:  # the cluster is gone for all
+            self.do([job])
+        except ConnectionError:
             raise
-        except OSError as failure:  # an output that is not ours, or a file that is gone
+        except OSError as failure:  # of the folder that is written to: it may be gone for a while
             self._fail(job, failure)
 
     def _fail(self, job, failure):
@@ -236,10 +257,30 @@ def _settings(options):
     from rcan.checkpoint import digest_model, read_about
 
     values = options.model_dump(mode="json", include={*_SETTINGS})
-    trained = read_about(options.model_dir).get("percentiles", DEFAULT_PERCENTILES)
-    for flag, percentile in zip(("p_min", "p_max"), trained, strict=True):
-        values[flag] = percentile if values[flag] is None else values[flag]
+    values["p_min"], values["p_max"] = choose_percentiles(options, read_about(options.model_dir))
     return {
         "model": digest_model(options.model_dir),
         **{name: value for name, value in values.items() if value is not None and value is not False},
     }
+
+
+def _read_scores(path, *, must_be_one):
+    """Rows of an earlier call by name of the output, so that scoring one more image keeps them."""
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        if reader.fieldnames != _SCORE_COLUMNS or any(None in row for row in rows):
+            if not must_be_one:
+                return {}
+            raise FileExistsError(f"{path} is not a table of scores: move it, or name another place with -o.")
+        return {row.pop("file"): row for row in rows}
+
+
+def _write_scores(path, rows):
+    """Write the scores of all images that are known, by name of the output."""
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _SCORE_COLUMNS)
+        writer.writeheader()
+        writer.writerows({"file": name, **row} for name, row in rows.items())

@@ -69,9 +69,8 @@ class _WindowAverage(layers.Layer):
         for axis, window in enumerate(self._window, 1):
             size = ops.shape(x)[axis]
             width = ops.cast(ops.minimum(window, size), "float32")
-            first = ops.floor(
-                _places(size, window) - width / 2 + 1
-            )  # of an even-handed window around the place
+            # Of an even-handed window around the place:
+            first = ops.floor(_places(size, window) - width / 2 + 1)
             first = ops.clip(first, 0, ops.cast(size, "float32") - width)[:, None]
             voxel = ops.arange(size, dtype="float32")
             inside = ops.logical_and(voxel >= first, voxel < first + width)

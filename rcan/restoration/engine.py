@@ -25,9 +25,8 @@ MAPS = 8  # feature maps of all channels that a forward pass holds at a time, at
 SHARE_OF_FREE_MEMORY = 0.5
 SMALLEST_TILE = 2**12  # voxels; where memory does not even hold this, it is not the tile that is too large
 MAX_TILE_VOXELS = 2**22  # larger tiles save little, and each is a step of the progress
-ASSUMED_GPU_BYTES = (
-    4 * 2**30
-)  # where the free memory of a GPU cannot be read; too much is halved when it fails
+# Where the free memory of a GPU cannot be read; too much is halved when it fails:
+ASSUMED_GPU_BYTES = 4 * 2**30
 
 
 def upscaling_of(model):

@@ -131,10 +131,11 @@ class FileRestorer:
                 file = stack.enter_context(open_volume(gt_path, axes=self.gt_axes))
                 gt = self._see(file, self.num_channels[1], is_gt=True)
                 self._check_fit(raw, gt)
-            Output(self, raw, gt).warn_of_lost_steps(output_path)
+            output = Output(self, raw, gt)
+            output.warn_of_lost_steps(output_path)
             while True:
                 try:
-                    report = self._restore(raw, gt, output_path, spread_path, label, when_whole)
+                    report = self._restore(output, raw, gt, output_path, spread_path, label, when_whole)
                     break
                 except TileTooLarge:
                     if not self._halve_tile(raw.volume.shape[:-1]):
@@ -148,13 +149,12 @@ class FileRestorer:
         )
         return tuple(map(min, tile_shape, shape)), overlap
 
-    def _restore(self, raw, gt, output_path, spread_path, label, when_whole):
+    def _restore(self, output, raw, gt, output_path, spread_path, label, when_whole):
         shape = raw.volume.shape[:-1]
         tile_shape, overlap = self._plan(shape)
         report = Report(tile_shape=tile_shape, overlap=overlap)
         seams = SeamMeter()
         with ExitStack() as stack:
-            output = Output(self, raw, gt)
             files = [stack.enter_context(output.create(output_path))]
             if spread_path:
                 files.append(stack.enter_context(output.create(spread_path, is_spread=True)))
@@ -167,7 +167,7 @@ class FileRestorer:
             elif not (gt or self.stretch):
                 output.write(files, blocks, report)
             else:
-                self._write_examined(files, blocks, raw, gt, report)
+                self._write_examined(output, files, blocks, raw, gt, report)
         report.seams = seams.score
         return report
 
@@ -202,7 +202,7 @@ class FileRestorer:
             writer.flush()
         return report, seams
 
-    def _write_examined(self, files, blocks, raw, gt, report):
+    def _write_examined(self, output, files, blocks, raw, gt, report):
         """Keep what is restored on disk until it has been scored or its limits are known, then write it."""
         shape = (len(raw.frames), *self._restored_shape(raw.volume)[:-1], self.engine.num_channels[1])
         with _scratch(Path(files[0].path).absolute().parent, shape) as restored:
@@ -211,7 +211,7 @@ class FileRestorer:
             scores, limits = self._examine(restored, raw, gt)
             whole = tuple(slice(0, size) for size in shape[1:-1])
             frames = ((number, whole, np.array(block)) for number, block in enumerate(restored))
-            Output(self, raw, gt).write(files, frames, report, limits if self.stretch else None)
+            output.write(files, frames, report, limits if self.stretch else None)
         report.scores = mean_scores(scores) if scores else None
 
     def _halve_tile(self, shape):

@@ -113,10 +113,8 @@ class Image:
     def range_of(self, number):
         """Grey values of 0 and 1 for each channel of a frame's blocks, (C, 2)."""
         if number not in self._ranges:
-            point = {
-                **self.frames[number],
-                "Z": None,
-            }  # planes of one time point are one frame to a microscopist
+            # Planes of one time point are one frame to a microscopist.
+            point = {**self.frames[number], "Z": None}
             same = [i for i, frame in enumerate(self.frames) if {**frame, "Z": None} == point]
             self._ranges |= dict.fromkeys(same, self._measure(same))
         return self._ranges[number]

@@ -168,9 +168,8 @@ class Blender:
         self._cuts = cuts
         # What a tile leaves to the next one along each axis, in strips, one for each tile along the axis after it:
         self._kept = [{} for _ in cuts]
-        self._owed = [
-            {} for _ in cuts
-        ]  # the same, of the tile, row and layer before; a strip goes when it is paid
+        # The same, of the tile, row and layer before; a strip goes when it is paid:
+        self._owed = [{} for _ in cuts]
 
     def add(self, index, tile):
         """Add one tile.
@@ -189,15 +188,16 @@ class Blender:
         block : ndarray of shape (z, y, x, C), float32
         """
         cuts = [axis[i] for axis, i in zip(self._cuts, index, strict=True)]
-        tile = tile[tuple(cut.kept for cut in cuts)].astype(np.float32)
+        tile = tile[tuple(cut.kept for cut in cuts)].astype(np.float32)  # a copy, which is written into
         for axis, cut in enumerate(cuts):
-            tile *= cut.weight.reshape((-1,) + (1,) * (tile.ndim - 1 - axis))
+            if cut.weight.min() < 1:
+                tile *= cut.weight.reshape((-1,) + (1,) * (tile.ndim - 1 - axis))
         inside = tuple(slice(0, self._length(axis, i)) for axis, i in enumerate(index))
         region = tuple(
             slice(cut.written.start, cut.written.start + part.stop)
             for cut, part in zip(cuts, inside, strict=True)
         )
-        block = tile[inside].copy()
+        block = tile[inside]
         for axis in range(len(cuts)):
             if not any(index[axis + 1 :]):  # a new tile, row or layer begins
                 self._owed[axis], self._kept[axis] = self._kept[axis], {}
@@ -215,9 +215,8 @@ class Blender:
             return
         behind = [cuts[i].written for cuts, i in zip(self._cuts[axis + 2 :], index[axis + 2 :], strict=True)]
         whole = [cuts[-1].written.stop for cuts in self._cuts[axis + 2 :]]
-        own = inside[
-            axis + 1
-        ].stop  # along the axis after; the rest belongs to the strip of the next tile there
+        # Along the axis after; what is beyond belongs to the strip of the next tile there:
+        own = inside[axis + 1].stop
         lead = (slice(None),) * (axis + 1)
         pieces = (part[(*lead, slice(0, own))], part[(*lead, slice(own, None))])
         for strip, piece in enumerate(pieces, index[axis + 1]):
