@@ -79,7 +79,22 @@ def parse_loss(text):
 
 
 def read_devices(devices):
-    """Check a choice of devices: ``auto``, ``cpu`` or a number, as text or not."""
+    """Check a choice of devices.
+
+    Parameters
+    ----------
+    devices : str or int
+        ``auto`` (all GPUs, or the CPU), ``cpu``, or a number of GPUs from 1.
+
+    Returns
+    -------
+    devices : str
+
+    Raises
+    ------
+    ValueError
+        If it is none of these; the message is the rule alone, which follows the key and the value.
+    """
     if not re.fullmatch(r"auto|cpu|[1-9]\d*", str(devices)):
         raise ValueError("must be auto, cpu or a number of devices")
     return str(devices)

@@ -22,17 +22,17 @@ from rcan.training import train
 
 DYING = """
 import os, signal, sys
-import rcan.checkpoint
+from rcan.checkpoint import states
 from rcan.commands.train import main
 
-save = rcan.checkpoint.write_json
+save = states.write_json
 
 def die(path, values):
     if path.parent.name.startswith(".epoch_000002"):  # the variables of this state are written, the rest is not
         os.kill(os.getpid(), signal.SIGKILL)
     save(path, values)
 
-rcan.checkpoint.write_json = die
+states.write_json = die
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -1,13 +1,13 @@
 """One image seen as blocks of fixed axes.
 
-A source knows a format (`TiffSource`, `ZarrSource`, `SeriesSource`, `VendorSource`): it has `path`, `axes` (one
-letter for each stored dimension, `_` for a nameless one of length 1), `shape`, `dtype`, `voxel_size`,
-`channel_names`, `time_step`, `state()` (JSON that changes when the data on disk do), `read(slices)` with slices by
-axis, and `close()`. A `Volume` knows blocks, frames and regions.
+A `Source` knows a format: there are `TiffSource`, `ZarrSource`, `SeriesSource` and `VendorSource`. A `Volume` knows
+blocks, frames and regions.
 """
 
+import contextlib
 import glob
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -50,12 +50,22 @@ def open_volume(path, *, axes=None, block_axes="ZYXC"):
                 f"{path} cannot have the axes {axes!r}: name each stored axis once, in storage order, with "
                 "the letters P (positions), T, C, Z, Y and X; Y and X are needed. Example: ZCYX."
             )
-    source = _source_of(path)(path, axes)
+    source = source_of(path)(path, axes)
     return Volume(source, axes or source.axes.replace("_", ""), block_axes)
 
 
-def _source_of(path):
-    """The class that reads what a path means; its library is imported with the first file, not with the package."""
+def source_of(path):
+    """Find what reads a path; its library is imported with the first file, not with the package.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    source_class : type
+        A `Source`, made of the path and of the axes that the user names or None.
+    """
     if is_zarr(path):
         from rcan.volume.zarr import ZarrSource
 
@@ -83,6 +93,72 @@ def is_zarr(path):
     return any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray"))
 
 
+@contextlib.contextmanager
+def one_error(path, kind, *, passing):
+    """Turn whatever a reader finds wrong with a file into one ValueError that starts with the path.
+
+    What is wrong with the disk stays what it is: such an error has a number.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        Of image, for the message.
+    passing : type or tuple of type
+        Exceptions that stay what they are, too.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:
+        is_ours = isinstance(error, ValueError) and str(error).startswith(str(path))
+        if is_ours or getattr(error, "errno", None) is not None:
+            raise
+        reason = (str(error).splitlines() or [""])[0][:200].rstrip(".") or type(error).__name__
+        reason = f"its metadata lack {reason}" if isinstance(error, KeyError) else reason
+        raise ValueError(
+            f"{path} cannot be read as a {kind} image: {reason}. Copy or export it again."
+        ) from error
+
+
+class Source(Protocol):
+    """The stored array of an image, read by slices.
+
+    Attributes
+    ----------
+    path : Path
+    axes : str
+        One letter for each stored dimension, `_` for a nameless one of length 1.
+    shape : tuple of int
+    dtype : numpy.dtype
+    voxel_size, time_step
+        As in `Volume`.
+    channel_names : tuple of str, or None
+        May be more or fewer than there are channels.
+    """
+
+    def read(self, slices):
+        """Read a part of the array.
+
+        Parameters
+        ----------
+        slices : dict
+            Slice by axis, with start and stop; axes that are not named are read whole.
+
+        Returns
+        -------
+        part : ndarray
+            In the order of `axes`.
+        """
+
+    def state(self):
+        """JSON that changes when the data on disk do."""
+
+    def close(self):
+        """Free what has been decoded and kept; the next read decodes it again."""
+
+
 class Volume:
     """An image file, or a crop of one, that is read block by block.
 
@@ -91,8 +167,7 @@ class Volume:
 
     Parameters
     ----------
-    source : TiffSource
-        Reads the stored array.
+    source : Source
     axes : str
         Axes of the file in storage order.
     block_axes : {"ZYXC", "ZYX", "YXC", "YX"}
@@ -137,7 +212,8 @@ class Volume:
         self.sizes = {axis: sizes[axis] for axis in axes}
         self.dtype = source.dtype
         self.voxel_size = source.voxel_size
-        self.channel_names = source.channel_names
+        names = source.channel_names  # those of another number name something else
+        self.channel_names = names if names and len(names) == sizes["C"] else None
         self.time_step = source.time_step
         self.block_axes = block_axes
         num_channels = sizes["C"] if "C" in block_axes else 1
@@ -187,7 +263,7 @@ class Volume:
         block = stored.transpose(order).reshape(shape)  # looped and nameless axes have length 1
         with np.errstate(
             over="ignore"
-        ):  # a float64 beyond float32 becomes infinite, which check_pair reports
+        ):  # what no float32 can hold becomes infinite, which check_pair reports
             return np.array(block, dtype or self.dtype, order="C")
 
     def crop(self, region):

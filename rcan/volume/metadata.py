@@ -192,11 +192,11 @@ def check_ome(path, xml):
 def _ome_calibration(xml):
     pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
     voxel_size = tuple(
-        _positive(pixels.get(f"PhysicalSize{axis}"), UM_PER_UNIT, pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        calibrate(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm"), UM_PER_UNIT)
         for axis in "ZYX"
     )
     names = tuple(channel.get("Name") for channel in pixels.findall("{*}Channel"))
-    time_step = _positive(pixels.get("TimeIncrement"), SECONDS_PER_UNIT, pixels.get("TimeIncrementUnit", "s"))
+    time_step = calibrate(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"), SECONDS_PER_UNIT)
     return voxel_size, names if names and all(names) else None, time_step
 
 
@@ -205,11 +205,11 @@ def _imagej_calibration(tiff):
     unit = metadata.get("unit", "")
     y, x = (_pixel_size(tiff.pages.first.tags.valueof(tag)) for tag in ("YResolution", "XResolution"))
     voxel_size = (
-        _positive(abs(float(metadata.get("spacing", 0))), UM_PER_UNIT, metadata.get("zunit", unit)),
-        _positive(y, UM_PER_UNIT, metadata.get("yunit", unit)),
-        _positive(x, UM_PER_UNIT, unit),
+        calibrate(abs(float(metadata.get("spacing", 0))), metadata.get("zunit", unit), UM_PER_UNIT),
+        calibrate(y, metadata.get("yunit", unit), UM_PER_UNIT),
+        calibrate(x, unit, UM_PER_UNIT),
     )
-    time_step = _positive(metadata.get("finterval"), SECONDS_PER_UNIT, metadata.get("tunit", "s"))
+    time_step = calibrate(metadata.get("finterval"), metadata.get("tunit", "s"), SECONDS_PER_UNIT)
     # A label belongs to a plane. They name channels if every volume and time point repeats the same ones.
     labels = metadata.get("Labels", ())
     labels = (labels,) if isinstance(labels, str) else tuple(labels)  # tifffile unpacks a single one
@@ -223,8 +223,27 @@ def _pixel_size(resolution):
     return resolution[1] / resolution[0] if resolution and resolution[0] else None
 
 
-def _positive(value, factors, unit):
-    """`value` times the factor of its unit; None unless it is a positive number in a known unit."""
+def calibrate(value, unit, factors):
+    """Bring a size or a duration to the unit that is used here, µm or seconds.
+
+    Parameters
+    ----------
+    value : float, str or None
+    unit : str or None
+        As a file has it.
+    factors : dict
+        By unit, such as `UM_PER_UNIT`.
+
+    Returns
+    -------
+    size : float or None
+        None unless `value` is a positive number of a known unit.
+
+    Examples
+    --------
+    >>> calibrate("250", "nm", UM_PER_UNIT)
+    0.25
+    """
     # ImageJ escapes both micro signs as text, and some programs write them in another encoding than they say.
     unit = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), str(unit)).replace("Â", "")
     factor = factors.get(unit.strip().lower().replace("µ", "u").replace("μ", "u"))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.volume.base import _source_of, is_zarr
+from rcan.volume.base import is_zarr, source_of
 from rcan.volume.pairs import image_name, list_volumes
 
 SET_AXES = "PTCZ"  # in the order in which files are stored where the user names none
@@ -100,18 +100,7 @@ class SeriesSource:
         return sources
 
     def read(self, slices):
-        """Read a part of the array, from the files that it lies in.
-
-        Parameters
-        ----------
-        slices : dict
-            Slice by axis, with start and stop; axes that are not named are read whole.
-
-        Returns
-        -------
-        part : ndarray
-            In the order of `axes`.
-        """
+        """Read a part of the array from the files that it lies in, see `rcan.volume.base.Source`."""
         inside = {axis: part for axis, part in slices.items() if axis in self._sources[0].axes}
         chosen = tuple(slices.get(axis, slice(None)) for axis in self.axes[: len(self._set_shape)])
         numbers = np.arange(len(self._sources)).reshape(self._set_shape)[chosen]
@@ -137,7 +126,7 @@ class SeriesSource:
 
 
 def _open(path, axes=None):
-    return _source_of(path)(path, axes)
+    return source_of(path)(path, axes)
 
 
 def _find_files(path):

@@ -22,6 +22,7 @@ from collections import namedtuple
 import numpy as np
 import tifffile
 
+from rcan.volume.base import one_error
 from rcan.volume.cache import cache
 from rcan.volume.metadata import check_ome, count_positions, name_axes, read_calibration
 
@@ -45,23 +46,11 @@ logging.getLogger("tifffile").addFilter(lambda record: not getattr(_quiet, "acti
 
 @contextlib.contextmanager
 def _one_error(path):
-    """Turn whatever is wrong with a file into one ValueError that starts with the path; hold back tifffile's log.
-
-    What is wrong with the disk or the memory stays what it is.
-    """
+    """As `rcan.volume.base.one_error`; tifffile's log is held back."""
     _quiet.active = True
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), one_error(path, "TIFF", passing=(OSError, MemoryError)):
             yield
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
-            raise
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read as a TIFF image: {reason}. Copy or export it again."
-        ) from error
     finally:
         _quiet.active = False
 
@@ -111,9 +100,7 @@ class TiffSource:
                 letters = letters.replace("R", "P")
             self.axes, assumption = name_axes(path, letters, self.shape, axes)
             self.dtype = np.dtype(np.uint8 if series.dtype.kind == "b" else series.dtype.newbyteorder("="))
-            self.voxel_size, names, self.time_step = read_calibration(tiff, series)
-            num_channels = dict(zip(self.axes, self.shape, strict=True)).get("C", 1)
-            self.channel_names = names if names and len(names) == num_channels else None
+            self.voxel_size, self.channel_names, self.time_step = read_calibration(tiff, series)
             self._find_data(tiff, images)
         for message in filter(None, (left_out, assumption)):
             warnings.warn(message, stacklevel=3)
@@ -228,18 +215,7 @@ class TiffSource:
             )
 
     def read(self, slices):
-        """Read a part of the array.
-
-        Parameters
-        ----------
-        slices : dict
-            Slice by axis, with start and stop; axes that are not named are read whole.
-
-        Returns
-        -------
-        part : ndarray
-            In the order of `axes`.
-        """
+        """Read a part of the array, see `rcan.volume.base.Source`."""
         index = tuple(
             slices.get(axis, slice(0, size)) for axis, size in zip(self.axes, self.shape, strict=True)
         )
@@ -259,11 +235,9 @@ class TiffSource:
                     _read_plain(open_file(self.path), offset, self._image_shape, self._stored_dtype, inner)
                     for offset in offsets
                 ]
-                return (
-                    parts[0].reshape([s.stop - s.start for s in index])
-                    if len(parts) == 1
-                    else np.stack(parts)
-                )
+                if len(parts) > 1:
+                    return np.stack(parts)
+                return parts[0].reshape([s.stop - s.start for s in index])
             first, last = index[: self._page_axis], index[self._page_axis :]
             numbers = np.arange(len(self._pages)).reshape(self.shape[: self._page_axis])[first]
             part = np.empty([s.stop - s.start for s in index], self.dtype)

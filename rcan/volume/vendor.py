@@ -13,11 +13,13 @@ import warnings
 
 import numpy as np
 
+from rcan.volume.base import one_error
 from rcan.volume.cache import cache
 from rcan.volume.metadata import count_positions, name_axes
 
 STORED_AXES = "PTCZYX"
 BATCH_BYTES = 2**26  # of planes that are read in one go
+PASSING = (OSError, MemoryError, ImportError)  # exceptions of a plugin that say enough
 
 
 class VendorSource:
@@ -55,7 +57,7 @@ class VendorSource:
         with open(path, "rb"):  # a missing file or a lack of rights ends here, as OSError
             self._state = self.state()
         reader_class = _find_reader(path)
-        with self._one_error():
+        with one_error(path, path.suffix, passing=PASSING):
             self._reader = reader_class(str(path))
             kinds = [self._examine(scene) for scene in range(len(self._reader.scenes))]
             shape, self.dtype = kinds[0]
@@ -101,22 +103,10 @@ class VendorSource:
         self.time_step = seconds if seconds > 0 else None
         names = tuple(map(str, found.get("channel_names") or ()))
         is_made_up = any(re.fullmatch(r"Channel:\d+(:\d+)*", name) for name in names)  # by the plugin
-        num_channels = dict(zip(self.axes, self.shape, strict=True)).get("C", 1)
-        self.channel_names = names if len(names) == num_channels and not is_made_up else None
+        self.channel_names = None if is_made_up else names
 
     def read(self, slices):
-        """Read a part of the array.
-
-        Parameters
-        ----------
-        slices : dict
-            Slice by axis, with start and stop; axes that are not named are read whole.
-
-        Returns
-        -------
-        part : ndarray
-            In the order of `axes`.
-        """
+        """Read a part of the array, see `rcan.volume.base.Source`."""
         *stacks, planes, rows, columns = (
             range(*slices.get(axis, slice(None)).indices(size))
             for axis, size in zip(self.axes, self.shape, strict=True)
@@ -147,7 +137,7 @@ class VendorSource:
     def _decode(self, stack, planes):
         """Read planes of a stack, (Z, Y, X)."""
         position, time_point, channel = stack
-        with self._lock, self._one_error():
+        with self._lock, one_error(self.path, self.path.suffix, passing=PASSING):
             if self.state() != self._state:
                 raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
             self._reader.set_scene(position)
@@ -170,21 +160,6 @@ class VendorSource:
     def close(self):
         """Free the decoded planes; the next read decodes them again."""
         cache.drop(self._owner)
-
-    @contextlib.contextmanager
-    def _one_error(self):
-        """Turn whatever a plugin finds wrong into one ValueError that starts with the path."""
-        try:
-            yield
-        except (OSError, MemoryError, ImportError):
-            raise
-        except Exception as error:
-            if isinstance(error, ValueError) and str(error).startswith(str(self.path)):
-                raise
-            reason = (str(error).splitlines() or [""])[0][:200].rstrip(".") or type(error).__name__
-            raise ValueError(
-                f"{self.path} cannot be read as a {self.path.suffix} image: {reason}. Copy or export it again."
-            ) from error
 
 
 def _find_reader(path):

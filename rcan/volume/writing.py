@@ -78,7 +78,8 @@ def create_volume(
     Warns
     -----
     UserWarning
-        If the image has more than 4 GiB or several positions, and is written as OME-TIFF instead of ImageJ's.
+        If the image has more than 4 GiB, several positions or a width of one voxel, and is written as OME-TIFF
+        instead of ImageJ's.
 
     Examples
     --------
@@ -143,6 +144,26 @@ def _is_large(shape, dtype):
     return math.prod(shape) * dtype.itemsize + math.prod(shape[:-2]) * PAGE_BYTES > MAX_CLASSIC_BYTES
 
 
+def round_to_integers(values, dtype):
+    """Round and clip values that will be stored as integers.
+
+    Parameters
+    ----------
+    values : ndarray
+    dtype : numpy.dtype
+        What they will be stored as, in any byte order.
+
+    Returns
+    -------
+    rounded : ndarray
+        In float64; `values` themselves where they are stored as real numbers, or have the type already.
+    """
+    if dtype.kind not in "iu" or values.dtype == dtype.newbyteorder("="):
+        return values
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values, dtype=np.float64), limits.min, limits.max)
+
+
 class Destination:
     """A TIFF file that is being written; see `create_volume`.
 
@@ -152,6 +173,9 @@ class Destination:
     display_range : array of shape (2,) or (C, 2), or None
         Grey values that ImageJ shows as black and white, of all channels or of each; to be set before the `with`
         block begins.
+    notes : dict
+        Words and lists of words by name, for the metadata: a line each, as ``rcan.name = ...``, of ImageJ's Info or
+        OME's Description. To be set before the `with` block begins.
     when_whole : callable, or None
         Called with the final and the present path once all is written, right before the file gets its name.
     """
@@ -161,6 +185,7 @@ class Destination:
     ):
         self.path = path
         self.display_range = None
+        self.notes = {}
         self.when_whole = None
         self._shape = shape
         self._stored_dtype = dtype.newbyteorder(">" if file_format == "imagej" else "<")  # ImageJ writes this
@@ -216,17 +241,11 @@ class Destination:
         block = np.moveaxis(block, -1, 1)  # (Z, C, Y, X)
         step = max(1, CONVERTED_VALUES // max(1, block[:1].size))
         for i in range(0, len(block), step):
-            part = self._convert(block[i : i + step])[np.newaxis]
+            part = round_to_integers(block[i : i + step], self._stored_dtype)
+            part = np.ascontiguousarray(part, self._stored_dtype)[np.newaxis]
             start = (frame.get("T", 0), z.start + i, channels.start, y.start, x.start)
             with naming(self.path):
                 _write_plain(self._file, self._offsets[frame.get("P", 0)], self._shape[1:], start, part)
-
-    def _convert(self, block):
-        """Values as they are stored, without gaps."""
-        if self._stored_dtype.kind in "iu" and block.dtype != self._stored_dtype.newbyteorder("="):
-            limits = np.iinfo(self._stored_dtype)
-            block = np.clip(np.rint(block, dtype=np.float64), limits.min, limits.max)
-        return np.ascontiguousarray(block, self._stored_dtype)
 
     def __exit__(self, exception_type, *exception):
         try:
@@ -277,6 +296,8 @@ class Destination:
         z, y, x = self._voxel_size
         num_positions, *planes, num_channels = self._shape[:4]
         metadata, options = {"axes": STORED_AXES[1:]}, {}
+        if self.notes:
+            metadata["Info" if self._format == "imagej" else "Description"] = _as_lines(self.notes)
         if self._format == "imagej":
             metadata |= {"mode": "composite" if num_channels > 1 else "grayscale"}
             if self.display_range is not None:
@@ -327,6 +348,11 @@ class Destination:
         if self.when_whole:
             self.when_whole(self.path, self._partial)
         os.replace(self._partial, self.path)
+
+
+def _as_lines(notes):
+    said = {name: note if isinstance(note, str) else "; ".join(note) for name, note in notes.items()}
+    return "\n".join(f"rcan.{name} = {note}" for name, note in said.items())
 
 
 def _known(**values):

@@ -21,9 +21,9 @@ import numpy as np
 
 from rcan.files import read_json
 from rcan.memory import free_memory
-from rcan.volume.base import is_zarr
+from rcan.volume.base import is_zarr, one_error
 from rcan.volume.cache import cache
-from rcan.volume.metadata import SECONDS_PER_UNIT, UM_PER_UNIT, name_axes
+from rcan.volume.metadata import SECONDS_PER_UNIT, UM_PER_UNIT, calibrate, name_axes
 
 METADATA_FILES = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 # NGFF spells units out, as UDUNITS does; short ones are written all the same.
@@ -67,28 +67,6 @@ def import_zarr(path):
     )
 
 
-@contextlib.contextmanager
-def _one_error(path):
-    """Turn whatever is wrong with the data into one ValueError that starts with the path.
-
-    What is wrong with the disk or the memory stays what it is; a codec's own OSError has no number.
-    """
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
-            raise
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        reason = f"its metadata lack {reason}" if isinstance(error, KeyError) else reason
-        raise ValueError(
-            f"{path} cannot be read as a Zarr image: {reason}. Copy or export it again."
-        ) from error
-
-
 class ZarrSource:
     """One Zarr image, or the images of a collection along P, as an array read by slices.
 
@@ -115,7 +93,7 @@ class ZarrSource:
         self.path = path
         self._owner = object()  # of what the cache keeps of this image
         zarr = import_zarr(path)
-        with _one_error(path):
+        with one_error(path, "Zarr", passing=MemoryError):
             self._images = [_open_image(zarr, folder) for folder in _find_images(path)]
             first, num_images = self._images[0], len(self._images)
             if any(_kind(image) != _kind(first) for image in self._images):
@@ -168,31 +146,18 @@ class ZarrSource:
         """Read voxel size, time step and channel names."""
         axes = [letter if name == "_" else name for name, letter in zip(named, image.letters, strict=True)]
         steps = dict(zip(axes, zip(image.scale, image.units, strict=True), strict=True))
-        self.voxel_size = tuple(_calibrated(*steps.get(axis, (None, None)), _UM) for axis in "ZYX")
-        self.time_step = _calibrated(*steps.get("T", (None, None)), _SECONDS)
-        num_channels = dict(zip(self.axes, self.shape, strict=True)).get("C", 1)
-        labels = image.labels
-        self.channel_names = labels if len(labels) == num_channels and all(labels) else None
+        self.voxel_size = tuple(calibrate(*steps.get(axis, (None, None)), _UM) for axis in "ZYX")
+        self.time_step = calibrate(*steps.get("T", (None, None)), _SECONDS)
+        self.channel_names = image.labels if all(image.labels) else None
 
     def read(self, slices):
-        """Read a part of the array.
-
-        Parameters
-        ----------
-        slices : dict
-            Slice by axis, with start and stop; axes that are not named are read whole.
-
-        Returns
-        -------
-        part : ndarray
-            In the order of `axes`.
-        """
+        """Read a part of the array, see `rcan.volume.base.Source`."""
         index = [slices.get(axis, slice(0, size)) for axis, size in zip(self.axes, self.shape, strict=True)]
         positions = range(len(self._images))[index[0]] if self._has_positions else (0,)
         region = index[1:] if self._has_positions else index
         part = np.empty([s.stop - s.start for s in index], self.dtype)
         images = part if self._has_positions else part[np.newaxis]
-        with _one_error(self.path):
+        with one_error(self.path, "Zarr", passing=MemoryError):  # a codec's own OSError has no number
             for position, target in zip(positions, images, strict=True):
                 self._check_unchanged(position)
                 self._read_image(position, region, target)
@@ -346,15 +311,6 @@ def _letters(names, types=()):
         name.upper() if name in [*"tczyxTCZYX"] else _AXIS_OF_TYPE.get(kind, "Q")
         for name, kind in zip(names, types, strict=True)
     )
-
-
-def _calibrated(step, unit, factors):
-    """A step in µm or seconds; None unless it is a positive number of a known unit."""
-    factor = factors.get(str(unit).strip().lower().replace("µ", "u").replace("μ", "u"))
-    if step is None or factor is None:
-        return None
-    size = float(step) * factor
-    return size if math.isfinite(size) and size > 0 else None
 
 
 def _states_of(*folders):

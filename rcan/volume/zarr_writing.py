@@ -22,6 +22,7 @@ import numpy as np
 from rcan.files import naming, partial_of
 from rcan.volume.base import is_zarr
 from rcan.volume.pairs import image_name
+from rcan.volume.writing import round_to_integers
 from rcan.volume.zarr import import_zarr, overlap
 
 STORED_AXES = "TCZYX"  # the order that NGFF demands
@@ -64,6 +65,8 @@ class ZarrDestination:
     display_range : array of shape (2,) or (C, 2), or None
         Grey values that viewers show as black and white, of all channels or of each; may be set until the `with`
         block ends.
+    notes : dict
+        JSON for the attribute ``"rcan"``; may be set until the `with` block ends.
     when_whole : callable, or None
         Called with the final and the present path once all is written, right before the folder gets its name.
     chunk_shape : tuple of int
@@ -87,6 +90,7 @@ class ZarrDestination:
         import_zarr(path)
         self.path = path = Path(path)
         self.display_range = None
+        self.notes = {}
         self.when_whole = None
         self._version = version
         self._dtype = np.dtype(dtype)
@@ -155,18 +159,7 @@ class ZarrDestination:
         return tuple(value for axis, value in zip(STORED_AXES, values, strict=True) if axis in self._axes)
 
     def write(self, frame, region, block):
-        """Write one block.
-
-        Parameters
-        ----------
-        frame : dict
-            Index by axis of what the block leaves out: P, T; Z of a block without Z; C is the first channel that
-            the block's channels go to. 0 where not given.
-        region : tuple of slice, or None
-            Where the block goes, one slice for each of its spatial axes; None for everything.
-        block : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-            Rounded and clipped where integers are stored.
-        """
+        """Write one block, see `rcan.volume.writing.Destination.write`."""
         self.writer.write(frame, region, block)
 
     def __exit__(self, exception_type, *exception):
@@ -183,7 +176,7 @@ class ZarrDestination:
         zarr = import_zarr(self.path)
         for folder in self._folders:
             self._build_pyramid(zarr, folder)
-            self._create_group(zarr, folder, self._image_metadata())
+            self._create_group(zarr, folder, self._image_metadata(), {"rcan": self.notes} if self.notes else {})
         if self._folders != [self._partial]:
             names = [folder.name for folder in self._folders]
             self._create_group(zarr, self._partial, {"bioformats2raw.layout": 3})
@@ -204,10 +197,11 @@ class ZarrDestination:
             replaced.unlink()
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _create_group(self, zarr, folder, metadata):
+    def _create_group(self, zarr, folder, metadata, own=None):
         if self._version != "0.4":
             metadata = {"ome": {"version": self._version, **metadata}}
-        zarr.create_group(folder, zarr_format=ZARR_FORMATS[self._version], attributes=metadata)
+        attributes = {**metadata, **(own or {})}
+        zarr.create_group(folder, zarr_format=ZARR_FORMATS[self._version], attributes=attributes)
 
     def _build_pyramid(self, zarr, folder):
         """Average each level into the next one, chunk by chunk."""
@@ -295,7 +289,7 @@ class ZarrWriter:
         return {**self.__dict__, "_arrays": {}, "_pending": {}, "_missing": {}}
 
     def write(self, frame, region, block):
-        """Write one block, see `ZarrDestination.write`."""
+        """Write one block, see `rcan.volume.writing.Destination.write`."""
         if block.ndim == 3:
             z = frame.get("Z", 0)
             block, region = block[np.newaxis], (slice(z, z + 1), *(region or (slice(None), slice(None))))
@@ -322,10 +316,7 @@ class ZarrWriter:
         """Put what a part has of a chunk where it belongs; `part` (Z, Y, X) begins at the voxel `starts`."""
         region = _region(key[3:], self._chunk_shape, self._shape[2:])
         into, out_of = overlap(region, starts, part.shape)
-        values = part[out_of]
-        if self._dtype.kind in "iu" and values.dtype != self._dtype:
-            limits = np.iinfo(self._dtype)
-            values = np.clip(np.rint(values, dtype=np.float64), limits.min, limits.max)
+        values = round_to_integers(part[out_of], self._dtype)
         shape = tuple(s.stop - s.start for s in region)
         missing = self._missing.get(key, math.prod(shape)) - values.size
         chunk = self._pending.pop(key, None)
