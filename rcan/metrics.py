@@ -1,10 +1,10 @@
 """Losses and image-quality measures, for training and for scoring, in two and three dimensions.
 
-Everything here is written in `keras.ops`: the same functions serve as Keras metrics on batches of
-patches, on every backend, and as measures of whole NumPy volumes.
+Losses and metrics are written in `keras.ops`: they serve Keras on batches of patches, on every backend. There `gt`
+and `restored` are `(N, Z, Y, X, C)` or `(N, Y, X, C)`, and results are one value for each image of the batch, shape
+`(N,)`. Scores of whole images are of NumPy arrays `(Z, Y, X, C)` or `(Y, X, C)`.
 
-Conventions: `gt` and `restored` are `(N, Z, Y, X, C)` or `(N, Y, X, C)`, background 0 and signal 1, so
-that the data range is 1. Results are one value for each image of the batch, shape `(N,)`.
+Background is 0 and signal 1, so that the data range is 1.
 
 References: Wang et al., IEEE Trans. Image Process. 13, 600 (2004), doi:10.1109/TIP.2003.819861
 """
@@ -13,10 +13,21 @@ import math
 
 import numpy as np
 from keras import ops
+from scipy import ndimage
 
 from rcan.intensity import match_affine
 
-__all__ = ["METRICS", "compare", "enlarge", "mean_scores", "psnr", "score", "ssim", "weighted_loss"]
+__all__ = [
+    "METRICS",
+    "compare",
+    "enlarge",
+    "mean_scores",
+    "psnr",
+    "score",
+    "ssim",
+    "ssim_map",
+    "weighted_loss",
+]
 
 _SSIM_SIGMA = 1.5  # width of the Gaussian window, and its reach below, of Wang et al.
 _SSIM_RADIUS = 5
@@ -40,7 +51,7 @@ def psnr(gt, restored):
     >>> round(float(psnr(np.zeros((1, 4, 4, 1)), np.full((1, 4, 4, 1), 0.1))[0]), 3)
     20.0
     """
-    error = ops.mean(ops.square(restored - gt), axis=tuple(range(1, len(gt.shape))))
+    error = _mean(ops.square(restored - gt))
     return -10 / math.log(10) * ops.log(ops.maximum(error, 1e-12))
 
 
@@ -66,27 +77,38 @@ def ssim(gt, restored):
     ----------
     .. [1] Wang et al., IEEE Trans. Image Process. 13, 600 (2004), doi:10.1109/TIP.2003.819861
     """
-    c1, c2 = 0.01**2, 0.03**2
     moments = ops.stack([gt, restored, gt * gt, restored * restored, gt * restored])
     for axis in range(2, len(moments.shape) - 1):
         moments = _smooth(moments, axis)
-    mean_g, mean_r, gg, rr, gr = (moments[i] for i in range(5))
-    luminance = (2 * mean_g * mean_r + c1) / (mean_g**2 + mean_r**2 + c1)
-    variances = gg - mean_g**2 + rr - mean_r**2
-    structure = (2 * (gr - mean_g * mean_r) + c2) / (variances + c2)
-    return ops.mean(luminance * structure, axis=tuple(range(1, len(gt.shape))))
+    return _mean(_similarity(*(moments[i] for i in range(5))))
 
 
 def _smooth(x, axis):
     """Average along one axis with the window, keeping only full windows."""
-    size = x.shape[axis] or 2 * _SSIM_RADIUS + 1
-    radius = min(_SSIM_RADIUS, (size - 1) // 2)
-    offsets = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * (offsets / _SSIM_SIGMA) ** 2)
-    weights /= weights.sum()
-    before, last = (slice(None),) * axis, 2 * radius
+    weights = _window(x.shape[axis] or 2 * _SSIM_RADIUS + 1)
+    before, last = (slice(None),) * axis, len(weights) - 1
     shifted = (x[(*before, slice(k, k - last or None))] for k in range(last + 1))
     return sum(float(weight) * part for weight, part in zip(weights, shifted, strict=True))
+
+
+def _window(size):
+    """Weights of the window along an axis of `size` voxels."""
+    radius = min(_SSIM_RADIUS, (size - 1) // 2)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / _SSIM_SIGMA) ** 2)
+    return weights / weights.sum()
+
+
+def _similarity(mean_g, mean_r, gg, rr, gr):
+    """SSIM from averages of gt, restored, their squares and their product."""
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_g * mean_r + c1) / (mean_g**2 + mean_r**2 + c1)
+    variances = gg - mean_g**2 + rr - mean_r**2
+    structure = (2 * (gr - mean_g * mean_r) + c2) / (variances + c2)
+    return luminance * structure
+
+
+def _mean(x):
+    return ops.mean(x, axis=tuple(range(1, len(x.shape))))
 
 
 METRICS = {"psnr": psnr, "ssim": ssim}
@@ -94,11 +116,6 @@ METRICS = {"psnr": psnr, "ssim": ssim}
 _CHARBONNIER_WIDTH = (
     1e-3  # differences below it count by their square, as in Lai et al., CVPR (2017), arXiv:1704.03915
 )
-
-
-def _mean(x):
-    return ops.mean(x, axis=tuple(range(1, len(x.shape))))
-
 
 _LOSSES = {
     "mae": lambda gt, restored: _mean(ops.abs(restored - gt)),
@@ -131,6 +148,36 @@ def weighted_loss(weights):
     return lambda gt, restored: sum(weight * _LOSSES[name](gt, restored) for name, weight in weights.items())
 
 
+def ssim_map(gt, restored):
+    """Structural similarity of every voxel whose whole window lies inside: `ssim` is the mean of it.
+
+    For single images in memory, on the processor: much faster there than `ssim`.
+
+    Parameters
+    ----------
+    gt, restored : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        Background 0 and signal 1.
+
+    Returns
+    -------
+    similarity : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
+        Spatial axes are shorter by the window less one, that is by 10 voxels where they measure 11 or more; as
+        many are missing at either end.
+    """
+
+    def average(image):
+        for axis, size in enumerate(gt.shape[:-1]):
+            weights = _window(size)
+            radius = len(weights) // 2
+            inside = (slice(None),) * axis + (slice(radius, size - radius),)
+            image = ndimage.correlate1d(image, weights, axis)[inside]
+        return image
+
+    gt, restored = np.asarray(gt, np.float32), np.asarray(restored, np.float32)
+    moments = gt, restored, gt * gt, restored * restored, gt * restored
+    return _similarity(*map(average, moments))
+
+
 def score(restored, gt):
     """PSNR and SSIM of one image after the least-squares affine match to the ground truth.
 
@@ -146,9 +193,12 @@ def score(restored, gt):
     scores : dict
         ``{"psnr": dB, "ssim": number}``.
     """
-    gt = np.asarray(gt, np.float32)[np.newaxis]
-    matched = match_affine(restored, gt[0]).astype(np.float32)[np.newaxis]
-    return {name: float(measure(gt, matched)[0]) for name, measure in METRICS.items()}
+    matched = match_affine(restored, gt)
+    error = np.mean((matched - gt) ** 2, dtype=np.float64)
+    return {
+        "psnr": float(-10 * np.log10(max(error, 1e-12))),
+        "ssim": float(np.mean(ssim_map(gt, matched), dtype=np.float64)),
+    }
 
 
 def compare(raw, restored, gt):

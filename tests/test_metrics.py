@@ -4,7 +4,7 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from rcan.metrics import compare, enlarge, mean_scores, psnr, score, ssim, weighted_loss
+from rcan.metrics import compare, enlarge, mean_scores, psnr, score, ssim, ssim_map, weighted_loss
 
 
 def make_batch(rng, shape):
@@ -68,6 +68,24 @@ def test_ssim_of_a_patch_of_any_thickness_equals_scipy(rng, thickness):
     gt, restored = make_batch(rng, (2, thickness, 20, 21, 1))
     expected = [ssim_of_scipy(*images) for images in zip(gt, restored, strict=True)]
     np.testing.assert_allclose(ssim(gt, restored), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(12, 20, 22, 1), (11, 16, 16, 2), (24, 25, 1)])
+def test_ssim_map_is_that_of_scikit_image_where_the_window_is_whole(rng, shape):
+    gt, restored = (images[0] for images in make_batch(rng, (1, *shape)))
+    options = {"data_range": 1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    for channel in range(shape[-1]):
+        images = (image[..., channel].astype(float) for image in (gt, restored))
+        _, expected = structural_similarity(*images, full=True, **options)
+        inside = (slice(5, -5),) * expected.ndim
+        np.testing.assert_allclose(ssim_map(gt, restored)[..., channel], expected[inside], atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 21, 1), (2, 12, 20, 1), (7, 20, 21, 2), (3, 4, 1)])
+def test_ssim_is_the_mean_of_its_map(rng, shape):
+    gt, restored = (images[0] for images in make_batch(rng, (1, *shape)))
+    expected = float(ssim(gt[np.newaxis], restored[np.newaxis])[0])
+    assert ssim_map(gt, restored).mean() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 16, 16, 1), (1, 5, 16, 16, 1), (1, 16, 16, 1)])
