@@ -6,7 +6,7 @@ import pytest
 from matplotlib import image as png
 
 from rcan.figures import draw_history, draw_projections
-from rcan.figures.history import _history_figure
+from rcan.figures.history import plot_history
 from rcan.figures.projections import _projections_figure
 
 UNKNOWN = (None, None, None)
@@ -92,10 +92,11 @@ def test_grey_values_run_from_background_to_signal():
     assert {panel.images[0].get_clim() for panel in figure.axes} == {(0, 1)}
 
 
+@pytest.mark.parametrize("notes", [[], ["channel 2 of 4", "time point 1 of 30", "means of 2 x 4 x 4 voxels"]])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_lines_overlap_each_other_or_the_panels(shape):
+def test_no_lines_overlap_each_other_or_the_panels(shape, notes):
     captions = {"raw": "16.41 dB, SSIM 0.352", "restored": "23.22 dB, SSIM 0.838"}
-    figure = _projections_figure(volumes(shape), (0.3, 0.1, 0.1), captions, "long_" * 20 + "name.tif")
+    figure = _projections_figure(volumes(shape), (0.3, 0.1, 0.1), captions, "long_" * 20 + "name.tif", notes)
     figure.canvas.draw()
     lines = boxes(figure.texts)
     page = figure.dpi_scale_trans.inverted().transform_bbox(figure.bbox)
@@ -126,6 +127,11 @@ def test_any_file_name_can_be_the_heading(tmp_path, name):
 def test_channel_is_named_where_there_are_several(channels, said):
     written = texts(_projections_figure(volumes((4, 20, 20, channels)), UNKNOWN, {}, None))
     assert any("channel 1 of 2" in text for text in written) == said
+
+
+def test_notes_stand_at_the_foot():
+    figure = _projections_figure(volumes((4, 20, 20, 2)), UNKNOWN, {}, None, ["time point 1 of 3"])
+    assert "maximum projections, channel 1 of 2, time point 1 of 3" in texts(figure)
 
 
 @pytest.mark.parametrize("voxel", [0.0123, 0.1, 7.0])
@@ -193,12 +199,12 @@ def test_history_has_a_panel_for_each_measure(tmp_path, epochs, count, measures)
     rows = [{name: row[name] for name in columns} for row in epochs[:count]]
     draw_history(tmp_path / "history.png", rows)
     assert png.imread(tmp_path / "history.png").min() < 0.5
-    figure = _history_figure(rows)
+    figure = plot_history(rows)
     assert [panel.get_ylabel() for panel in figure.axes] == ["loss", "PSNR (dB)"][: len(measures)]
 
 
 def test_curves_are_the_columns(epochs):
-    for panel, name in zip(_history_figure(epochs).axes, ("loss", "psnr"), strict=True):
+    for panel, name in zip(plot_history(epochs).axes, ("loss", "psnr"), strict=True):
         for label, column in (("training", name), ("validation", f"val_{name}")):
             expected = [[row["epoch"], row[column]] for row in epochs]
             np.testing.assert_array_equal(curve(panel, label).get_xydata(), expected)
@@ -208,7 +214,7 @@ def test_curves_are_the_columns(epochs):
 @pytest.mark.parametrize("spread", [1.01, 1.5, 3, 40, 1e6])
 def test_loss_is_labelled_in_three_or_more_plain_decimals(scale, spread):
     rows = [{"epoch": epoch, "loss": scale * spread ** (-epoch / 10)} for epoch in range(11)]
-    (panel,) = _history_figure(rows).axes
+    (panel,) = plot_history(rows).axes
     assert panel.get_yscale() == "log"
     labels = [text for text in tick_labels(panel) if text]
     assert 3 <= len(labels) <= 9
@@ -218,24 +224,24 @@ def test_loss_is_labelled_in_three_or_more_plain_decimals(scale, spread):
 
 
 def test_labels_of_a_short_range_of_losses_have_one_digit():
-    (panel,) = _history_figure([{"epoch": 1, "loss": 0.106}, {"epoch": 2, "loss": 0.048}]).axes
+    (panel,) = plot_history([{"epoch": 1, "loss": 0.106}, {"epoch": 2, "loss": 0.048}]).axes
     assert tick_labels(panel) == ["0.05", "0.06", "0.07", "0.08", "0.1"]
 
 
 def test_a_loss_of_zero_is_drawn_on_a_linear_scale():
-    (panel,) = _history_figure([{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": 0.0}]).axes
+    (panel,) = plot_history([{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": 0.0}]).axes
     assert panel.get_yscale() == "linear"
 
 
 def test_measures_that_hardly_change_are_labelled_without_an_offset():
     rows = [{"epoch": epoch, "loss": 0.1, "psnr": 30 + 1e-5 * epoch} for epoch in range(5)]
-    labels = tick_labels(_history_figure(rows).axes[1])
+    labels = tick_labels(plot_history(rows).axes[1])
     assert all(29.9 < float(text) < 30.1 for text in labels)
 
 
 @pytest.mark.parametrize(("validated", "best"), [(True, 9), (False, 12)])
 def test_best_epoch_is_marked_in_every_panel(epochs, validated, best):
-    figure = _history_figure(epochs if validated else without_validation(epochs))
+    figure = plot_history(epochs if validated else without_validation(epochs))
     label = f"best model (epoch {best})"
     assert legend_of(figure) == ["training", "validation", label] if validated else ["training", label]
     for panel in figure.axes:
@@ -244,14 +250,14 @@ def test_best_epoch_is_marked_in_every_panel(epochs, validated, best):
 
 def test_the_first_of_equally_good_epochs_is_the_best():
     rows = [{"epoch": epoch, "loss": loss} for epoch, loss in enumerate([0.3, 0.1, 0.2, 0.1], 1)]
-    assert "best model (epoch 2)" in legend_of(_history_figure(rows))
+    assert "best model (epoch 2)" in legend_of(plot_history(rows))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_left_out(tmp_path, epochs, bad):
     epochs[8].update(val_loss=bad, psnr=bad)
     draw_history(tmp_path / "history.png", epochs)
-    figure = _history_figure(epochs)
+    figure = plot_history(epochs)
     loss, psnr = figure.axes
     others = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12]
     np.testing.assert_array_equal(curve(loss, "validation").get_xdata(), others)
@@ -263,20 +269,20 @@ def test_values_that_are_not_finite_are_left_out(tmp_path, epochs, bad):
 def test_a_history_without_any_finite_value_is_drawn(tmp_path):
     rows = [{"epoch": epoch, "loss": np.nan, "psnr": np.nan} for epoch in (1, 2)]
     draw_history(tmp_path / "history.png", rows)
-    assert legend_of(_history_figure(rows)) == ["training"]
+    assert legend_of(plot_history(rows)) == ["training"]
 
 
 @pytest.mark.parametrize(("count", "marker"), [(12, "."), (1000, "None")])
 def test_only_short_curves_have_markers(count, marker):
     rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, count + 1)]
-    (panel,) = _history_figure(rows).axes
+    (panel,) = plot_history(rows).axes
     assert curve(panel, "training").get_marker() == marker
 
 
 @pytest.mark.parametrize("count", [1, 2, 12, 1000])
 def test_epochs_are_counted_in_whole_numbers(count):
     rows = [{"epoch": float(epoch), "loss": 1 / epoch} for epoch in range(1, count + 1)]
-    (panel,) = _history_figure(rows).axes
+    (panel,) = plot_history(rows).axes
     low, high = panel.get_xlim()
     ticks = [tick for tick in panel.get_xticks() if low <= tick <= high]
     assert ticks
@@ -284,7 +290,7 @@ def test_epochs_are_counted_in_whole_numbers(count):
 
 
 def test_legend_covers_no_panel(epochs):
-    figure = _history_figure(epochs)
+    figure = plot_history(epochs)
     figure.canvas.draw()
     (legend,) = boxes(figure.legends)
     assert not legend.count_overlaps(boxes(figure.axes))

@@ -1,4 +1,4 @@
-"""`train`: from a config file to a run folder, with scores and a picture at the end."""
+"""`train`: from a config file to a run folder, with scores, a picture and a report at the end."""
 
 import functools
 import os
@@ -48,16 +48,16 @@ def train(options: TrainOptions):
     data = open_data(config, resume=options.resume)
     run_dir = train(config, data, overwrite=options.overwrite, resume=options.resume)
     if is_chief():  # of several machines one scores
-        _score(run_dir, data)
+        _conclude(run_dir, data)
 
 
-def _score(run_dir, data):
-    """Print scores of the best network, and where to find it, its picture and the way on."""
+def _conclude(run_dir, data):
+    """Score the best network, and say where to find it, its picture, its report, and the way on."""
     from rcan.checkpoint import load_model
-    from rcan.evaluation import format_scores, score_pair
+    from rcan.evaluation import score_pair
     from rcan.figures import draw_projections
     from rcan.files import whole_file
-    from rcan.metrics import mean_scores
+    from rcan.report.training import write_training_report
 
     model, _ = load_model(run_dir)
     kind = next(name for name in ("test", "validation", "training") if getattr(data, name))
@@ -72,21 +72,40 @@ def _score(run_dir, data):
     }
     with whole_file(run_dir / "restored.png") as partial:
         draw_projections(partial, images, voxel_size=pair.gt.voxel_size, captions=captions, name=name)
+    _tell_scores(scores, kind, len(pairs))
+    program = "python apply.py" if Path(sys.argv[0]).name == "train.py" else "rcan apply"
+    example = shlex.join(["-m", _shown(run_dir), "-i", _shown(pair.raw.path.parent), "-o", "restored"])
+    write_training_report(
+        run_dir,
+        scores=scores,
+        kind=kind,
+        images=images,
+        shown=name,
+        voxel_size=pair.gt.voxel_size,
+        num_parameters=model.count_params(),
+        command=f"{program} {example}",
+    )
+    places = {"Run folder": run_dir, "Picture": run_dir / "restored.png", "Report": run_dir / "report.html"}
+    print("\n" + "\n".join(f"{what + ':':12}{_shown(path)}" for what, path in places.items()))
+    print(f"Restore volumes with:\n  {program} {example}", flush=True)
+
+
+def _tell_scores(scores, kind, num_pairs):
+    """Print the table, and warn where the network does harm."""
+    from rcan.evaluation import format_scores
+    from rcan.metrics import mean_scores
+
     print(f"\nThe best network on the {kind} volumes, after an affine match to the ground truth:")
     print(format_scores(scores))
-    if len(pairs) > _MOST_SCORED:
-        print(f"({_MOST_SCORED} of {len(pairs)}; apply.py with -g scores all)")
+    if num_pairs > len(scores):
+        print(f"({len(scores)} of {num_pairs}; apply.py with -g scores all)")
     mean = mean_scores(list(scores.values()))
     if mean["psnr_restored"] < mean["psnr_raw"]:
         warnings.warn(
             "the restored volumes are further from the ground truth than the raw ones: look at the picture and at "
             "history.png, check the pairs, or train longer.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    program = "python apply.py" if Path(sys.argv[0]).name == "train.py" else "rcan apply"
-    example = shlex.join(["-m", _shown(run_dir), "-i", _shown(pair.raw.path.parent), "-o", "restored"])
-    print(f"\nRun folder: {_shown(run_dir)}\nPicture:    {_shown(run_dir / 'restored.png')}")
-    print(f"Restore volumes with:\n  {program} {example}", flush=True)
 
 
 def _short_names(pairs):

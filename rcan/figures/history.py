@@ -4,10 +4,27 @@ import numpy as np
 
 from rcan.figures.style import BLUE, ORANGE, new_figure, save_png
 
-__all__ = ["draw_history"]
+__all__ = ["best_epoch", "draw_history", "plot_history"]
 
 
 def draw_history(path, epochs):
+    """Draw the loss and the measures of every epoch, and mark the best model, as PNG.
+
+    Parameters
+    ----------
+    path : path
+        The PNG to write.
+    epochs : list of dict of str to float
+        As `plot_history`.
+    """
+    save_png(plot_history(epochs), path)
+
+
+_MEASURES = {"loss": "loss", "psnr": "PSNR (dB)", "ssim": "SSIM"}
+_MOST_MARKED = 60  # epochs; a longer curve has no room for markers
+
+
+def plot_history(epochs):
     """Draw the loss and the measures of every epoch, and mark the best model.
 
     The best model is that of the first epoch with the lowest ``val_loss``, or the lowest ``loss`` where nothing
@@ -15,24 +32,18 @@ def draw_history(path, epochs):
 
     Parameters
     ----------
-    path : path
-        The PNG to write.
     epochs : list of dict of str to float
         As in history.csv: ``epoch``, ``loss`` and, where there are such, ``psnr``, ``ssim`` and the same of the
         validation (``val_loss`` and so on).
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
     """
-    save_png(_history_figure(epochs), path)
-
-
-_MEASURES = {"loss": "loss", "psnr": "PSNR (dB)", "ssim": "SSIM"}
-_MOST_MARKED = 60  # epochs; a longer curve has no room for markers
-
-
-def _history_figure(epochs):
     names = [name for name in _MEASURES if name in epochs[0]]
     figure = new_figure(4.2 * len(names), 3.6, layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
-    best = _best_epoch(epochs)
+    best = best_epoch(epochs)
     for panel, name in zip(panels, names, strict=True):
         _draw_curve(panel, epochs, name, label="training", color=BLUE)
         if f"val_{name}" in epochs[0]:
@@ -45,8 +56,19 @@ def _history_figure(epochs):
     return figure
 
 
-def _best_epoch(epochs):
-    """Number of the epoch whose model is kept as the best, None where no loss is finite."""
+def best_epoch(epochs):
+    """Number of the epoch whose model is kept as the best.
+
+    Parameters
+    ----------
+    epochs : list of dict of str to float
+        As `plot_history`.
+
+    Returns
+    -------
+    epoch : float or None
+        Of the first lowest ``val_loss``, or ``loss`` where nothing was validated; None where none is finite.
+    """
     losses = [(row.get("val_loss", row["loss"]), row["epoch"]) for row in epochs]
     losses = [pair for pair in losses if np.isfinite(pair[0])]
     return min(losses)[1] if losses else None  # of equal losses, the first is kept

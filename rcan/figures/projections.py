@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rcan.figures.style import new_figure, save_png
+from rcan.figures.style import GAP, LINE, MARGIN, Sheet, save_png
 
 __all__ = ["draw_projections"]
 
 
-def draw_projections(path, images, *, voxel_size=(None, None, None), captions=None, name=None):
+def draw_projections(path, images, *, voxel_size=(None, None, None), captions=None, name=None, notes=()):
     """Draw volumes beside each other as maximum projections, all to one scale.
 
     Each volume is seen along z (XY) and from one side: along y and below the first (XZ), or along x and to its
@@ -29,9 +29,11 @@ def draw_projections(path, images, *, voxel_size=(None, None, None), captions=No
         A line under the title, such as scores, by title.
     name : str, optional
         Heading of the picture, such as the name of the file.
+    notes : sequence of str, optional
+        What else is to be said of the images, in a few words each, at the foot.
     """
     captions = {title: text for title, text in (captions or {}).items() if title in images}
-    save_png(_projections_figure(images, voxel_size, captions, name), path)
+    save_png(_projections_figure(images, voxel_size, captions, name, notes), path)
 
 
 # Projections. Lengths on the page are in inches.
@@ -39,10 +41,6 @@ def draw_projections(path, images, *, voxel_size=(None, None, None), captions=No
 _PANELS = (9.6, 7.6)  # width and height that all panels together may take
 _LEAST_WIDTH = 1.7  # of the room for a title and a caption
 _LEAST_PAGE = 4.4  # of the room for the line at the foot
-_BAR_ROOM = 1.8  # of the scale bar and its length in words
-_GAP = 0.08
-_MARGIN = 0.35
-_LINE = 0.22  # height of a line of text
 
 
 class _View(NamedTuple):
@@ -56,68 +54,45 @@ class _View(NamedTuple):
     height: float
 
 
-class _Page:
-    """A figure on which positions are inches from the upper left corner."""
-
-    def __init__(self, width, height):
-        self.width, self.height = width, height
-        self.figure = new_figure(width, height)
-
-    def write(self, x, y, text, size, *, room, **options):
-        """Write a line that stands on `y`, smaller than `size` where it needs more than `room`."""
-        size = min(size, 72 * room / (0.62 * len(text)))  # a letter is about 0.62 times as wide as its size
-        inches = self.figure.dpi_scale_trans
-        self.figure.text(x, self.height - y, text, size=size, transform=inches, parse_math=False, **options)
-
-    def add_panel(self, x, y, width, height):
-        bottom = self.height - y - height
-        box = x / self.width, bottom / self.height, width / self.width, height / self.height
-        return self.figure.add_axes(box, xticks=[], yticks=[])
-
-    def draw_bar(self, x, y, length):
-        from matplotlib.patches import Rectangle
-
-        inches = self.figure.dpi_scale_trans
-        bar = Rectangle((x, self.height - y), length, 0.05, color="black", linewidth=0, transform=inches)
-        self.figure.add_artist(bar)
-
-
-def _projections_figure(images, voxel_size, captions, name):
+def _projections_figure(images, voxel_size, captions, name, notes=()):
     shape = next(iter(images.values())).shape  # (Z, Y, X, C) or (Y, X, C)
     extent = _extent(shape[:-1], voxel_size)
     stacked, beside, scale = _arrange(len(images), extent)
-    views = _views(extent * scale, beside, gap=_GAP)
+    views = _views(extent * scale, beside, gap=GAP)
     width, height = _size(views)
     columns, rows = (1, len(images)) if stacked else (len(images), 1)
 
     cell = max(width, _LEAST_WIDTH, _LEAST_PAGE / columns)
-    gap = 3 * _GAP if beside else _GAP  # the two views of a volume stand closer than two volumes
-    top = _MARGIN + _GAP if name else _GAP
-    heading = (2 if captions else 1) * _LINE + _GAP
-    pitch = heading + height + beside * _LINE + _GAP
-    page = _Page(2 * _MARGIN + columns * (cell + gap) - gap, top + rows * pitch + 1.5 * _LINE)
+    gap = 3 * GAP if beside else GAP  # the two views of a volume stand closer than two volumes
+    top = MARGIN + GAP if name else GAP
+    heading = (2 if captions else 1) * LINE + GAP
+    pitch = heading + height + beside * LINE + GAP
+    sheet = Sheet(2 * MARGIN + columns * (cell + gap) - gap, top + rows * pitch + 1.5 * LINE)
     if name:
-        page.write(
-            page.width / 2, _MARGIN, name, 12, room=page.width - 2 * _MARGIN, ha="center", weight="bold"
-        )
+        sheet.write_heading(name)
     for number, (title, image) in enumerate(images.items()):
         column, row = (0, number) if stacked else (number, 0)
-        x, y = _MARGIN + column * (cell + gap) + cell / 2, top + row * pitch
+        x, y = MARGIN + column * (cell + gap) + cell / 2, top + row * pitch
         is_low = stacked and title not in captions  # close to its own volume; in a row, titles are level
-        page.write(x, y + (heading - _GAP if is_low else _LINE), title, 13, room=cell, ha="center")
+        sheet.write(x, y + (heading - GAP if is_low else LINE), title, 13, room=cell, ha="center")
         if title in captions:
-            page.write(x, y + 2 * _LINE, captions[title], 10, room=cell, ha="center", color="0.3")
+            sheet.write(x, y + 2 * LINE, captions[title], 10, room=cell, ha="center", is_faint=True)
         for view in views:
-            panel = page.add_panel(x - width / 2 + view.x, y + heading + view.y, view.width, view.height)
+            panel = sheet.add_panel(x - width / 2 + view.x, y + heading + view.y, view.width, view.height)
             _draw_view(panel, image[..., 0], view, scale)
             if beside:
                 panel.set_xlabel(view.label)
             elif len(views) > 1 and column == 0:
                 panel.set_ylabel(view.label)
+    notes = [
+        *["maximum projections"] * (len(views) > 1),
+        *[f"channel 1 of {shape[-1]}"] * (shape[-1] > 1),
+        *notes,
+    ]
+    sheet.write_notes(notes)
     if voxel_size[-1]:
-        _draw_scale_bar(page, _MARGIN + (cell - width) / 2, most=min(1, width / 2), scale=scale)
-    _write_notes(page, projected=len(views) > 1, num_channels=shape[-1])
-    return page.figure
+        sheet.draw_scale_bar(MARGIN + (cell - width) / 2, most=min(1, width / 2), scale=scale)
+    return sheet.figure
 
 
 def _extent(shape, voxel_size):
@@ -143,7 +118,7 @@ def _size(views):
 
 
 def _arrange(count, extent):
-    """Find how `count` volumes fill most of the page.
+    """Find how `count` volumes fill most of the sheet.
 
     Returns
     -------
@@ -180,19 +155,3 @@ def _draw_view(panel, volume, view, scale):
         vmax=1,
         extent=(0, view.width / scale, view.height / scale, 0),
     )
-
-
-def _draw_scale_bar(page, x, *, most, scale):
-    """Draw a bar of a round length, at most `most` inches, below the panels: there it hides nothing."""
-    step = 10.0 ** np.floor(np.log10(most / scale))
-    length = max(part * step for part in (1, 2, 5) if part * step <= most / scale)
-    y = page.height - _LINE / 2
-    page.draw_bar(x, y - 0.02, length * scale)
-    page.write(x + length * scale + _GAP, y, f"{length:g} µm", 9, room=_BAR_ROOM - 1)
-
-
-def _write_notes(page, *, projected, num_channels):
-    notes = ["maximum projections"] * projected + [f"channel 1 of {num_channels}"] * (num_channels > 1)
-    if notes:
-        right, room = page.width - _MARGIN, page.width - 2 * _MARGIN - _BAR_ROOM
-        page.write(right, page.height - _LINE / 2, ", ".join(notes), 9, room=room, ha="right", color="0.3")

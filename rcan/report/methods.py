@@ -1,0 +1,289 @@
+"""Methods paragraphs with the numbers filled in, ready for a paper, and what to cite.
+
+Every sentence follows from what a run has recorded: what was not used is not mentioned, and what is not known is left
+out. Papers are cited where they are used, as ``doi:…`` or ``arXiv:…``.
+"""
+
+from pathlib import Path
+
+from rcan import __version__
+from rcan.config import parse_loss
+from rcan.figures.history import best_epoch
+
+__all__ = ["CITATIONS", "describe_evaluation", "describe_limits", "describe_training"]
+
+_PAPER = "Chen et al., Nat. Methods 18, 678 (2021), doi:10.1038/s41592-021-01155-x"
+
+CITATIONS = (
+    "The method: Chen J, Sasaki H, Lai H, Su Y, Liu J, Wu Y, Zhovmer A, Combs CA, Rey-Suarez I, Chang H-Y, Huang CC, "
+    "Li X, Guo M, Nizambad S, Upadhyaya A, Lee S-JJ, Lucas LAG, Shroff H. Three-dimensional residual channel attention "
+    "networks denoise and sharpen fluorescence microscopy image volumes. Nature Methods 18, 678–687 (2021), "
+    "doi:10.1038/s41592-021-01155-x.",
+    f"The software: The rcan developers. rcan: three-dimensional residual channel attention networks for fluorescence "
+    f"microscopy, version {__version__}.",
+)
+
+_LOSSES = {
+    "mae": "mean absolute error",
+    "mse": "mean squared error",
+    "charbonnier": "Charbonnier loss (arXiv:1704.03915)",
+    "ssim": "1 − SSIM",
+}
+_SCHEDULES = {
+    "staircase": "halved after every quarter of the epochs",
+    "cosine": "falling to 0 along half a cosine",
+}
+
+
+def describe_training(about, config, *, history=(), num_parameters=None):
+    """Say how a network was trained.
+
+    Parameters
+    ----------
+    about : dict
+        Contents of a run's training.json.
+    config : dict
+        Contents of its config.json.
+    history : list of dict
+        Rows of its history.csv.
+    num_parameters : int, optional
+        Of the network.
+
+    Returns
+    -------
+    paragraph : str
+    """
+    ndim = len(about["patch_shape"])
+    noun = "volume" if ndim == 3 else "image"
+    return " ".join(
+        [
+            _describe_network(about, config, ndim, num_parameters),
+            *_describe_pairs(about, noun),
+            _describe_patches(about, config, ndim),
+            *_describe_steps(config, history, has_validation=bool(about["validation"])),
+        ]
+    )
+
+
+def _describe_network(about, config, ndim, num_parameters):
+    kind = {3: "three", 2: "two"}[ndim]
+    size = (
+        f"{_count(config['num_residual_groups'], 'residual group')} of "
+        f"{_count(config['num_residual_blocks'], 'residual channel attention block')}, "
+        f"{config['num_channels']} feature channels, channel reduction {config['channel_reduction']}"
+    )
+    if num_parameters:
+        size += f", {num_parameters:,} parameters"
+    versions = about["versions"]
+    factors = about["upscaling"]
+    larger = f", enlarging {_by(factors)} times ({'ZYX'[-ndim:]})" if max(factors) > 1 else ""
+    first = config["initial_model"]
+    begun = f", beginning with the weights of {Path(first).name}" if first else ""
+    return (
+        f"A {kind}-dimensional residual channel attention network ({_PAPER}; {size}){larger} was trained with rcan "
+        f"{versions['rcan']} (Keras {versions['keras']}, TensorFlow {versions['tensorflow']}){begun}."
+    )
+
+
+def _describe_pairs(about, noun):
+    training, validation = about["training"], about["validation"]
+    shapes = {tuple(pair["gt_shape"][:-1]) for pair in training}
+    sizes = {tuple(pair["voxel_size"]) for pair in training}
+    if len(shapes) == 1:
+        shape = next(iter(shapes))
+        extent = f" of {_by(shape)} voxels ({'ZYX'[-len(shape) :]})"
+        if len(sizes) == 1 and None not in next(iter(sizes))[-len(shape) :]:
+            extent += f" of {_by(next(iter(sizes))[-len(shape) :])} µm"
+    else:
+        extent = ""
+    num_frames = sum(pair["num_frames"] for pair in training)
+    frames = f" ({num_frames} frames in all)" if num_frames > len(training) else ""
+    learned = (
+        f"It learned from {_count(len(training), 'pair')} of raw and ground-truth {noun}s{extent}{frames}"
+    )
+    low, high = about["percentiles"]
+    scaled = f"The grey values at percentiles {low:g} and {high:g} of each {noun} and channel were mapped to 0 and 1."
+    if not validation:
+        return f"{learned}.", scaled
+    if {pair["raw"] for pair in validation} <= {pair["raw"] for pair in training}:
+        held = f"a part of each {noun} that was not trained on was kept for validation"
+    else:
+        verb = "was" if len(validation) == 1 else "were"
+        held = f"{_count(len(validation), 'other pair')} {verb} kept for validation"
+    return f"{learned}; {held}.", scaled
+
+
+def _describe_patches(about, config, ndim):
+    words = f"Patches of {_by(about['patch_shape'])} voxels ({'ZYX'[-ndim:]}) were drawn at random"
+    threshold, share = config["intensity_threshold"], config["area_ratio_threshold"]
+    if threshold > 0 and share > 0:
+        signal = f"at least {100 * share:g} % of the voxels exceed {threshold:g} in the ground truth"
+        words += f", among those of which {signal}"
+    if config["data_augmentation"]:
+        flips = "y and z" if ndim == 3 else "y"
+        words += f", and augmented by random quarter turns in the XY plane and flips along {flips}"
+    return f"{words}."
+
+
+def _describe_steps(config, history, *, has_validation):
+    losses = " + ".join(
+        _LOSSES[name] if weight == 1 else f"{weight:g} × ({_LOSSES[name]})"
+        for name, weight in parse_loss(config["loss"]).items()
+    )
+    num_epochs = len(history) or config["epochs"]
+    patches = _count(config["batch_size"], "patch", "patches")
+    rate = f"initial learning rate {config['initial_learning_rate']:g}"
+    if config["warmup_epochs"]:
+        rate += f" after a warm-up of {_count(config['warmup_epochs'], 'epoch')}"
+    steps = (
+        f"The loss, {losses}, was minimised by Adam (arXiv:1412.6980) for {_count(num_epochs, 'epoch')} of "
+        f"{_count(config['steps_per_epoch'], 'step')} with batches of {patches}; "
+        f"{rate}, {_SCHEDULES[config['schedule']]} (of {config['epochs']})"
+    )
+    if config["precision"] != "float32":
+        steps += f"; computed in {config['precision']}"
+    yield f"{steps}."
+    if num_epochs < config["epochs"]:
+        yield f"It was stopped there, as no later epoch was better for {config['early_stopping']} epochs."
+    kind = "validation" if has_validation else "training"
+    average = (
+        f"moving average of the weights (decay {config['ema']:g}) with the"
+        if config["ema"]
+        else "network of the"
+    )
+    best = best_epoch(history) if history else None
+    of_epoch = f" (epoch {best:.0f})" if best else ""
+    yield f"The {average} lowest {kind} loss{of_epoch} was kept. The seed was {config['seed']}."
+
+
+def describe_evaluation(results):
+    """Say how a network was evaluated, and what came out.
+
+    Parameters
+    ----------
+    results : dict
+        As ``rcan evaluate`` writes it to scores.json.
+
+    Returns
+    -------
+    paragraph : str
+    """
+    volumes, total = results["volumes"], results["total"]
+    low, high = results["model"]["percentiles"]
+    learned = sum(facts["learned_from"] for facts in volumes.values())
+    of_them = f", {learned} of which the network had been trained or validated on" if learned else ""
+    ensemble = results.get("settings", {}).get("ensemble")
+    restored = f" (mean of an ensemble of {ensemble} turned and flipped copies)" if ensemble else ""
+    parts = " Of large images the central part was evaluated." * any(
+        facts["part"] for facts in volumes.values()
+    )
+    psnrs = {method: _with_interval(scores["psnr"], ".2f") for method, scores in total["methods"].items()}
+    ssims = {method: _with_interval(scores["ssim"], ".3f") for method, scores in total["methods"].items()}
+    over = {"volumes": "images", "blocks": "blocks of the images"}[total["over"]]
+    sentences = [
+        f"The network (rcan {results['versions']['rcan']}; {_PAPER}) was evaluated on "
+        f"{_count(len(volumes), 'pair')} of raw and ground-truth images{of_them}.{parts}",
+        f"Images{restored} were compared with the ground truth, in which percentiles {low:g} and {high:g} are 0 and 1, "
+        "after a least-squares affine match of intensities, by the peak signal-to-noise ratio (PSNR, data range 1), "
+        "the structural similarity of volumes (SSIM, Gaussian window, doi:10.1109/TIP.2003.819861), the root mean "
+        "square error relative to the ground truth (NRMSE) and Pearson's correlation.",
+        *_describe_references(total),
+        f"PSNR was {_each(psnrs, 'dB')}, and SSIM {_each(ssims)} (mean, 95 % bootstrap interval over {over}).",
+        "Resolution was measured by image decorrelation analysis (doi:10.1038/s41592-019-0515-7) and by Fourier ring "
+        "correlation with the ground truth (doi:10.1038/nmeth.2448).",
+        "What the network makes of images without structure was tested on noise alone, on a flat field and on raw "
+        "images with shuffled Fourier phases (doi:10.1016/0167-2789(92)90102-S).",
+    ]
+    calibration = results.get("calibration")
+    if calibration and calibration["factor"] is not None:
+        where = {"validation": "validation", "evaluated": "evaluated"}[calibration["found_on"]]
+        sentences.append(
+            f"The standard deviation over an ensemble of {calibration['ensemble']} turned and flipped copies was "
+            f"multiplied by {calibration['factor']:.3g}, so that it held the error in 68.3 % of the voxels of the "
+            f"{where} images (after arXiv:1807.00263)."
+        )
+    return " ".join(sentences)
+
+
+_REFERENCES = {
+    "Gaussian": "Gaussian filter",
+    "median": "median filter",
+    "Richardson-Lucy": "Richardson–Lucy deconvolution (doi:10.1364/JOSA.62.000055, doi:10.1086/111605)",
+    "non-local means": "non-local means (doi:10.1109/CVPR.2005.38) after a variance-stabilising transform "
+    "(doi:10.1093/biomet/35.3-4.246)",
+}
+
+
+def _describe_references(total):
+    names = [
+        words for name, words in _REFERENCES.items() if any(name in method for method in total["methods"])
+    ]
+    if names:
+        yield (
+            f"Classical references were {_join(names)}, each with that of several settings whose PSNR was highest, for "
+            "each image."
+        )
+
+
+def describe_limits(results):
+    """Say how the limits of a network were found, and what they are.
+
+    Parameters
+    ----------
+    results : dict
+        As ``rcan limits`` writes it to limits.json: ``settings``, ``ladders`` and ``limits``.
+
+    Returns
+    -------
+    paragraph : str
+    """
+    settings, ladders = results["settings"], results["ladders"]
+    if "phantoms" in settings:
+        subject = f"simulated {settings['phantoms']} phantoms"
+    else:
+        subject = _count(len(settings["input"]), "image") + " taken as the ground truth"
+    which = (
+        "One network was trained for each step" if "config" in settings else "A trained network was tested"
+    )
+    snr, blur = ladders["snr"], ladders["blur"]
+    widths = _by(round(width, 3) for width in settings["fwhm"])
+    sentences = [
+        f"{which} (rcan {__version__}; {_PAPER}) on {subject}, degraded in steps: "
+        f"{snr[0]['photons']:g} to {snr[-1]['photons']:g} detected photons at full signal (signal-to-noise ratio "
+        f"{snr[0]['snr']:.3g} to {snr[-1]['snr']:.3g}) with points {snr[0]['blur']:g} times as wide as in the ground "
+        f"truth, and points {blur[0]['blur']:g} to {blur[-1]['blur']:g} times as wide at {blur[0]['photons']:g} "
+        "photons.",
+        f"A point in the ground truth had a full width at half maximum of {widths} µm (ZYX). Noise was that of photons "
+        f"(Poisson) over a background of {settings['background']:g} photons, and of readout "
+        f"({settings['read_noise']:g} electrons). {settings['volumes']} exposures were made at each step.",
+        "Restored images were compared with raw ones and with the best classical method for each exposure (Gaussian or "
+        "median filter, Richardson–Lucy deconvolution, non-local means; setting of highest PSNR) after an affine match "
+        "of intensities; a limit is where the lower end of the 95 % bootstrap interval of the mean paired difference "
+        "is no longer above 0.",
+        "Resolution was measured by Fourier ring correlation with the ground truth (doi:10.1038/nmeth.2448).",
+    ]
+    found = [
+        f"{limit['title']}: {limit.get('words') or limit['end']}" for limit in results["limits"].values()
+    ]
+    return " ".join([*sentences, f"Found were: {'; '.join(found)}."])
+
+
+def _with_interval(score, form):
+    mean, low, high = (f"{score[key]:{form}}" for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+def _each(values, unit=""):
+    return _join([f"{value}{' ' * bool(unit)}{unit} for {method}" for method, value in values.items()])
+
+
+def _join(words):
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _count(number, noun, plural=None):
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def _by(sizes):
+    return " × ".join(f"{size:g}" for size in sizes)

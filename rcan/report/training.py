@@ -1,0 +1,227 @@
+"""The report of a training: what was trained on what, how it went, how good the network is, how to go on."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from rcan.figures.history import best_epoch, plot_history
+from rcan.files import read_json
+from rcan.fingerprint import read_seen
+from rcan.metrics import mean_scores
+from rcan.report.methods import CITATIONS, describe_training
+from rcan.report.page import Page
+
+__all__ = ["write_training_report"]
+
+_MOST_PAIRS = 50  # in the table of the data
+_SEEN = {  # features that are kept as logarithms, see rcan.fingerprint
+    "snr": "signal-to-noise ratio",
+    "lateral": "size of lateral structure (voxels)",
+    "axial": "size of axial structure (voxels)",
+    "brightness": "median intensity of the bright tenth",
+}
+
+
+def write_training_report(run_dir, *, scores, kind, images, shown, voxel_size, num_parameters, command):
+    """Write report.html of a run folder.
+
+    Parameters
+    ----------
+    run_dir : path
+        With the files of a finished training.
+    scores : dict of str to dict
+        By the name of the volume, from `rcan.evaluation.score_pair`.
+    kind : {"test", "validation", "training"}
+        What was scored.
+    images : dict of str to ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        Of one scored volume, from `rcan.evaluation.score_pair`.
+    shown : str
+        Its name.
+    voxel_size : tuple of (float or None)
+        Of `images`, (z, y, x) in µm.
+    num_parameters : int
+        Of the network.
+    command : str
+        That restores volumes with the network.
+
+    Raises
+    ------
+    ValueError, OSError
+        If a file of the run cannot be read, or the report cannot be written.
+    """
+    run_dir = Path(run_dir)
+    about, config = (read_json(run_dir / f"{name}.json") for name in ("training", "config"))
+    with open(run_dir / "history.csv", newline="", encoding="utf-8") as file:
+        history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    page = Page("Training", run_dir.absolute().name)
+    page.section("Overview")
+    page.text(*_overview(about, config, history, scores, kind))
+    page.text("Restore volumes with:")
+    page.text(command, copy=True)
+    _add_curves(page, history)
+    _add_scores(page, scores, kind)
+    _add_images(page, images, shown, voxel_size, run_dir / "patches.png")
+    _add_data(page, about)
+    page.section("Methods")
+    page.text(describe_training(about, config, history=history, num_parameters=num_parameters), copy=True)
+    page.text("Please cite:", *CITATIONS)
+    page.section("Settings")
+    page.details("settings (config.json)", json.dumps(config, indent=2, ensure_ascii=False))
+    page.details("versions", "\n".join(f"{name} {version}" for name, version in about["versions"].items()))
+    page.write(run_dir / "report.html")
+
+
+def _overview(about, config, history, scores, kind):
+    """The outcome in a few sentences."""
+    size = "{num_residual_groups} × {num_residual_blocks} blocks of {num_channels} channels".format(**config)
+    seconds = sum(row["seconds"] for row in history)
+    took = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.1f} minutes"
+    pairs = f"{len(about['training'])} training and {len(about['validation'])} validation pairs"
+    early = "" if len(history) == config["epochs"] else f" of {config['epochs']}, stopped early,"
+    yield (
+        f"A residual channel attention network ({size}) was trained on {pairs} for {len(history)} epochs{early} in "
+        f"{took}. The best network is that of epoch {best_epoch(history):.0f}."
+    )
+    mean = mean_scores([*scores.values()])
+    if math.isfinite(mean["psnr_raw"]):
+        gain = mean["psnr_restored"] - mean["psnr_raw"]
+        yield (
+            f"On {len(scores)} {kind} volume{'s' * (len(scores) != 1)} it brings the mean PSNR from "
+            f"{mean['psnr_raw']:.2f} to {mean['psnr_restored']:.2f} dB ({gain:+.2f} dB) and the mean SSIM from "
+            f"{mean['ssim_raw']:.3f} to {mean['ssim_restored']:.3f}."
+        )
+        if gain < 0:
+            yield (
+                "The restored volumes are further from the ground truth than the raw ones: check the pairs, or train "
+                "longer."
+            )
+    if kind != "test":
+        yield (
+            f"These are {kind} volumes, which the network was {'chosen by' if kind == 'validation' else 'trained on'}: "
+            "judge it by volumes that it has never seen."
+        )
+
+
+def _add_curves(page, history):
+    page.section("Loss and measures")
+    last, best = history[-1], best_epoch(history)
+    page.figure(
+        plot_history(history),
+        caption="Loss and measures of each epoch, on training patches and on validation patches. The network of the "
+        "dashed line is kept as the best.",
+        alt=f"Curves over {len(history)} epochs; the loss ends at {last['loss']:.3g}, the best network is that of "
+        f"epoch {best:.0f}",
+    )
+
+
+def _add_scores(page, scores, kind):
+    page.section("Scores")
+    rows = scores if len(scores) == 1 else {**scores, "mean": mean_scores([*scores.values()])}
+    page.table(
+        ["volume", "PSNR raw (dB)", "restored", "gain", "SSIM raw", "restored"],
+        [
+            [
+                name,
+                _score(row["psnr_raw"], ".2f"),
+                _score(row["psnr_restored"], ".2f"),
+                _score(row["psnr_restored"] - row["psnr_raw"], "+.2f"),
+                _score(row["ssim_raw"], ".3f"),
+                _score(row["ssim_restored"], ".3f"),
+            ]
+            for name, row in rows.items()
+        ],
+        caption=f"The best network on the {kind} volumes, after an affine match to the ground truth.",
+        bold=[(len(rows) - 1, column) for column in range(6) if len(rows) > 1],
+    )
+
+
+def _score(value, form):
+    return f"{value:{form}}" if math.isfinite(value) else None  # raw has other channels than the ground truth
+
+
+def _add_images(page, images, shown, voxel_size, patches):
+    page.section("Images")
+    error = np.abs(images["restored"] - images["ground truth"])
+    page.viewer(
+        images,
+        voxel_size=voxel_size,
+        error=error,
+        caption=f"{shown}, matched to the ground truth; background is 0 and signal 1. Drag the divider, click into a "
+        "view to move the cross. The error is the absolute difference of restored and ground truth.",
+    )
+    if error.ndim == 4 and len(error) > 1:
+        page.rotation(
+            images,
+            voxel_size=voxel_size,
+            caption=f"{shown}: maximum projections from all sides; drag, or press the arrow keys, to turn.",
+        )
+    if patches.exists():
+        page.picture(
+            patches.read_bytes(),
+            caption="Validation patches as the network of the last epoch restores them: maximum projections.",
+        )
+
+
+def _add_data(page, about):
+    page.section("Data")
+    pairs = [(kind, pair) for kind in ("training", "validation") for pair in about[kind]]
+    low, high = about["percentiles"]
+    left_out = f" {_MOST_PAIRS} of {len(pairs)} pairs are listed." if len(pairs) > _MOST_PAIRS else ""
+    page.table(
+        [
+            "raw",
+            "ground truth",
+            "for",
+            "voxels (ZYXC)",
+            "frames",
+            "voxel size (µm)",
+            "raw range",
+            "truth's range",
+        ],
+        [
+            [
+                Path(pair["raw"]).name,
+                Path(pair["gt"]).name,
+                kind,
+                _shapes(pair),
+                str(pair["num_frames"]),
+                _by("?" if size is None else f"{size:.3g}" for size in pair["voxel_size"]),
+                _ranges(pair["raw_range"]),
+                _ranges(pair["gt_range"]),
+            ]
+            for kind, pair in pairs[:_MOST_PAIRS]
+        ],
+        caption=f"Ranges are the grey values at percentiles {low:g} and {high:g}, which became 0 and 1.{left_out}",
+    )
+    seen = read_seen(about)
+    if seen:
+        page.table(
+            ["of the raw volumes", *(["channel"] if len(seen["channels"]) > 1 else []), "lowest", "highest"],
+            [
+                [
+                    words,
+                    *([str(number)] if len(seen["channels"]) > 1 else []),
+                    *(float(f"{math.exp(end):.3g}") for end in channel["features"][name]["range"]),
+                ]
+                for name, words in _SEEN.items()
+                for number, channel in enumerate(seen["channels"])
+                if name in channel["features"]
+            ],
+            caption="The trained range: apply.py compares each image with it and says whether it lies inside.",
+        )
+
+
+def _shapes(pair):
+    raw, gt = pair["raw_shape"], pair["gt_shape"]
+    return _by(raw) if raw == gt else f"{_by(raw)} to {_by(gt)}"
+
+
+def _ranges(channels):
+    return ", ".join(f"{low:.5g}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high:.5g}" for low, high in channels)
+
+
+def _by(sizes):
+    return "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}".join(str(size) for size in sizes)  # a cell is one line
