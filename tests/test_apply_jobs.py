@@ -893,7 +893,7 @@ def test_watched_folder_is_restored_as_it_grows(watching, folder, write_tiff, dr
 
 def watch_some_rounds(monkeypatch, rounds):
     """Let `--watch` look so many times; before each look but the first, one of `rounds` is called."""
-    from rcan.commands import apply
+    from rcan.commands import ending
     from rcan.commands import run as run_module
 
     steps = iter(rounds)
@@ -914,7 +914,7 @@ def watch_some_rounds(monkeypatch, rounds):
             step()
 
     monkeypatch.setattr(run_module, "time", Clock)
-    monkeypatch.setattr(apply, "_is_computing", lambda: False)
+    monkeypatch.setattr(ending, "_is_computing", lambda: False)
 
 
 def nothing():

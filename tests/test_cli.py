@@ -206,7 +206,7 @@ def test_the_beginning_of_a_flag_is_not_the_flag(capsys, argv):
 
 
 def test_a_beginning_that_several_flags_share_names_them_all(capsys):
-    argv = ["-m", "m", "-i", "i", "-o", "o", "--p", "3"]
+    argv = ["-m", "m", "-i", "i", "-o", "o", "--p_", "3"]
     assert apply_main(argv) == 2
     assert "Did you mean --p_min or --p_max?" in capsys.readouterr().err
 

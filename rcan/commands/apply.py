@@ -2,16 +2,15 @@
 
 import contextlib
 import functools
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rcan.cli import Settings, import_keras, option, run_command
+from rcan.cli import Settings, import_keras, option
+from rcan.commands.ending import run_computing_command
 from rcan.commands.jobs import find_jobs
-from rcan.commands.run import Run, choose_percentiles
+from rcan.commands.run import Run, choose_percentiles, choose_spread_factor
 from rcan.config import Axes, Count, read_devices
 from rcan.files import state_of
 
@@ -86,7 +85,19 @@ class ApplyOptions(Settings):
         "average over so many turned and flipped copies: 8 in XY, 16 with flips in Z; as many times slower",
     )
     uncertainty: bool = option(
-        False, "write the spread of the ensemble, in the output's unit, as a second image (NAME_uncertainty)"
+        False,
+        "write the spread of the ensemble, in the output's unit, as a second image (NAME_uncertainty); multiplied by "
+        "what rcan evaluate has found to make it hold the truth in 68 % of the voxels",
+    )
+    preview: bool = option(
+        False, "draw raw and restored beside each other as maximum projections (NAME_preview.png)"
+    )
+    movie: Literal["gif", "mp4"] | None = option(
+        None, "film raw and restored beside each other as they turn (NAME_movie.gif or .mp4)"
+    )
+    strict: bool = option(
+        False,
+        "leave alone what is outside the range of the network's training data, instead of only saying so",
     )
     output_tiff_format: Literal["imagej", "ome"] = option("imagej", "kind of TIFF to write", letter="f")
     format: Literal["imagej", "ome", "zarr", "zarr-0.4"] | None = option(
@@ -155,6 +166,10 @@ def apply(options: ApplyOptions):
     The output holds the restored volume, in the input's intensity unit, with its axes, voxel size and
     channel names. A folder that was restored in part is completed.
     """
+    if options.movie:
+        from rcan.figures import check_movie_kind
+
+        check_movie_kind(options.movie)
     jobs = find_jobs(options, may_be_empty=options.watch)
     run = Run(options)
     todo = [] if options.watch else run.select(jobs)
@@ -166,7 +181,16 @@ def apply(options: ApplyOptions):
 
             limit_cache(_CACHE_BYTES)
             run.restorer = stack.enter_context(_find_restorer(options))
-            run.protect(read_about(options.model_dir), todo)
+            about = read_about(options.model_dir)
+            run.protect(about, todo)
+            if options.uncertainty:
+                print(_describe_uncertainty(options, about), flush=True)
+            if not run.restorer.seen:
+                print(
+                    f"{options.model_dir} does not tell what the network was trained on: whether images are like that "
+                    "is unknown.",
+                    flush=True,
+                )
         try:
             if options.watch:
                 run.watch()
@@ -177,6 +201,25 @@ def apply(options: ApplyOptions):
     run.conclude()
     if run.failed:
         raise ValueError(f"{len(run.failed)} of {run.num_images} images were not restored, see above.")
+
+
+def _describe_uncertainty(options, about):
+    """What the second image is, in words."""
+    spread = about.get("spread")
+    if not spread:
+        return (
+            "The uncertainty is the spread of the ensemble as it is, as a rule smaller than the errors: rcan evaluate "
+            "finds by what it must be multiplied."
+        )
+    if choose_spread_factor(options, about) is None:
+        return (
+            f"The uncertainty is the spread of the ensemble as it is: it was calibrated for an ensemble of "
+            f"{spread['ensemble']} only. rcan evaluate --ensemble {options.ensemble} does it for this one."
+        )
+    return (
+        f"The uncertainty is the spread of the ensemble times {spread['factor']:.3g}, which held the truth in "
+        f"{100 * spread['calibrated_within_one']:.0f} % of the voxels of the {spread['found_on']} images."
+    )
 
 
 @contextlib.contextmanager
@@ -218,6 +261,7 @@ def _make_restorer(options, *, sharing=1):
 
     from rcan import restoration
     from rcan.checkpoint import load_model
+    from rcan.fingerprint import read_seen
 
     model, about = load_model(options.model_dir)
     ndim = len(model.input_shape) - 2
@@ -238,6 +282,12 @@ def _make_restorer(options, *, sharing=1):
     if options.normalize == "training":
         pairs = _known(about, "training", "--normalize training")
         training_range = np.median([pair["raw_range"] for pair in pairs], axis=0)
+    seen = read_seen(about)
+    if options.strict and not seen:
+        raise ValueError(
+            f"--strict needs the run folder of a training by this version: {options.model_dir} does not tell what the "
+            "network was trained on. Name it with -m, or leave --strict out."
+        )
     devices = restoration.find_devices(options.devices)
     engine = restoration.KerasEngine(model, devices)
     if options.ensemble:
@@ -258,6 +308,9 @@ def _make_restorer(options, *, sharing=1):
         rescale=options.rescale,
         stretch=options.normalize_output_range_between_zero_and_one,
         with_spread=options.uncertainty,
+        spread_factor=choose_spread_factor(options, about) or 1.0,
+        seen=seen,
+        trusted_range=about.get("trusted_range"),
     )
 
 
@@ -270,16 +323,4 @@ def _known(about, key, flag):
     return about[key]
 
 
-def main(argv=None, **options):
-    """Run the command; return its exit status."""
-    status = run_command(apply, argv, **{"prog": "apply.py", **options})
-    if status > 128 and _is_computing():  # a tile that is in work cannot be stopped, and nobody waits for it
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
-
-
-def _is_computing():
-    blocks = sys.modules.get("rcan.restoration.blocks")
-    return blocks is not None and blocks.is_computing()
+main = functools.partial(run_computing_command, apply, prog="apply.py")

@@ -18,11 +18,23 @@ class Job(NamedTuple):
     output: Path
     spread: Path | None  # where the uncertainty goes
     format: str
+    preview: Path | None = None
+    movie: Path | None = None
+
+    @property
+    def images(self):
+        """All images that are written."""
+        return [path for path in (self.output, self.spread) if path]
+
+    @property
+    def pictures(self):
+        """What is drawn of the images, for people."""
+        return [path for path in (self.preview, self.movie) if path]
 
     @property
     def outputs(self):
-        """All images that are written."""
-        return [path for path in (self.output, self.spread) if path]
+        """All files that are written."""
+        return self.images + self.pictures
 
 
 def is_folder_of_images(path):
@@ -123,7 +135,7 @@ def _one_job(options, raw, gt):
     if not output.absolute().parent.is_dir():
         reason = "is not a folder" if output.parent.exists() else "does not exist"
         raise NotADirectoryError(f"{output.parent} {reason}: make the folder, or name another with -o.")
-    return Job(raw, gt, output, _spread_path(options, output), chosen)
+    return _name_job(options, raw, gt, output, chosen)
 
 
 def _jobs_of_folder(options, may_be_empty):
@@ -143,8 +155,7 @@ def _jobs_of_folder(options, may_be_empty):
     jobs, inputs = [], {}
     for raw_path, gt_path in pairs:
         name, chosen = _output_name(raw_path, options)
-        output = options.output / name
-        job = Job(raw_path, gt_path, output, _spread_path(options, output), chosen)
+        job = _name_job(options, raw_path, gt_path, options.output / name, chosen)
         for path in job.outputs:
             other = inputs.setdefault(path, raw_path)
             if other != raw_path:
@@ -170,11 +181,18 @@ def _output_name(raw_path, options):
     return raw_path.name, chosen
 
 
-def _spread_path(options, output):
-    """Where the uncertainty of an image goes: beside it."""
+def _name_job(options, raw, gt, output, chosen):
+    """The job of an image; what is written besides goes beside the output."""
     from rcan.volume import image_name
 
-    if not options.uncertainty:
-        return None
     name = image_name(output)
-    return output.with_name(f"{name}_uncertainty{output.name[len(name) :]}")
+    spread = output.with_name(f"{name}_uncertainty{output.name[len(name) :]}")
+    return Job(
+        raw,
+        gt,
+        output,
+        spread if options.uncertainty else None,
+        chosen,
+        output.with_name(f"{name}_preview.png") if options.preview else None,
+        output.with_name(f"{name}_movie.{options.movie}") if options.movie else None,
+    )

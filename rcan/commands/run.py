@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import os
 import sys
 import time
@@ -9,9 +10,10 @@ import time
 from rcan.cli import UsageError, describe_failure
 from rcan.commands.jobs import find_jobs, is_folder_of_images
 from rcan.commands.manifest import Manifest
+from rcan.commands.pictures import draw_pictures
 from rcan.files import clear_partials, state_of, whole_file, writers_of
 
-__all__ = ["Run", "choose_percentiles"]
+__all__ = ["Run", "choose_percentiles", "choose_spread_factor"]
 
 _DEFAULT_PERCENTILES = (2, 99.9)  # of a network whose training is not known
 _SCORE_COLUMNS = ["file", "psnr_raw", "psnr_restored", "ssim_raw", "ssim_restored"]
@@ -39,6 +41,25 @@ def choose_percentiles(options, about):
     """
     low, high = about.get("percentiles", _DEFAULT_PERCENTILES)
     return low if options.p_min is None else options.p_min, high if options.p_max is None else options.p_max
+
+
+def choose_spread_factor(options, about):
+    """What the spread of the ensemble is multiplied by, so that it holds the truth as often as it should.
+
+    Parameters
+    ----------
+    options : ApplyOptions
+    about : dict
+        What is known of the network, as `rcan.checkpoint.read_about`.
+
+    Returns
+    -------
+    factor : float or None
+        As `rcan evaluate` has found it for an ensemble of this size; None without one, or without uncertainty.
+    """
+    spread = about.get("spread", {})
+    is_known = options.uncertainty and spread.get("ensemble") == options.ensemble
+    return spread["factor"] if is_known else None
 
 
 class Run:
@@ -118,6 +139,10 @@ class Run:
             )
         return todo
 
+    def _is_restored(self, job):
+        """Whether the images are there, with the scores that are asked for."""
+        return all(self._status(job, path) == "done" for path in job.images) and self._know_scores(job)
+
     def _status(self, job, path):
         if self._manifest:
             return self._manifest.status(job.raw, path, self._settings_of(job))
@@ -158,7 +183,7 @@ class Run:
                 self._fail(job, failure)
 
     def _restore(self, job, label):
-        """Restore an image; False where another call has done it meanwhile."""
+        """Restore an image and draw its pictures; False where it was restored before."""
         others = {path: writers_of(path.absolute()) for path in job.outputs}
         if not self.select([job]):  # after the look at who writes: one that ends in between is seen here
             return False
@@ -177,8 +202,24 @@ class Run:
                 self._manifest.note(job.raw, before, path, present, settings)
 
         self.restorer.file_format = job.format
+        is_restored = not self._options.overwrite and self._is_restored(job)
+        if is_restored:
+            self._skipped.add(job.raw)
+        else:
+            self._restore_images(job, label, note)
+        if job.pictures:
+            draw_pictures(job, self.restorer, label=label, when_whole=note)
+        return not is_restored
+
+    def _restore_images(self, job, label, note):
         report = self.restorer.restore(
-            job.raw, job.output, gt_path=job.gt, spread_path=job.spread, label=label, when_whole=note
+            job.raw,
+            job.output,
+            gt_path=job.gt,
+            spread_path=job.spread,
+            label=label,
+            when_judged=functools.partial(self._hear, job),
+            when_whole=note,
         )
         if report.seams is not None:
             tile = "x".join(map(str, report.tile_shape))
@@ -186,6 +227,8 @@ class Run:
                 f"{job.output.name}: tiles of {tile}, steps at their borders {report.seams:.2f} of those beside"
             )
         facts = {"seams": report.seams, "num_clipped": report.num_clipped}
+        if report.verdict:
+            facts |= {"trained_range": report.verdict.word, "reasons": report.verdict.reasons}
         outdated = self._rows.pop(job.output.name, None)
         if report.scores:
             self._scores[job.output.name] = self._rows[job.output.name] = report.scores
@@ -194,7 +237,15 @@ class Run:
             self._manifest.add(job.output, facts)
         if report.scores or outdated:
             _write_scores(self._scores_path, self._rows)
-        return True
+
+    def _hear(self, job, verdict):
+        """Say whether the network has seen such images, and leave others alone where that is asked for."""
+        print(f"{job.raw.name}: {verdict}", flush=True)
+        if self._options.strict and verdict.word == "outside":
+            raise ValueError(
+                f"{job.raw} is unlike the training data, and --strict leaves it alone ({verdict}). Train on such "
+                "images, or leave --strict out."
+            )
 
     def watch(self):
         """Restore what is in the folder and what comes, until interrupted."""
@@ -257,7 +308,9 @@ def _settings(options):
     from rcan.checkpoint import digest_model, read_about
 
     values = options.model_dump(mode="json", include={*_SETTINGS})
-    values["p_min"], values["p_max"] = choose_percentiles(options, read_about(options.model_dir))
+    about = read_about(options.model_dir)
+    values["p_min"], values["p_max"] = choose_percentiles(options, about)
+    values["spread_factor"] = choose_spread_factor(options, about)
     return {
         "model": digest_model(options.model_dir),
         **{name: value for name, value in values.items() if value is not None and value is not False},

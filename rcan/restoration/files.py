@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from rcan.files import naming, reserve
+from rcan.fingerprint import compare_fingerprint
 from rcan.intensity import fit_affine
 from rcan.metrics import compare, mean_scores
 from rcan.progress import Progress
 from rcan.restoration.blocks import TileTooLarge, plan_tiles, restore_blocks
 from rcan.restoration.engine import SMALLEST_TILE
-from rcan.restoration.images import see_image
+from rcan.restoration.images import check_fit, see_image
 from rcan.restoration.output import Output, Report
 from rcan.restoration.seams import SeamMeter
 from rcan.volume import open_volume
@@ -64,10 +65,16 @@ class FileRestorer:
         Stretch each channel to [0, 1].
     with_spread : bool
         The engine gives the spread of an ensemble besides, which becomes a second file.
+    spread_factor : float
+        What the spread is multiplied by.
     file_format : str
         As `rcan.volume.create_volume`.
     cluster : rcan.restoration.cluster.Cluster or None
         Its workers restore the parts of a file; this process does where None.
+    seen : dict or None
+        What the network was trained on, as `rcan.fingerprint.summarise_fingerprints`.
+    trusted_range : dict or None
+        As `rcan.fingerprint.compare_fingerprint`.
     """
 
     engine: object
@@ -85,8 +92,11 @@ class FileRestorer:
     rescale: bool = False
     stretch: bool = False
     with_spread: bool = False
+    spread_factor: float = 1.0
     file_format: str = "imagej"
     cluster: object | None = None
+    seen: dict | None = None
+    trusted_range: dict | None = None
     num_channels: tuple = field(init=False)  # read and restored
 
     def __post_init__(self):
@@ -94,7 +104,15 @@ class FileRestorer:
         self.num_channels = num_read, num_written // (2 if self.with_spread else 1)
 
     def restore(
-        self, raw_path, output_path, *, gt_path=None, spread_path=None, label="Restoring", when_whole=None
+        self,
+        raw_path,
+        output_path,
+        *,
+        gt_path=None,
+        spread_path=None,
+        label="Restoring",
+        when_judged=None,
+        when_whole=None,
     ):
         """Restore one file; the output appears when it is whole.
 
@@ -107,6 +125,9 @@ class FileRestorer:
             Where the spread of an ensemble goes.
         label : str
             Shown with the progress.
+        when_judged : callable, optional
+            Called with the verdict on the image before anything is written, where it is known what the network was
+            trained on. An exception leaves the image alone.
         when_whole : callable, optional
             Called with the final and the present path of each output right before it gets its name.
 
@@ -130,8 +151,13 @@ class FileRestorer:
             if gt_path:
                 file = stack.enter_context(open_volume(gt_path, axes=self.gt_axes))
                 gt = self._see(file, self.num_channels[1], is_gt=True)
-                self._check_fit(raw, gt)
-            output = Output(self, raw, gt)
+                check_fit(raw, gt, self._restored_shape(raw.volume))
+            verdict = None
+            if self.seen:
+                verdict = compare_fingerprint(raw.fingerprint(), self.seen, self.trusted_range)
+                if when_judged:
+                    when_judged(verdict)
+            output = Output(self, raw, gt, verdict)
             output.warn_of_lost_steps(output_path)
             while True:
                 try:
@@ -140,6 +166,7 @@ class FileRestorer:
                 except TileTooLarge:
                     if not self._halve_tile(raw.volume.shape[:-1]):
                         raise
+        report.verdict = verdict
         self._warn(report, output_path)
         return report
 
@@ -256,16 +283,6 @@ class FileRestorer:
             normalize="series" if is_gt else self.normalize,
             training_range=self.training_range,
         )
-
-    def _check_fit(self, raw, gt):
-        expected = self._restored_shape(raw.volume)
-        frames = [[[*frame.values()] for frame in image.frames] for image in (gt, raw)]
-        if gt.volume.shape != expected or frames[0] != frames[1]:
-            raise ValueError(
-                f"{gt.volume.path} is {len(gt.frames)} x {gt.volume.shape} but {raw.volume.path} becomes "
-                f"{len(raw.frames)} x {expected}: the ground truth must have the frames, shape and channels of the "
-                "restored image. Crop one of them, or name its ground truth with -g."
-            )
 
     def _restored_shape(self, volume):
         return (*map(int.__mul__, volume.shape[:-1], self.engine.factors), self.num_channels[1])

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from rcan.fingerprint import measure_fingerprint
 from rcan.intensity import normalise, percentile_range
 
-__all__ = ["Image", "see_image"]
+__all__ = ["Image", "check_fit", "see_image"]
 
 
 def see_image(
@@ -63,6 +64,31 @@ def see_image(
     return image
 
 
+def check_fit(raw, other, shape, what="the ground truth", flag="-g"):
+    """Check that an image can be held against what a raw image becomes.
+
+    Parameters
+    ----------
+    raw, other : Image
+    shape : tuple of int
+        Of a restored block.
+    what, flag : str
+        In the message: the other image, and where it is named.
+
+    Raises
+    ------
+    ValueError
+        If shape, channels or frames differ.
+    """
+    frames = [[[*frame.values()] for frame in image.frames] for image in (other, raw)]
+    if other.volume.shape != shape or frames[0] != frames[1]:
+        raise ValueError(
+            f"{other.volume.path} is {len(other.frames)} x {other.volume.shape} but {raw.volume.path} becomes "
+            f"{len(raw.frames)} x {shape}: {what} must have the frames, shape and channels of the restored image. "
+            f"Crop one of them, or name another with {flag}."
+        )
+
+
 class Image:
     """Normalised blocks of a file.
 
@@ -109,6 +135,10 @@ class Image:
     def _measure(self, numbers):
         frames = [self._stored[number] for number in numbers]
         return percentile_range(self.volume, self._percentiles, frames=frames, channels=self._picked)
+
+    def fingerprint(self):
+        """What a network is sensitive to in the image, as `rcan.fingerprint.measure_fingerprint`."""
+        return measure_fingerprint(self.volume, frames=self._stored, channels=self._picked)
 
     def range_of(self, number):
         """Grey values of 0 and 1 for each channel of a frame's blocks, (C, 2)."""

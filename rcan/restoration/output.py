@@ -28,6 +28,8 @@ class Report:
     num_clipped, num_values : int
         Of the values written, those outside the range of their type.
     tile_shape, overlap : tuple of int
+    verdict : rcan.fingerprint.Verdict or None
+        Whether the network has seen such images in its training; None where that is not known.
     """
 
     scores: dict | None = None
@@ -36,6 +38,7 @@ class Report:
     num_values: int = 0
     tile_shape: tuple = ()
     overlap: tuple = ()
+    verdict: tuple | None = None
 
 
 class Output:
@@ -47,10 +50,12 @@ class Output:
         Its settings.
     raw : rcan.restoration.images.Image
     gt : rcan.restoration.images.Image or None
+    verdict : rcan.fingerprint.Verdict, optional
+        Kept in the metadata.
     """
 
-    def __init__(self, how, raw, gt):
-        self._how, self._raw, self._gt = how, raw, gt
+    def __init__(self, how, raw, gt, verdict=None):
+        self._how, self._raw, self._gt, self._verdict = how, raw, gt, verdict
 
     def warn_of_lost_steps(self, output_path):
         """A float32 cannot hold small differences of large grey values, an integer none below 1."""
@@ -119,6 +124,10 @@ class Output:
         if is_spread:
             shown = np.stack([0 * shown[:, 0], np.ptp(shown, axis=1)], axis=-1)
         file.display_range = shown[np.arange(num_channels) % len(shown)]
+        if self._verdict:
+            file.notes = {"trained_range": self._verdict.word, "reasons": self._verdict.reasons}
+        if is_spread:
+            file.notes = {**file.notes, "spread_factor": f"{self._how.spread_factor:.6g}"}
         return file
 
     def _unit(self, kind, number, limits=None):
@@ -154,7 +163,7 @@ class Output:
                 values = denormalise(values, self._unit(kind, number, limits))
                 self._put(files[0], {**frame, "C": channel}, region, values, report, _DTYPES[self._how.bits])
             if self._how.with_spread:
-                span = np.diff(self._unit("restored", number, limits), axis=-1)
+                span = self._how.spread_factor * np.diff(self._unit("restored", number, limits), axis=-1)
                 values = block[..., last:] * span[:, 0].astype(np.float32)
                 self._put(files[1], {**frame, "C": first}, region, values, report, np.float32)
 

@@ -14,8 +14,10 @@ from rcan import __version__
 from rcan.checkpoint import check_run_dir, create_run, load_model, load_state, read_about
 from rcan.config import load_config
 from rcan.files import read_json, write_json
+from rcan.fingerprint import FINGERPRINT_VERSION, measure_fingerprint, read_seen, summarise_fingerprints
 from rcan.model import build_rcan
 from rcan.patches import PatchSampler, Records, digest_of, hold_out, open_pairs
+from rcan.progress import Progress
 from rcan.training.board import Board
 from rcan.training.devices import choose_strategy, is_chief
 from rcan.training.forecast import forecast
@@ -102,10 +104,12 @@ def train(config, data=None, *, overwrite=False, resume=False):
         )
     if is_chief():
         if not state:
-            summary = _summary(config, data)
+            summary = {**_summary(config, data), "seen": _measure_seen(data)}
             create_run(run_dir, overwrite=overwrite)
             data.records.forget_others()
             write_json(run_dir / "training.json", summary)
+        elif not read_seen(about := read_json(run_dir / "training.json")):  # of an earlier version
+            write_json(run_dir / "training.json", {**about, "seen": _measure_seen(data)})
         write_json(run_dir / "config.json", _as_json(config))
     loop.run()
     return run_dir
@@ -290,6 +294,22 @@ def _make_samplers(config, data):
         return sampler, PatchSampler(
             validation, shape, **options, intensity_threshold=0, records=data.records
         )
+
+
+def _measure_seen(data):
+    """The range of the raw volumes that the network learns from and is chosen by."""
+    pairs, fingerprints = [*data.training, *data.validation], []
+    with Progress(len(pairs), "Measuring the trained range", unit="volume") as progress:
+        for pair in pairs:
+            key = data.records.key([pair.raw], what="fingerprint", version=FINGERPRINT_VERSION)
+            fingerprint = data.records.get(key, ["channels"])
+            if not fingerprint:
+                fingerprint = measure_fingerprint(pair.raw)
+                pair.raw.close()  # frees what was decoded
+                data.records.put(key, fingerprint)
+            fingerprints.append(fingerprint)
+            progress.advance()
+    return summarise_fingerprints(fingerprints)
 
 
 def _summary(config, data):

@@ -1,0 +1,286 @@
+"""The fingerprint of an image: some of its blocks, and what they have in common."""
+
+import itertools
+import math
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy import fft, ndimage, signal, stats
+
+from rcan.fingerprint.noise import estimate_noise, saturated_level, smooth
+
+__all__ = ["FINGERPRINT_VERSION", "measure_fingerprint"]
+
+FINGERPRINT_VERSION = 1  # of what is measured: fingerprints of different versions are not compared
+_BLOCKS = ((16, 64, 64), (16, 32, 32))  # voxels, at least; smaller ones where there would be few
+_FEWEST_BLOCKS = 8
+_MOST_BLOCKS = 48  # of an image: about a second
+_MOST_FRAMES = {3: 3, 2: 9}  # volumes, or planes, of an image
+_WINDOW = (16, 32)  # voxels of a window of the spectrum along z, and along y and x
+_COARSE = (0, 0.08)  # cycles per voxel: blur is told by what is left of the fine structure for the coarse one
+_FINE = (0.11, 0.19)
+_TOLD_FROM_NOISE = 0.03  # of the power of the noise: less structure than that cannot be told from none
+_SMALLEST_SIDE = 8  # of a window along y and x
+_PERCENTILES = (2, 99.9)  # of background and signal
+_NUM_LEVELS = 2**12  # of the histogram that percentiles are taken from
+_NUM_BINS = 20  # of the histogram that is kept
+_LEAST_SNR = 0.01
+_LEAST_BRIGHT = 0.01  # of the range
+_ORIENTATION_SIGMAS = (1.5, 3.0)  # voxels, of the gradient and of the mean of its products
+
+
+def measure_fingerprint(volume, *, frames=None, channels=None):
+    """Measure what a network is sensitive to in an image.
+
+    Parameters
+    ----------
+    volume : rcan.volume.Volume
+        In the blocks that the network sees. At most 48 blocks of about 16 x 64 x 64 voxels are read, evenly spread
+        over at most three frames (nine where they are planes): the first, the last and some between.
+    frames : list of dict, optional
+        Some of ``volume.frames``; all where not given. Frames that show another channel (``"C"`` among the looped
+        axes) are channels of their own.
+    channels : sequence of int, optional
+        Some of the channels of a block; all where not given.
+
+    Returns
+    -------
+    fingerprint : dict
+        JSON, see `rcan.fingerprint`. What cannot be measured is None.
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN or infinite.
+    """
+    by_channel = {}
+    for frame in volume.frames if frames is None else frames:
+        by_channel.setdefault(frame.get("C"), []).append(frame)
+    chosen = range(volume.shape[-1]) if channels is None else channels
+    measured = {}
+    for looped, same in by_channel.items():
+        blocks = _read_blocks(volume, same)
+        for channel in chosen:
+            seen = [block[..., channel] for block in blocks]
+            measured[channel if looped is None else looped] = _measure_channel(seen)
+    for channel in measured.values():
+        channel["spectrum"] = _with_frequencies(channel, volume.voxel_size)
+    return {
+        "version": FINGERPRINT_VERSION,
+        "voxel_size": list(volume.voxel_size),
+        "ndim": len(volume.shape) - 1,
+        "channels": [*measured.values()],
+    }
+
+
+def _with_frequencies(channel, voxel_size):
+    """Lateral and axial spectrum with the frequencies, in cycles per voxel and, where its size is known, per µm."""
+    z, y, x = voxel_size
+    sizes = {"axial": z, "lateral": math.sqrt(y * x) if y and x else None}
+    spectra = {}
+    for (direction, size), window in zip(sizes.items(), channel["window"], strict=True):
+        power = channel["spectrum"][direction]
+        cycles = [number / window for number in range(window // 2 + 1)]
+        spectra[direction] = power and {
+            "cycles_per_voxel": cycles,
+            "cycles_per_um": [float(f"{each / size:.4g}") for each in cycles] if size else None,
+            "power": power,
+        }
+    return spectra
+
+
+def _read_blocks(volume, frames):
+    """Blocks of (Z, Y, X, C), evenly spread; planes have a Z of 1."""
+    spatial = volume.shape[:-1]
+    most = _MOST_FRAMES[len(spatial)]
+    numbers = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))
+    for sides in _BLOCKS:
+        counts = [max(1, size // side) for size, side in zip(spatial, sides[-len(spatial) :], strict=True)]
+        shape = [size // count for size, count in zip(spatial, counts, strict=True)]
+        if math.prod(counts) * len(numbers) >= _FEWEST_BLOCKS:
+            break
+    while math.prod(counts) * len(numbers) > _MOST_BLOCKS and max(counts) > 1:
+        counts[int(np.argmax(counts))] -= 1
+    starts = [
+        np.linspace(0, size - side, count).astype(int).tolist() if count > 1 else [(size - side) // 2]
+        for size, side, count in zip(spatial, shape, counts, strict=True)
+    ]
+    blocks = []
+    for number, start in itertools.product(numbers, itertools.product(*starts)):
+        region = tuple(slice(first, first + side) for first, side in zip(start, shape, strict=True))
+        block = volume.read(frames[number], region, dtype=None)
+        if not np.isfinite(block).all():
+            raise ValueError(
+                f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them."
+            )
+        blocks.append(block if block.ndim == 4 else block[np.newaxis])
+    return blocks
+
+
+def _measure_channel(blocks):
+    """Fingerprint of one channel; `blocks` are (Z, Y, X)."""
+    noise, highest = estimate_noise(blocks), saturated_level(blocks)
+    levels, sums = _sum_up(blocks)
+    whole = {key: values.sum(axis=0) for key, values in sums.items()}
+    white = smooth(blocks[0])[1]
+    found = _describe(levels, whole, noise, white)
+    # delete-one jackknife: how far the numbers would be off with other content of the same kind
+    scatter = [
+        _describe(levels, {key: whole[key] - values[i] for key, values in sums.items()}, noise, white)[
+            "features"
+        ]
+        for i in range(len(blocks) if len(blocks) > 1 else 0)
+    ]
+    errors = {}
+    for name, value in found["features"].items():
+        values = [one[name] for one in scatter if value is not None and one[name] is not None]
+        errors[name] = math.sqrt((len(values) - 1) * np.var(values)) if len(values) > 1 else None
+    low, high = found["range"]
+    return {
+        "noise": {
+            "gain": noise.gain,
+            "background": math.sqrt(noise.variance(low)),
+            "signal": math.sqrt(noise.variance(high)),
+        },
+        "window": [2 * max(len(sums[direction][0]) - 1, 0) or 1 for direction in ("axial", "lateral")],
+        "saturated": float(np.mean([np.mean(block >= highest) for block in blocks])),
+        **found,
+        "errors": errors,
+    }
+
+
+def _sum_up(blocks):
+    """Levels of a histogram, and of each block what adds up: counts of intensities, power, orientation."""
+    smoothed = [smooth(block)[0] for block in blocks]
+    low, high = min(block.min() for block in smoothed), max(block.max() for block in smoothed)
+    edges = np.linspace(low, high if high > low else low + 1, _NUM_LEVELS + 1, dtype=np.float64)
+    lateral, axial = zip(*map(_power, blocks), strict=True)
+    sums = {
+        "counts": [np.histogram(block, edges)[0] for block in smoothed],
+        "mean": [block.mean(dtype=np.float64) for block in blocks],
+        "number": [1] * len(blocks),
+        "lateral": lateral,
+        "axial": axial,
+        "orientation": [_orientation(block) for block in blocks],
+    }
+    return (edges[:-1] + edges[1:]) / 2, {key: np.array(values) for key, values in sums.items()}
+
+
+def _power(block):
+    """Power of a block, lateral and axial, in windows that overlap by half; white noise has its own variance in it.
+
+    The lateral power is the mean over rings of equal frequency where the axial one is low, and the axial power that
+    where the lateral one is low, but not 0: a gradient of the background would lie there.
+    """
+    depth = 2 ** int(math.log2(min(block.shape[0], _WINDOW[0])))
+    depth = depth if depth >= 4 else 1
+    side = 2 ** int(math.log2(min(*block.shape[1:], _WINDOW[1])))
+    if side < _SMALLEST_SIDE:
+        return np.zeros(1), np.zeros(1)
+    shape = (depth, side, side)
+    taper = np.ones(shape, np.float32)
+    for axis, size in enumerate(shape):
+        taper = taper * signal.get_window("hann", size).reshape([-1 if i == axis else 1 for i in range(3)])
+    windows = sliding_window_view(np.asarray(block, np.float32), shape)
+    windows = windows[tuple(slice(None, None, max(1, size // 2)) for size in shape)].reshape(-1, *shape)
+    windows = (windows - windows.mean(axis=(1, 2, 3), keepdims=True)) * taper.astype(np.float32)
+    power = np.mean(np.abs(fft.fftn(windows, axes=(1, 2, 3))) ** 2, axis=0, dtype=np.float64) / np.sum(
+        taper**2
+    )
+    along = np.abs(np.rint(fft.fftfreq(depth) * depth)).astype(int)
+    across = np.abs(fft.fftfreq(side) * side)
+    ring = np.rint(np.hypot(across[:, np.newaxis], across)).astype(int)
+    lateral = ndimage.mean(power[along <= 1].mean(axis=0), ring, np.arange(side // 2 + 1))
+    axial = ndimage.mean(power[:, (ring >= 1) & (ring <= 3)].mean(axis=1), along, np.arange(depth // 2 + 1))
+    return lateral, axial
+
+
+def _orientation(block):
+    """How much the gradient in a plane keeps to one direction, and its energy: both add up.
+
+    Of the structure tensor's eigenvalues it is the difference, and their sum.
+    """
+    block = np.asarray(block, np.float32)
+    sigma, reach = _ORIENTATION_SIGMAS
+    along = [min(sigma, size / 8) if size > 1 else 0 for size in block.shape]
+    y, x = (ndimage.gaussian_filter(block, along, order=order) for order in ((0, 1, 0), (0, 0, 1)))
+    around = [reach * (size > 1) for size in block.shape]
+    yy, xx, yx = (ndimage.gaussian_filter(product, around) for product in (y * y, x * x, y * x))
+    return np.sqrt((yy - xx) ** 2 + 4 * yx**2).sum(dtype=np.float64), (yy + xx).sum(dtype=np.float64)
+
+
+def _describe(levels, sums, noise, white):
+    """Numbers of an image, from the sums over its blocks."""
+    low, high = _noise_free_range(levels, sums["counts"], noise, white)
+    snr = (high - low) / math.sqrt(noise.variance(high))
+    power = noise.variance(sums["mean"] / sums["number"])
+    lateral, axial = (sums[key] / sums["number"] - power for key in ("lateral", "axial"))
+    aligned, energy = sums["orientation"].tolist()
+    return {
+        "snr": float(snr),
+        "range": [float(low), float(high)],
+        "histogram": _share_of_bins(levels, sums["counts"], low, high),
+        "spectrum": {"lateral": _relative(lateral), "axial": _relative(axial)},
+        "features": {
+            "snr": math.log(max(snr, _LEAST_SNR)),
+            "lateral": _fineness(lateral, power, first=1),
+            "axial": _fineness(axial, power),
+            "brightness": _brightness(levels, sums["counts"], low, high),
+            "orientation": aligned / energy if energy > 0 else None,
+        },
+    }
+
+
+def _percentiles(levels, counts, percentiles):
+    cumulated = np.cumsum(counts)
+    return levels[np.searchsorted(cumulated, np.asarray(percentiles) / 100 * cumulated[-1])]
+
+
+def _noise_free_range(levels, counts, noise, white):
+    """Background and signal without noise, from the counts of smoothed intensities that hold the share `white` of it.
+
+    Noise widens a distribution: distances from the median are taken to add up with those of a Gaussian as squares do.
+    That is exact where there is nothing but noise, and changes little where there is little.
+    """
+    low, middle, high = _percentiles(levels, counts, (_PERCENTILES[0], 50, _PERCENTILES[1]))
+    ends = []
+    for percentile, end in zip(_PERCENTILES, (low, high), strict=True):
+        widened = stats.norm.ppf(percentile / 100) ** 2 * white * noise.variance(middle)
+        ends.append(math.sqrt(max((end - middle) ** 2 - widened, 0)))
+    return middle - ends[0], middle + ends[1]
+
+
+def _share_of_bins(levels, counts, low, high):
+    """Shares of the smoothed voxels in equal bins from background to signal; the outer ones hold what is beyond."""
+    place = np.clip((levels - low) / (high - low) * _NUM_BINS, 0, _NUM_BINS - 1) if high > low else 0 * levels
+    shares = np.bincount(place.astype(int), counts, minlength=_NUM_BINS) / counts.sum()
+    return shares.round(4).tolist()
+
+
+def _brightness(levels, counts, low, high):
+    """How bright the median is for the bright tenth: the shape of the histogram, whatever gain and offset."""
+    if not high > low:
+        return None
+    middle, bright = np.maximum(_percentiles(levels, counts, (50, 90)) - low, _LEAST_BRIGHT * (high - low))
+    return math.log(middle / bright)
+
+
+def _fineness(power, noise, *, first=0):
+    """Logarithm of the power of fine structure in units of that of coarse structure, `first` frequencies left out."""
+    window = 2 * (len(power) - 1)
+    frequencies = np.arange(len(power)) / max(window, 1)
+    bands = [
+        power[first:][(low <= frequencies[first:]) & (frequencies[first:] <= high)]
+        for low, high in (_COARSE, _FINE)
+    ]
+    if not all(band.size for band in bands):
+        return None
+    coarse, fine = (band.mean() for band in bands)
+    least = _TOLD_FROM_NOISE * noise
+    return math.log(max(fine, least) / coarse) if coarse > least else None
+
+
+def _relative(power):
+    """Power as a share of all, rounded: some figures are enough."""
+    total = power[1:].sum() if len(power) > 1 else 0
+    return [float(f"{value:.3g}") for value in power / total] if total > 0 else None

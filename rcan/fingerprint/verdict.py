@@ -1,0 +1,275 @@
+"""Whether an image is like those that a network was trained on.
+
+Each feature of an image has to lie between the lowest and the highest value of the training data, give or take a
+tolerance. What a new image of the same kind may differ by is told by the blocks within volumes, as the volumes of a
+training are often few: the spread is the error that a jackknife over the blocks finds, together with the usual step
+from one training volume to the next. Volumes differ by more than parts of one do, and of a single volume nobody knows
+by how much: for n volumes the error is taken 1 + 1/n times. The tolerance is the spread times the quantile of
+Student's t that leaves 5 % of false alarms for all features together (Bonferroni), where each volume counts for four
+degrees of freedom. Up to half of it an image is inside, beyond it outside.
+"""
+
+import math
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from rcan.fingerprint.measure import FINGERPRINT_VERSION
+
+__all__ = ["WORDS", "Verdict", "compare_fingerprint", "read_seen", "summarise_fingerprints"]
+
+WORDS = ("inside", "edge", "outside")
+_FALSE_ALARMS = 0.05
+_FREEDOM = 4  # degrees of freedom of the spread for each volume
+_INSIDE = 0.5  # of the tolerance
+_MOST_OWN = 2.0  # times the error of the training data, an image's own may stand in for it
+_VOXEL_RATIOS = (1.1, 1.5)  # from which voxels of another size are on the edge, and outside
+_MOST_SAID = 3  # reasons in a line
+_SATURATED = 0.001  # share of the voxels below which saturation is nothing to mention
+
+
+class _Feature(NamedTuple):
+    """What is compared, how it is said, and the difference that does not matter however alike the volumes were."""
+
+    words: str  # with the number in place of {}
+    least: float
+    show: object = math.exp
+
+
+_FEATURES = {
+    "snr": _Feature("SNR {}", math.log(1.5)),
+    "lateral": _Feature("lateral fine structure {} of the coarse", math.log(1.5)),
+    "axial": _Feature("axial fine structure {} of the coarse", math.log(1.5)),
+    "brightness": _Feature("median intensity {} of the bright tenth", math.log(1.2)),
+    "orientation": _Feature("orientation {} within planes", 0.05, show=float),
+}
+_NEED_WINDOW = ("lateral", "axial")  # comparable in windows of the same size only
+
+
+class Verdict(NamedTuple):
+    """What a comparison came to.
+
+    Attributes
+    ----------
+    word : {"inside", "edge", "outside"}
+    reasons : list of str
+        The weightiest first; what is said of an image that is inside is its SNR.
+    """
+
+    word: str
+    reasons: list
+
+    def __str__(self):
+        return f"{self.word}: {'; '.join(self.reasons[:_MOST_SAID])}"
+
+
+class _Finding(NamedTuple):
+    """How far something is beyond the training data, in units of the tolerance, and in words."""
+
+    name: str
+    excess: float
+    words: str
+
+    def place(self):
+        """Order in which findings are said: outside first, causes before what they entail, then by weight."""
+        causes = ("trusted", "voxels", "snr")
+        return self.excess <= 1, causes.index(self.name) if self.name in causes else len(causes), -self.excess
+
+
+def summarise_fingerprints(fingerprints):
+    """Find the range that a network is trained on.
+
+    Parameters
+    ----------
+    fingerprints : list of dict
+        From `measure_fingerprint`, of the raw volumes that a network learns from and is chosen by.
+
+    Returns
+    -------
+    seen : dict
+        JSON: lowest and highest voxel size, and for each channel the lowest and highest value of every feature, its
+        spread, and the mean spectrum and histogram.
+    """
+    sizes = zip(*(fingerprint["voxel_size"] for fingerprint in fingerprints), strict=True)
+    known = [[size for size in along if size] for along in sizes]
+    return {
+        "version": FINGERPRINT_VERSION,
+        "num_volumes": len(fingerprints),
+        "voxel_size": [[min(along), max(along)] if along else None for along in known],
+        "channels": [
+            _summarise_channel(same)
+            for same in zip(*(fingerprint["channels"] for fingerprint in fingerprints), strict=True)
+        ],
+    }
+
+
+def read_seen(about):
+    """The range that a network is trained on, from what is known of the network.
+
+    Parameters
+    ----------
+    about : dict
+        As `rcan.checkpoint.read_about`.
+
+    Returns
+    -------
+    seen : dict or None
+        From `summarise_fingerprints`; None where nothing or another version has measured it.
+    """
+    seen = about.get("seen") or {}
+    return seen if seen.get("version") == FINGERPRINT_VERSION else None
+
+
+def _summarise_channel(same):
+    """Range of one channel over all volumes."""
+    window = Counter(tuple(channel["window"]) for channel in same).most_common(1)[0][0]
+    alike = [channel for channel in same if tuple(channel["window"]) == window]
+    features = {}
+    for name, feature in _FEATURES.items():
+        found = [
+            one for one in (alike if name in _NEED_WINDOW else same) if one["features"][name] is not None
+        ]
+        values = np.sort([one["features"][name] for one in found])
+        if not values.size:
+            continue
+        errors = [one["errors"][name] for one in found if one["errors"][name] is not None]
+        features[name] = {
+            "range": [float(values[0]), float(values[-1])],
+            "error": math.sqrt(np.mean(np.square(errors))) if errors else feature.least / 2,
+            "step": float(np.median(np.diff(values))) if len(values) > 1 else 0.0,
+            "num_volumes": len(values),
+        }
+    return {
+        "window": list(window),
+        "features": features,
+        "saturated": max(channel["saturated"] for channel in same),
+        "histogram": np.mean([channel["histogram"] for channel in same], axis=0).round(4).tolist(),
+        "spectrum": {direction: _mean_spectrum(alike, direction) for direction in ("lateral", "axial")},
+    }
+
+
+def _mean_spectrum(channels, direction):
+    known = [channel["spectrum"][direction] for channel in channels if channel["spectrum"][direction]]
+    if not known:
+        return None
+    power = np.mean([spectrum["power"] for spectrum in known], axis=0)
+    return {**known[0], "power": [float(f"{value:.3g}") for value in power]}
+
+
+def compare_fingerprint(fingerprint, seen, trusted=None):
+    """Compare an image with what a network was trained on.
+
+    Parameters
+    ----------
+    fingerprint : dict
+        From `measure_fingerprint`.
+    seen : dict
+        From `summarise_fingerprints`. A network of one channel restores all channels of an image: each is compared
+        with it.
+    trusted : dict, optional
+        What a study of the network's limits found: ``{"snr": [low, high]}``, either end None where there is none. An
+        image of lower SNR is outside, whatever the network was trained on.
+
+    Returns
+    -------
+    verdict : Verdict
+        The worst of all channels and features. A voxel size that one side does not know is not compared, and the last
+        reason says so.
+
+    Examples
+    --------
+    ::
+
+        seen = summarise_fingerprints([measure_fingerprint(volume) for volume in training])
+        print(compare_fingerprint(measure_fingerprint(image), seen))  # outside: SNR 2.1, trained on 4 to 15
+    """
+    findings = _compare_voxels(fingerprint, seen)
+    channels = fingerprint["channels"]
+    for number, channel in enumerate(channels):
+        own = _compare_trusted(channel, trusted or {})
+        own += _compare_channel(channel, seen["channels"][number if len(seen["channels"]) > 1 else 0])
+        prefix = f"channel {number}: " if len(channels) > 1 else ""
+        findings += [finding._replace(words=prefix + finding.words) for finding in own]
+    said = sorted((finding for finding in findings if finding.excess > _INSIDE), key=_Finding.place)
+    if not said:  # of an image like all others its SNR is of interest
+        said = [finding for finding in findings if finding.name == "snr"]
+    reasons = [finding.words for finding in said]
+    axes = [axis for axis, size in zip("zyx", fingerprint["voxel_size"], strict=True) if not size]
+    if any(seen["voxel_size"]) and set(axes) & set("zyx"[-fingerprint["ndim"] :]):
+        reasons.append("voxel size unknown, not compared")
+    worst = max(finding.excess for finding in findings)
+    return Verdict(WORDS[int(worst > _INSIDE) + int(worst > 1)], reasons)
+
+
+def _compare_channel(channel, seen):
+    """How far each feature is beyond the training data."""
+    findings = []
+    for name, known in seen["features"].items():
+        value = channel["features"][name]
+        if value is None or (name in _NEED_WINDOW and channel["window"] != seen["window"]):
+            continue
+        low, high = known["range"]
+        tolerance = max(_tolerance(known, channel["errors"][name]), _FEATURES[name].least)
+        excess = max(low - value, value - high) / tolerance
+        findings.append(_Finding(name, excess, _say(name, value, low, high)))
+    allowed = max(10 * seen["saturated"], _SATURATED)
+    if channel["saturated"] > allowed:
+        share, before = (f"{100 * value:.2g} %" for value in (channel["saturated"], seen["saturated"]))
+        words = f"{share} of the voxels are saturated, in training {before} at most"
+        findings.append(_Finding("saturated", 1.0, words))
+    return findings
+
+
+def _tolerance(known, error):
+    """What a feature of another image of the same kind may be beyond the range of the training data."""
+    num = known["num_volumes"]
+    error = np.clip(
+        error or 0, known["error"], _MOST_OWN * known["error"]
+    )  # few blocks scatter more than many
+    spread = math.hypot((1 + 1 / num) * error, known["step"])
+    quantile = stats.t.ppf(1 - _FALSE_ALARMS / 2 / len(_FEATURES), _FREEDOM * num)
+    return float(quantile * math.sqrt(1 + 1 / num) * spread)
+
+
+def _say(name, value, low, high):
+    feature = _FEATURES[name]
+    value, low, high = (_round(feature.show(number)) for number in (value, low, high))
+    return f"{feature.words.format(value)}, trained on {low}" + f" to {high}" * (low != high)
+
+
+def _round(number):
+    return f"{number:.2g}" if number < 99.5 else f"{number:.0f}"
+
+
+def _compare_trusted(channel, trusted):
+    """An SNR below that at which the network was found to fail is outside."""
+    low = (trusted.get("snr") or [None])[0]
+    if low is None or channel["snr"] >= low:
+        return []
+    return [
+        _Finding(
+            "trusted", math.inf, f"SNR {_round(channel['snr'])}, the network is to be trusted from {_round(low)}"
+        )
+    ]
+
+
+def _compare_voxels(fingerprint, seen):
+    """How far the sides of a voxel are beyond the training data."""
+    alike = {}  # axes by what is said of them
+    for axis, size, known in zip("zyx", fingerprint["voxel_size"], seen["voxel_size"], strict=True):
+        if size and known and axis in "zyx"[-fingerprint["ndim"] :]:
+            alike.setdefault((f"{size:.3g}", *(f"{number:.3g}" for number in known)), []).append(
+                (axis, size, known)
+            )
+    findings = []
+    for (words, *ends), sides in alike.items():
+        ratio = max(max(known[0] / size, size / known[1], 1) for _, size, known in sides)
+        excess = np.interp(np.log(ratio), np.log([1, *_VOXEL_RATIOS, 1000]), [0, _INSIDE, 1, 1000])
+        along = " and ".join(axis for axis, *_ in sides)
+        trained = " to ".join(dict.fromkeys(ends))
+        findings.append(
+            _Finding("voxels", float(excess), f"voxels of {words} µm along {along}, trained on {trained}")
+        )
+    return findings
