@@ -10,6 +10,8 @@ COMMANDS = {
     "train": "train a network on pairs of raw and ground-truth volumes",
     "apply": "restore volumes with a trained network",
     "simulate": "make pairs of raw and ground-truth volumes",
+    "evaluate": "judge a trained network on pairs of raw and ground-truth volumes",
+    "limits": "find out from which noise and blur on a trained network stops helping",
 }
 
 

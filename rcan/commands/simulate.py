@@ -1,21 +1,30 @@
 """`simulate`: pairs of raw and ground-truth volumes from phantoms or from real volumes."""
 
 import functools
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from rcan.cli import Settings, option, run_command
+from rcan.commands.microscope import (
+    APERTURE,
+    BACKGROUND,
+    GAIN,
+    OFFSET,
+    READ_NOISE,
+    REFRACTIVE_INDEX,
+    WAVELENGTH,
+    Micrometres,
+    Width,
+    check_sharpness,
+    choose_widths,
+    each_warning_once,
+)
 from rcan.config import Axes, Count
 from rcan.progress import Progress
 
 __all__ = ["main"]
-
-Micrometres = Annotated[float, Field(gt=0)]
-Width = Annotated[float, Field(ge=0)]
 
 
 class SimulateOptions(Settings):
@@ -43,17 +52,13 @@ class SimulateOptions(Settings):
         "width of a point in the ground truth, be it a phantom's or the --source: full width at half maximum, µm, "
         "Z,Y,X (default: 0.52,0.19,0.19, from --numerical_aperture, --wavelength and --refractive_index)",
     )
-    numerical_aperture: float = option(1.4, "numerical aperture of the objective", gt=0)
-    wavelength: float = option(0.52, "wavelength of the emitted light in vacuum, µm", gt=0)
-    refractive_index: float = option(
-        1.515, "refractive index of the immersion medium: water 1.33, oil 1.515", gt=0
-    )
-    background: float = option(
-        2, "detected photons that every voxel has besides its signal: stray light, dark current", ge=0
-    )
-    offset: float = option(100, "grey value without light", ge=0)
-    gain: float = option(2, "grey values for each detected photon", gt=0)
-    read_noise: float = option(1.6, "noise of the camera's readout, electrons, root mean square", ge=0)
+    numerical_aperture: float = APERTURE
+    wavelength: float = WAVELENGTH
+    refractive_index: float = REFRACTIVE_INDEX
+    background: float = BACKGROUND
+    offset: float = OFFSET
+    gain: float = GAIN
+    read_noise: float = READ_NOISE
     compress: bool = option(False, "deflate the files")
     seed: int = option(0, "the same seed gives the same volumes", ge=0)
 
@@ -65,17 +70,9 @@ class SimulateOptions(Settings):
                 raise ValueError(
                     f"--{name} is of phantoms, but --source takes the place of a phantom: leave one of them out."
                 )
-            if self.fwhm and name in ("numerical_aperture", "wavelength", "refractive_index"):
-                raise ValueError(
-                    f"--{name} says how sharp the ground truth is, and so does --fwhm: leave one of them out."
-                )
         if self.axes and not self.source:
             raise ValueError("--axes is of a source: name it with --source, or leave --axes out.")
-        if self.fwhm is None and self.numerical_aperture >= self.refractive_index:
-            raise ValueError(
-                f"--numerical_aperture is {self.numerical_aperture:g}: it must be below --refractive_index, "
-                f"{self.refractive_index:g}."
-            )
+        check_sharpness(self)
         return self
 
 
@@ -87,14 +84,12 @@ def simulate(options: SimulateOptions):
     """
     import numpy as np
 
-    from rcan.simulation import degrade, gaussian_widths, make_phantom, simulate_pair
+    from rcan.simulation import degrade, make_phantom, simulate_pair
     from rcan.volume import create_volume, open_volume
 
     source = open_volume(options.source, axes=options.axes) if options.source else None
     optics = {"voxel_size": _voxel_size(options, source)}
-    optics["fwhm"] = options.fwhm or gaussian_widths(
-        options.numerical_aperture, options.wavelength, options.refractive_index
-    )
+    optics["fwhm"] = choose_widths(options)
     camera = options.model_dump(include={"photons", "background", "offset", "gain", "read_noise"})
     folders = {kind: options.output / kind for kind in ("raw", "gt")}
     existing = [folder for folder in folders.values() if folder.exists() and any(folder.iterdir())]
@@ -118,7 +113,7 @@ def simulate(options: SimulateOptions):
         with file:
             file.write({}, None, block)
 
-    with _each_warning_once(), Progress(options.pairs, "Simulating", unit="pair") as progress:
+    with each_warning_once(), Progress(options.pairs, "Simulating", unit="pair") as progress:
         for number in range(options.pairs):
             rng = np.random.default_rng((options.seed, number))
             if source:
@@ -136,15 +131,6 @@ def simulate(options: SimulateOptions):
             "Pairs of one source share its ground truth and differ in noise only: validate and test on another "
             "volume, or on another part of this one."
         )
-
-
-@contextmanager
-def _each_warning_once():
-    """Hold warnings back, and give each way out (what is behind the colon) once however many pairs need it."""
-    with warnings.catch_warnings(record=True) as caught:
-        yield
-    for message in {str(warning.message).rpartition(":")[2]: warning.message for warning in caught}.values():
-        warnings.warn(message, stacklevel=2)
 
 
 def _voxel_size(options, source):

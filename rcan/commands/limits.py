@@ -1,0 +1,406 @@
+"""`limits`: where a network stops helping, along ladders of photons and of blur."""
+
+import csv
+import functools
+import os
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rcan.cli import Settings, describe_failure, import_keras, option
+from rcan.commands.ending import run_computing_command
+from rcan.commands.microscope import (
+    APERTURE,
+    BACKGROUND,
+    GAIN,
+    OFFSET,
+    READ_NOISE,
+    REFRACTIVE_INDEX,
+    WAVELENGTH,
+    Micrometres,
+    Width,
+    check_sharpness,
+    choose_widths,
+    each_warning_once,
+)
+from rcan.config import Axes, Count
+from rcan.files import state_of
+
+__all__ = ["main"]
+
+Positive = Annotated[float, Field(gt=0)]
+Factor = Annotated[float, Field(ge=1)]
+_RESULTS = ("limits.csv", "limits.json", "snr.png", "blur.png", "report.html")
+_PHANTOMS, _TRAINING_PHANTOMS = 0, 1  # random numbers of their own
+_VOXEL_SIZE = (0.3, 0.1, 0.1)
+
+
+class LimitsOptions(Settings):
+    """Flags of the command."""
+
+    model_dir: Path | None = option(None, "run folder of train.py, or a .keras file", letter="m")
+    train: bool = option(
+        False,
+        "train one network for each step instead, by --config: the limits of the method, not of a network",
+    )
+    config: Path | None = option(
+        None,
+        "config file (JSON) of --train; its data and output_dir are not used: the networks learn from --input or from "
+        "phantoms, degraded by each step",
+        letter="c",
+    )
+    input: Path | None = option(
+        None,
+        "sharp image with little noise, or folder of such images, to degrade: the ground truth (default: phantoms). "
+        "They are taken to be as sharp as --fwhm says",
+        letter="i",
+    )
+    output: Path = option(..., "folder for the report, the tables and the finished steps", letter="o")
+    overwrite: bool = option(
+        False, "measure all steps anew (and train all networks), and replace what is there"
+    )
+    phantoms: Literal["spheres", "hollow", "filaments", "membranes", "mixture"] = option(
+        "mixture", "kind of phantom"
+    )
+    axes: Axes | None = option(None, "axes of the input, where its metadata is wrong")
+    volumes: int = option(
+        5,
+        "phantoms, or parts of the input, exposed at each step: intervals are over them (8 or more make good ones)",
+        ge=3,
+    )
+    training_volumes: int = option(8, "the same for --train to learn from", ge=2)
+    shape: tuple[Count, Count, Count] = option(
+        (24, 96, 96),
+        "voxels of a phantom, or of the largest part taken from an image (its centre first), Z,Y,X",
+    )
+    voxel_size: tuple[Micrometres, Micrometres, Micrometres] | None = option(
+        None,
+        "size of a voxel, µm, Z,Y,X (default: the input's; of phantoms that of the training data, else "
+        "0.3,0.1,0.1)",
+    )
+    photon_ladder: Annotated[tuple[Positive, ...], Field(min_length=1)] = option(
+        (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+        "detected photons at a voxel of full signal, at blur --blur: the ladder of the signal-to-noise ratio",
+    )
+    blur_ladder: Annotated[tuple[Factor, ...], Field(min_length=1)] = option(
+        (1, 1.5, 2, 2.5, 3, 4),
+        "widths of a point over that in the ground truth, at --photons photons: the ladder of blur",
+    )
+    photons: float = option(20, "detected photons at a voxel of full signal on the ladder of blur", gt=0)
+    blur: float = option(2, "width of a point over that in the ground truth on the ladder of photons", ge=1)
+    fwhm: tuple[Width, Width, Width] | None = option(
+        None,
+        "width of a point in the ground truth: full width at half maximum, µm, Z,Y,X (default: 0.52,0.19,0.19, from "
+        "--numerical_aperture, --wavelength and --refractive_index)",
+    )
+    numerical_aperture: float = APERTURE
+    wavelength: float = WAVELENGTH
+    refractive_index: float = REFRACTIVE_INDEX
+    background: float = BACKGROUND
+    offset: float = OFFSET
+    gain: float = GAIN
+    read_noise: float = READ_NOISE
+    seed: int = option(0, "the same seed gives the same phantoms, noise and intervals", ge=0)
+
+    @model_validator(mode="after")
+    def _check_together(self):
+        given = self.model_fields_set
+        if self.train and (self.model_dir or not self.config):
+            raise ValueError(
+                "--train makes networks of its own: name a config file with -c, and no model (-m)."
+            )
+        if not self.train and not self.model_dir:
+            raise ValueError("--model_dir is missing: name a network with -m, or --train some with -c.")
+        for name in ("config", "training_volumes"):
+            if name in given and not self.train:
+                raise ValueError(f"--{name} is of --train: add it, or leave --{name} out.")
+        if self.input and "phantoms" in given:
+            raise ValueError("--input takes the place of --phantoms: leave one of them out.")
+        if self.axes and not self.input:
+            raise ValueError("--axes is of an input: name it with -i, or leave --axes out.")
+        check_sharpness(self)
+        return self
+
+
+def limits(options: LimitsOptions):
+    """Find the noise and the blur at which a network stops helping.
+
+    Ground truth, phantoms or images of yours, is degraded step by step. At each step the restored image is compared
+    with raw and with the best classical method. Finished steps are kept: the same call goes on after an
+    interruption.
+    """
+    about, percentiles = _read_network(options)
+    learned, tested = _choose_inputs(options)
+    _warn_of_learned(about, tested or [])
+    settings = _settings(options, about, percentiles, learned, tested)
+    import_keras()
+    from rcan.evaluation.breaking import find_limits
+    from rcan.evaluation.ladder_tables import format_ladder
+    from rcan.evaluation.limits import Step, measure_steps, open_study
+
+    _check_output(options)
+    ladders = {
+        "snr": [Step(photons, options.blur) for photons in sorted(set(options.photon_ladder))],
+        "blur": [Step(options.photons, factor) for factor in sorted(set(options.blur_ladder))],
+    }
+    steps = list(dict.fromkeys([*ladders["snr"], *ladders["blur"]]))
+    with each_warning_once(), _going_on(options):
+        study = _Study(options, settings, percentiles)
+        specimens, notes = study.specimens(tested, options.volumes, _PHANTOMS)
+        open_study(_folder_of(options), settings, overwrite=options.overwrite)
+        print("\n".join(notes), flush=True)
+        restorer_of = study.restorers(steps, learned, specimens[0].gt.shape[-1])
+        measured = measure_steps(
+            steps,
+            specimens,
+            restorer_of,
+            folder=_folder_of(options),
+            num_exposures=options.volumes,
+            microscope=study.microscope,
+            percentiles=percentiles,
+            seed=options.seed,
+        )
+    ladders = {name: [measured[step] for step in along] for name, along in ladders.items()}
+    found = find_limits(ladders, seed=options.seed)
+    _write_results(options, ladders, found, notes, settings)
+    for name, along in ladders.items():
+        print(f"\n{format_ladder(name, along, found, seed=options.seed)}")
+    print(f"\nReport: {options.output / 'report.html'}", flush=True)
+    if not options.train:
+        _note_range(options, about, found, settings)
+
+
+def _read_network(options):
+    """What is known of the training, and the percentiles that the network's images are normalised by."""
+    from rcan.checkpoint import read_about
+    from rcan.config import Config
+
+    if options.train:
+        return {}, _config_for(options, "none").percentiles
+    about = read_about(options.model_dir)
+    return about, tuple(about.get("percentiles", Config.model_fields["percentiles"].default))
+
+
+def _config_for(options, name):
+    """The configuration of the network for one step: that of the file, with simulated data in place of its own."""
+    from rcan.config import load_config
+
+    folder = _folder_of(options).absolute()
+    data = {"raw": str(folder / "training" / name), "gt": str(folder / "training" / "gt")}
+    nothing = dict.fromkeys(("validation_data_dir", "test_data_dir", "raw_data_format", "gt_data_format"))
+    none = {f"{kind}_image_pairs": [] for kind in ("training", "validation", "test")}
+    own = {"training_data_dir": data, "output_dir": str(folder / "networks" / name)}
+    return load_config(options.config, {**nothing, **none, **own})
+
+
+def _choose_inputs(options):
+    """Images to learn from, for --train, and images to test on; None where phantoms are drawn."""
+    from rcan.volume import is_zarr, list_volumes
+
+    if options.input is None:
+        return None, None
+    if not options.input.exists():
+        raise FileNotFoundError(f"{options.input} does not exist: -i takes an image or a folder of them.")
+    is_folder = options.input.is_dir() and not is_zarr(options.input)
+    paths = list_volumes(options.input) if is_folder else [options.input]
+    if not options.train:
+        return None, paths
+    if len(paths) < 2:
+        raise ValueError(
+            f"{options.input} holds one image: --train learns from some and tests on others. Name a folder of two or "
+            "more."
+        )
+    num_tested = max(1, len(paths) // 4)
+    return paths[num_tested:], paths[:num_tested]
+
+
+def _warn_of_learned(about, paths):
+    """A network restores what it has learned from better than what is new to it."""
+    pairs = [*about.get("training", []), *about.get("validation", [])]
+    learned = {os.path.realpath(pair["gt"]) for pair in pairs}
+    seen = [path for path in paths if os.path.realpath(path) in learned]
+    if seen:
+        warnings.warn(
+            f"{seen[0]} is training data of this network: on new images it may break earlier. Name others with -i.",
+            stacklevel=2,
+        )
+
+
+def _settings(options, about, percentiles, learned, tested):
+    """All that decides about the results of a step; the ladders themselves may grow."""
+    from rcan.checkpoint import digest_model
+
+    names = ("axes", "volumes", "shape", "background", "offset", "gain", "read_noise", "seed")
+    settings = options.model_dump(mode="json", include={*names})
+    settings |= {"fwhm": choose_widths(options), "percentiles": percentiles}
+    if options.input:
+        settings["input"] = [[os.path.realpath(path), state_of(path)] for path in tested]
+        settings["voxel_size"] = options.voxel_size
+    else:
+        settings["phantoms"] = options.phantoms
+        sizes = [pair["voxel_size"] for pair in about.get("training", [])]
+        known = sizes[0] if sizes and None not in sizes[0] else _VOXEL_SIZE
+        settings["voxel_size"] = options.voxel_size or known
+    if not options.train:
+        return {"model": digest_model(options.model_dir), **settings}
+    config = _config_for(options, "none").model_dump(mode="json")
+    own = [key for key in config if key.endswith(("_dir", "_pairs", "_data_format"))]
+    settings["config"] = {key: value for key, value in config.items() if key not in own}
+    settings["training_volumes"] = options.training_volumes
+    if learned:
+        settings["training_input"] = [[os.path.realpath(path), state_of(path)] for path in learned]
+    return settings
+
+
+def _folder_of(options):
+    """Where finished steps, and with --train networks and their data, are kept."""
+    return options.output / "steps"
+
+
+def _check_output(options):
+    """Refuse to replace results that are not of an earlier call."""
+    there = [name for name in _RESULTS if (options.output / name).exists()]
+    if there and not _folder_of(options).exists():
+        raise FileExistsError(
+            f"{options.output / there[0]} is not of this command: name another folder with -o."
+        )
+
+
+class _Study:
+    """Specimens and networks of one call."""
+
+    def __init__(self, options, settings, percentiles):
+        from rcan.evaluation.limits import Microscope
+
+        camera = {name: settings[name] for name in ("background", "offset", "gain", "read_noise")}
+        self.microscope = Microscope(fwhm=tuple(settings["fwhm"]), **camera)
+        self._options, self._settings, self._percentiles = options, settings, percentiles
+
+    def specimens(self, paths, count, part):
+        """Specimens, and in words what they are."""
+        from rcan.evaluation.specimens import cut_specimens, draw_specimens
+
+        options, size = self._options, "x".join(map(str, self._options.shape))
+        shared = {"shape": options.shape, "percentiles": self._percentiles}
+        if paths is None:
+            voxel_size = tuple(self._settings["voxel_size"])
+            specimens = draw_specimens(
+                count,
+                kind=options.phantoms,
+                voxel_size=voxel_size,
+                fwhm=self.microscope.fwhm,
+                seed=(options.seed, part),
+                **shared,
+            )
+            microns = "x".join(f"{length:g}" for length in voxel_size)
+            kind = f"{options.phantoms} phantoms of {size} voxels (Z, Y, X) of {microns} µm"
+            return specimens, [f"{count} {kind} are exposed at each step."]
+        specimens = cut_specimens(paths, count, axes=options.axes, voxel_size=options.voxel_size, **shared)
+        point, voxel = self.microscope.fwhm[-1], max(specimen.voxel_size[-1] for specimen in specimens)
+        if point < voxel:
+            warnings.warn(
+                f"a point of {point:.2g} µm is narrower than a voxel of {voxel:.2g} µm, and its blur hardly shows: say "
+                "with --fwhm how wide a point is in the images.",
+                stacklevel=2,
+            )
+        of = f"{len(paths)} images" if len(paths) > 1 else paths[0].name
+        parts = f"{len(specimens)} part{'s' * (len(specimens) > 1)}"
+        notes = [
+            f"{count} exposures at each step, of {parts} of {of} of at most {size} voxels (Z, Y, X), "
+            f"of time-lapses the frame in the middle: {', '.join(specimen.name for specimen in specimens)}."
+        ]
+        if len(specimens) < count:
+            notes.append("Exposures of one part differ in noise alone, and the intervals with them.")
+        return specimens, notes
+
+    def restorers(self, steps, learned, num_channels):
+        """From a step to the restorer of its images: that of one network, or of the network trained for it."""
+        from rcan.checkpoint import load_model
+        from rcan.evaluation.ladder_training import train_steps
+        from rcan.evaluation.limits import adapt_network
+
+        options = self._options
+        if not options.train:
+            restorer = adapt_network(load_model(options.model_dir)[0], num_channels)
+            return lambda step: restorer
+        specimens, _ = self.specimens(learned, options.training_volumes, _TRAINING_PHANTOMS)
+        run_dirs = train_steps(
+            steps,
+            specimens,
+            lambda step: _config_for(options, step.name),
+            folder=_folder_of(options) / "training",
+            microscope=self.microscope,
+            seed=options.seed + 1,  # other noise than that of the test
+        )
+        return lambda step: adapt_network(load_model(run_dirs[step])[0], num_channels)
+
+
+@contextmanager
+def _going_on(options):
+    """Say after Ctrl-C or SIGTERM how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise type(stop)(
+            f"stopped; {_folder_of(options)} keeps what is finished: the same call goes on."
+        ) from None
+
+
+# Results
+
+
+def _write_results(options, ladders, found, notes, settings):
+    from rcan.evaluation.ladder_tables import tabulate
+    from rcan.figures.style import save_png
+    from rcan.files import whole_file, write_json
+    from rcan.report.limits import draw_study, write_limits_report
+
+    rows = tabulate(ladders, seed=options.seed)
+    with whole_file(options.output / "limits.csv") as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    words = {
+        name: {**limit, "end": limit["end"]._asdict(), "words": str(limit["end"])}
+        for name, limit in found.items()
+    }
+    write_json(options.output / "limits.json", {"settings": settings, "limits": words, "ladders": ladders})
+    for name, steps in ladders.items():
+        with whole_file(options.output / f"{name}.png") as partial:
+            save_png(draw_study(name, steps, found, seed=options.seed), partial)
+    subject = (
+        f"networks trained for each step by {options.config}" if options.train else str(options.model_dir)
+    )
+    write_limits_report(
+        options.output / "report.html",
+        subject=subject,
+        ladders=ladders,
+        limits=found,
+        notes=notes,
+        settings=settings,
+        seed=options.seed,
+    )
+
+
+def _note_range(options, about, found, settings):
+    """Keep the trusted range with the network."""
+    from rcan.checkpoint import note_about
+    from rcan.evaluation.breaking import trusted_range
+
+    if not about:
+        print(f"{options.model_dir} has no training.json: its trusted range is in the report alone.")
+        return
+    facts = trusted_range(found, smallest_blur=min(options.blur_ladder))
+    fixed = {"photons": options.photons, "blur": options.blur}
+    try:
+        note_about(options.model_dir, "trusted_range", {**facts, "settings": {**settings, **fixed}})
+    except OSError as failure:
+        warnings.warn(f"the trusted range is in the report alone: {describe_failure(failure)}", stacklevel=2)
+        return
+    print(f"Trusted range: kept with the network in {options.model_dir}")
+
+
+main = functools.partial(run_computing_command, limits, prog="rcan limits")

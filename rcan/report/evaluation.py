@@ -1,0 +1,291 @@
+"""The report of `rcan evaluate`."""
+
+import json
+
+from rcan.evaluation.evaluate import AGAINST_TRUTH
+from rcan.evaluation.frc import fourier_curves
+from rcan.evaluation.nulls import NULLS
+from rcan.evaluation.quantification import quantify
+from rcan.evaluation.words import (
+    COVERAGE,
+    FORMS,
+    MEASURES,
+    describe_factor,
+    how_much,
+    interval_words,
+    judge_gain,
+    null_table,
+    percent,
+)
+from rcan.figures.evaluation import (
+    draw_calibration,
+    draw_null_pictures,
+    draw_nulls,
+    draw_scores,
+)
+from rcan.figures.quantification import draw_intensities
+from rcan.figures.resolution import plot_fourier_curves
+from rcan.report.methods import CITATIONS, describe_evaluation
+from rcan.report.page import Page
+
+__all__ = ["write_evaluation_report"]
+
+_NULLS = (
+    "What does the network make of images without structure? Noise alone has the background and the noise of the raw "
+    "image; a flat field lies halfway between background and signal, with the noise that goes with it; shuffled "
+    "phases have the power of the raw image at every spatial frequency, but nothing in its place.",
+    "The number is the contrast of the result: its standard deviation, less slow variation, over that of the ground "
+    "truth, in the ground truth's unit. 0 % is nothing, 100 % as much structure as the specimen has. Noise never "
+    "vanishes altogether, so compare with the best Gaussian filter, which averages noise and cannot invent: more than "
+    "it leaves of noise or of a flat field is structure out of nothing. Of shuffled phases a linear filter leaves "
+    "about as much as of the real image; a network that makes more of them takes texture for specimen.",
+    "Null images are given to the network in the unit of the real raw image, where background is 0 and signal 1. An "
+    "image without a specimen that is restored alone is normalised by its own percentiles, which stretch noise to the "
+    "contrast of a signal: that is the column 'restored alone'. Normalise such images by the training data "
+    "(apply.py --normalize training), or leave them out.",
+)
+
+
+def write_evaluation_report(path, results, pictures):
+    """Write the report of an evaluation.
+
+    Parameters
+    ----------
+    path : path
+        The HTML file.
+    results, pictures : dict
+        From `rcan.evaluation.study.Study.run`, with ``settings`` among the results.
+    """
+    page = Page("Evaluation", results["model"]["path"])
+    _add_scores(page, results)
+    _add_pictures(page, pictures["volumes"], results["volumes"])
+    _add_resolution(page, results["volumes"], pictures["volumes"])
+    _add_quantification(page, results["volumes"], pictures["volumes"])
+    _add_nulls(page, results["nulls"], pictures["nulls"])
+    if results["calibration"]:
+        _add_calibration(page, results["calibration"])
+    page.section("Methods")
+    page.text(describe_evaluation(results), copy=True)
+    page.text(*CITATIONS)
+    page.section("Settings")
+    page.details("settings", json.dumps(results["settings"], indent=2, default=str))
+    page.details(
+        "network and versions",
+        json.dumps({key: results[key] for key in ("model", "versions")}, indent=2, default=str),
+    )
+    page.write(path)
+
+
+def _add_scores(page, results):
+    volumes, total = results["volumes"], results["total"]
+    page.section("Scores")
+    page.text(*(f"{_sentence(judge_gain(base, gains))}." for base, gains in total["gains"].items()))
+    learned = [name for name, facts in volumes.items() if facts["learned_from"]]
+    if learned:
+        page.text(
+            f"Training or validation data of the network, on which scores say nothing: {', '.join(learned)}."
+        )
+    page.figure(
+        draw_scores(
+            {method: [facts["methods"][method] for facts in volumes.values()] for method in total["methods"]},
+            total["methods"],
+        ),
+        caption=f"Mean with its 95 % interval over {total['over']} (line), and each image (tick).",
+        alt="PSNR and SSIM of raw, classically filtered and restored images",
+    )
+    page.table(
+        ["method", *MEASURES.values()],
+        [
+            [method, *(_unbroken(interval_words(scores[measure], FORMS[measure])) for measure in MEASURES)]
+            for method, scores in total["methods"].items()
+        ],
+        caption=f"Means over {len(volumes)} images with 95 % bootstrap intervals over {total['over']}, after the "
+        "affine match to the ground truth. Each classical method has the setting that comes closest to the ground "
+        "truth, which flatters it.",
+    )
+    measures = (*MEASURES, *(f"{measure}_unmatched" for measure in ("psnr", "ssim", "nrmse")))
+    rows = [
+        [name if i == 0 else "", _with_setting(method, values), *(values[measure] for measure in measures)]
+        for name, facts in volumes.items()
+        for i, (method, values) in enumerate(facts["methods"].items())
+    ]
+    parts = [f"{name}: the {how_much(facts)} voxels" for name, facts in volumes.items() if facts["part"]]
+    page.table(
+        ["image", "method", *MEASURES.values(), "PSNR unmatched", "SSIM unmatched", "NRMSE unmatched"],
+        rows,
+        caption="Every image. Unmatched: without the affine match, in the unit in which background is 0 and signal 1."
+        + f" Evaluated in part: {'; '.join(parts)}." * bool(parts),
+    )
+
+
+def _unbroken(words):
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _with_setting(method, values):
+    return f"{method}: {values['setting']}" if values["setting"] else method
+
+
+def _sentence(words):
+    return words[0].upper() + words[1:]
+
+
+def _add_pictures(page, volumes, facts):
+    page.section("Images")
+    for number, (name, (images, voxel_size)) in enumerate(volumes.items()):
+        methods = facts[name]["methods"]
+        settings = [
+            _with_setting(method, methods[method])
+            for method in images
+            if method in methods and methods[method]["setting"]
+        ]
+        which = "the first image" if number == 0 else "the image of lowest PSNR"
+        is_whole = images["error"].shape == tuple(_evaluated_shape(facts[name]))
+        which += "" if is_whole else " (the middle of it, here and in the charts below)"
+        matched = f"{name}, {which}. All are matched to the ground truth"
+        error = "error: local root mean square of restored less ground truth, signal is 1"
+        shown = _methods_of(images)
+        page.viewer(
+            shown,
+            voxel_size=voxel_size,
+            error=images["error"],
+            caption="; ".join([matched, *settings, error]) + ".",
+        )
+        if images["error"].ndim == 4 and len(images["error"]) > 1:
+            page.rotation(shown, voxel_size=voxel_size, caption=f"{name}: maximum projections; drag to turn.")
+
+
+def _evaluated_shape(facts):
+    sizes = [stop - start for start, stop in facts["part"]] if facts["part"] else facts["shape"][:-1]
+    return (*sizes, facts["shape"][-1])
+
+
+def _methods_of(images):
+    return {name: image for name, image in images.items() if name not in ("error", "unmatched")}
+
+
+def _add_resolution(page, volumes, pictures):
+    page.section("Resolution")
+    page.text(
+        "In µm, by image decorrelation analysis (doi:10.1038/s41592-019-0515-7) and by Fourier ring correlation "
+        "(doi:10.1038/nmeth.2448). Decorrelation says how fine the structure in an image is, not whether it is true; "
+        "against the ground truth, the correlation says up to where it is right. Two exposures that are restored alike "
+        "also share the network's expectations: their resolution is an upper bound. A dash: it cannot be measured.",
+    )
+    rows = [
+        [name, way, image, values["lateral"], values["axial"]]
+        for name, facts in volumes.items()
+        for way, images in facts["resolution"].items()
+        for image, values in images.items()
+    ]
+    page.table(["image", "by", "of", "lateral (µm)", "axial (µm)"], rows)
+    name, (images, voxel_size) = next(iter(pictures.items()))
+    curves = {
+        method: fourier_curves(
+            image[..., 0], images["ground truth"][..., 0], voxel_size, threshold=AGAINST_TRUTH
+        )
+        for method, image in _methods_of(images).items()
+        if method != "ground truth"
+    }
+    if any(curve for of_image in curves.values() for curve in of_image.values()):
+        page.figure(
+            plot_fourier_curves(curves),
+            caption=f"{name}: Fourier ring correlation with the ground truth, with the threshold at which signal and "
+            "noise are as strong as where two exposures have 1/7.",
+        )
+
+
+def _add_quantification(page, volumes, pictures):
+    page.section("Quantification")
+    page.text(
+        "Can intensities be measured in restored images? The line is the least-squares fit of the image's intensities "
+        "to the true ones, both with background 0 and signal 1, without a match: a slope of 1 and an offset of 0 are "
+        "ideal. A slope below 1 says that bright voxels come out too dark, or dark ones too bright. R² is the share of "
+        "the variance that the line explains. Wrong are voxels whose local error (after the match, root mean square "
+        "over some voxels) exceeds a tenth of the signal."
+    )
+    rows = [
+        [
+            name,
+            kind,
+            number,
+            *(channel[key] for key in ("slope", "offset", "r_squared")),
+            percent(facts["methods"][kind]["wrong"]),
+        ]
+        for name, facts in volumes.items()
+        for kind, channels in facts["quantification"].items()
+        for number, channel in enumerate(channels)
+    ]
+    page.table(["image", "of", "channel", "slope", "offset", "R²", "wrong"], rows)
+    name, (images, _) = next(iter(pictures.items()))
+    restored, gt = images["unmatched"], images["ground truth"]
+    page.figure(
+        draw_intensities(restored, gt, quantify(restored, gt)),
+        caption=f"{name}: restored and true intensities, without a match.",
+    )
+
+
+def _add_nulls(page, nulls, planes):
+    page.section("Null tests")
+    page.text(*_NULLS)
+    header, rows = null_table(nulls)
+    page.table(header, rows, caption="Contrast of the result, % of the ground truth's.")
+    page.figure(
+        draw_nulls(nulls, NULLS),
+        caption="Contrast made of images without structure.",
+        alt="Bars of the table above",
+    )
+    rows = [
+        [title, *(values["brightest"] for values in nulls[null].values())]
+        for null, title in {"none": "real image", **NULLS}.items()
+    ]
+    shown = {
+        null: {
+            name: plane
+            for name, plane in each.items()
+            if name in ("input", "best Gaussian", "restored", "restored alone")
+        }
+        for null, each in planes.items()
+    }
+    page.table(header[:-1], rows, caption="The brightest 0.1 % of the voxels above the median; signal is 1.")
+    page.figure(
+        draw_null_pictures(shown, {"none": "real image", **NULLS}),
+        caption="Middle planes of the first image, all from background (black) to signal (white).",
+    )
+
+
+def _add_calibration(page, calibration):
+    page.section("Uncertainty")
+    page.text(describe_factor(calibration))
+    if calibration["factor"] is None:
+        return
+    page.text(
+        "The spread is the standard deviation of the members of an ensemble: the same network on the image turned and "
+        "flipped. Mistakes that all members share do not show in it. One factor corrects it on average over images "
+        "like these, not voxel by voxel: look at the share where there is signal."
+    )
+    page.table(
+        [
+            "images",
+            "within one, as it is",
+            "within one",
+            "within two, as it is",
+            "within two",
+            "within one, signal",
+        ],
+        [
+            [
+                f"{name}{' (the factor is theirs)' if name == calibration['found_on'] else ''}",
+                *(percent(facts[key]) if facts[key] is not None else "" for key in COVERAGE),
+            ]
+            for name, facts in calibration["coverage"].items()
+        ]
+        + [["expected", "", "68.3 %", "", "95.4 %", "68.3 %"]],
+        caption="Voxels whose truth lies within one and two spreads, as it is and multiplied by the factor; and where "
+        "there is signal (truth above a tenth), multiplied.",
+    )
+    curves = {f"{name} images": facts["curve"] for name, facts in calibration["coverage"].items()}
+    page.figure(
+        draw_calibration(curves),
+        caption="How often the truth lies within the spread, against how often it should by a normal distribution.",
+    )

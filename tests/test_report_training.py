@@ -1,0 +1,268 @@
+"""The report of a training, and what reports say of methods."""
+
+import csv
+import html
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rcan import __version__
+from rcan.commands.train import main as train
+from rcan.report.methods import CITATIONS, describe_evaluation, describe_limits, describe_training
+from rcan.report.training import write_training_report
+
+ROOT = Path(__file__).parents[1]
+NASTY = "a<b> & 'd' </script>.tif"
+
+
+def about(**values):
+    pair = {
+        "raw": "/data/raw/1.tif",
+        "gt": "/data/gt/1.tif",
+        "raw_shape": [24, 96, 80, 1],
+        "gt_shape": [24, 96, 80, 1],
+        "num_frames": 1,
+        "voxel_size": [0.3, 0.1, 0.1],
+        "raw_range": [[97.0, 149.0]],
+        "gt_range": [[0.0, 19264.0]],
+    }
+    other = {**pair, "raw": "/data/raw/2.tif", "gt": f"/data/gt/{NASTY}"}
+    return {
+        "versions": {"rcan": "0.1.0", "keras": "3.15.1", "tensorflow": "2.21.0"},
+        "seed": 5,
+        "percentiles": [2, 99.9],
+        "patch_shape": [8, 64, 64],
+        "upscaling": [1, 1, 1],
+        "training": [pair, {**pair, "raw": "/data/raw/3.tif"}],
+        "validation": [other],
+        **values,
+    }
+
+
+def config(**values):
+    return {
+        **json.loads((ROOT / "config.json").read_text()),
+        "loss": "mae+0.2*ssim",
+        "schedule": "cosine",
+        "warmup_epochs": 2,
+        "data_augmentation": True,
+        "intensity_threshold": 0.25,
+        "area_ratio_threshold": 0.1,
+        "precision": "float32",
+        "early_stopping": 4,
+        "initial_model": None,
+        "ema": 0,
+        "seed": 5,
+        "batch_size": 1,
+        "epochs": 12,
+        **values,
+    }
+
+
+HISTORY = [
+    {
+        "epoch": epoch,
+        "loss": 1 / epoch,
+        "val_loss": abs(epoch - 9) + 0.1,
+        "learning_rate": 0.001,
+        "seconds": 30.0,
+    }
+    for epoch in range(1, 13)
+]
+
+
+def test_a_methods_paragraph_has_the_numbers_of_the_run():
+    values = config(num_residual_groups=2, num_residual_blocks=3, num_channels=16, channel_reduction=4)
+    words = describe_training(about(), values, history=HISTORY, num_parameters=37123)
+    for part in (
+        "2 residual groups of 3 residual channel attention blocks, 16 feature channels, channel reduction 4, 37,123 "
+        "parameters",
+        "trained with rcan 0.1.0 (Keras 3.15.1, TensorFlow 2.21.0)",
+        "2 pairs of raw and ground-truth volumes of 24 × 96 × 80 voxels (ZYX) of 0.3 × 0.1 × 0.1 µm; 1 other pair was",
+        "percentiles 2 and 99.9",
+        "Patches of 8 × 64 × 64 voxels",
+        "at least 10 % of the voxels exceed 0.25",
+        "mean absolute error + 0.2 × (1 − SSIM)",
+        "for 12 epochs",
+        "after a warm-up of 2 epochs, falling to 0 along half a cosine",
+        "lowest validation loss (epoch 9) was kept. The seed was 5.",
+    ):
+        assert part in words, part
+    assert "stopped" not in words
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"ema": 0.999}, "The moving average of the weights (decay 0.999) with the lowest validation loss"),
+        ({"precision": "mixed_float16"}, "computed in mixed_float16"),
+        ({"initial_model": "/runs/first"}, "beginning with the weights of first."),
+        ({"epochs": 20}, "stopped there, as no later epoch was better for 4 epochs"),
+    ],
+)
+def test_a_methods_paragraph_mentions_what_was_used(values, said):
+    assert said in describe_training(about(), config(**values), history=HISTORY)
+    assert said not in describe_training(about(), config(), history=HISTORY)
+
+
+def test_a_methods_paragraph_of_planes_and_of_held_out_parts():
+    facts = about(patch_shape=[64, 64], upscaling=[2, 2])
+    shape = {"raw_shape": [96, 80, 1], "gt_shape": [192, 160, 1]}
+    facts["training"] = [{**pair, **shape} for pair in facts["training"]]
+    facts["validation"] = facts["training"][:1]
+    words = describe_training(facts, config(data_augmentation=False, intensity_threshold=0), history=HISTORY)
+    assert words.startswith("A two-dimensional")
+    assert "enlarging 2 × 2 times (YX)" in words
+    assert (
+        "images of 192 × 160 voxels (YX) of 0.1 × 0.1 µm; a part of each image that was not trained on"
+        in words
+    )
+    assert "drawn at random." in words
+
+
+def test_what_to_cite_is_what_the_citation_file_says():
+    cff = (ROOT / "CITATION.cff").read_text()
+    paper, software = CITATIONS
+    assert re.search(r"doi: (\S+)", cff)[1] in paper
+    assert f"version {__version__}" in software
+    families = re.findall(r"family-names: ([^,}]+)", cff)
+    authors = paper.removeprefix("The method: ").partition(".")[0].split(", ")
+    assert [author.rsplit(" ", 1)[0] for author in authors] == families
+    title = re.search(r"^  title: (.+)$", cff, re.MULTILINE)[1]
+    assert title in paper
+
+
+def test_the_words_of_an_evaluation_have_its_scores():
+    def interval(mean):
+        return {"mean": mean, "low": mean - 0.5, "high": mean + 0.5}
+
+    facts = {"learned_from": False, "part": None}
+    results = {
+        "model": {"percentiles": [2, 99.9]},
+        "versions": {"rcan": "0.1.0"},
+        "volumes": {"a.tif": facts, "b.tif": {**facts, "learned_from": True}},
+        "total": {
+            "over": "blocks",
+            "methods": {
+                "raw": {"psnr": interval(16.25), "ssim": interval(0.5)},
+                "median": {"psnr": interval(20), "ssim": interval(0.6)},
+                "restored": {"psnr": interval(23.456), "ssim": interval(0.75)},
+            },
+        },
+        "calibration": {"factor": 2.345, "ensemble": 8, "found_on": "validation"},
+        "settings": {"ensemble": None},
+    }
+    words = describe_evaluation(results)
+    assert "2 pairs of raw and ground-truth images, 1 of which" in words
+    assert "16.25 (15.75 to 16.75) dB for raw" in words
+    assert "23.46 (22.96 to 23.96) dB for restored" in words
+    assert "bootstrap interval over blocks of the images" in words
+    assert "median filter, each with" in words
+    assert "Richardson" not in words
+    assert "multiplied by 2.35" in words
+
+
+def test_the_words_of_limits_have_the_ladders_and_what_was_found():
+    def step(photons, blur, snr):
+        return {"photons": photons, "blur": blur, "snr": snr}
+
+    results = {
+        "settings": {
+            "phantoms": "mixture",
+            "fwhm": [0.52, 0.19, 0.19],
+            "background": 2.0,
+            "read_noise": 1.6,
+            "volumes": 5,
+        },
+        "ladders": {"snr": [step(1, 2, 0.4), step(100, 2, 9.8)], "blur": [step(20, 1, 4), step(20, 4, 4)]},
+        "limits": {"snr_low": {"title": "SNR below which it fails", "words": "3.1"}},
+    }
+    words = describe_limits(results)
+    for part in ("1 to 100 detected photons", "0.4 to 9.8", "1 to 4 times as wide at 20 photons",
+                 "0.52 × 0.19 × 0.19 µm", "5 exposures", "SNR below which it fails: 3.1."):  # fmt: skip
+        assert part in words, part
+
+
+# The report of a training
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """A run folder as far as its report needs it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "training.json").write_text(json.dumps(about()))
+    (folder / "config.json").write_text(json.dumps(config()))
+    with open(folder / "history.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, HISTORY[0])
+        writer.writeheader()
+        writer.writerows(HISTORY)
+    return folder
+
+
+def texts_of(tag, source):
+    """Text of each element of a kind, without markup."""
+    insides = re.findall(rf"<{tag}(?: [^>]*)?>(.*?)</{tag}>", source, re.DOTALL)
+    return [html.unescape(re.sub("<[^>]*>", "", inside)) for inside in insides]
+
+
+def text_of(tag, source):
+    return " ".join(texts_of(tag, source))
+
+
+def report_of(run_dir, rng, **options):
+    gt = rng.random((4, 12, 16, 1))
+    row = {"psnr_raw": 16.0, "psnr_restored": 23.0, "ssim_raw": 0.5, "ssim_restored": 0.75}
+    arguments = {
+        "scores": {NASTY: row, "b.tif": {**row, "psnr_restored": 25.0}},
+        "kind": "test",
+        "images": {"raw": gt / 2, "restored": gt, "ground truth": gt},
+        "shown": NASTY,
+        "voxel_size": (0.3, 0.1, 0.1),
+        "num_parameters": 1000,
+        "command": "rcan apply -m run",
+    }
+    write_training_report(run_dir, **{**arguments, **options})
+    return (run_dir / "report.html").read_text("utf-8")
+
+
+def test_a_training_report_has_scores_data_and_the_best_epoch(run_dir, rng):
+    source = report_of(run_dir, rng)
+    words = text_of("p", source)
+    assert "from 16.00 to 24.00 dB (+8.00 dB)" in words
+    assert "for 12 epochs in 6.0 minutes. The best network is that of epoch 9." in words
+    assert "rcan apply -m run" in words
+    cells = texts_of("td", source)
+    assert NASTY in cells
+    assert "97\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}149" in cells
+    assert "never seen" not in words
+
+
+def test_a_training_report_says_where_scores_mean_little(run_dir, rng):
+    words = text_of("p", report_of(run_dir, rng, kind="validation"))
+    assert "judge it by volumes that it has never seen" in words
+    row = {"psnr_raw": 16.0, "psnr_restored": 15.0, "ssim_raw": 0.5, "ssim_restored": 0.75}
+    words = text_of("p", report_of(run_dir, rng, scores={"a": row}))
+    assert "further from the ground truth than the raw ones" in words
+
+
+def test_a_training_report_of_images_without_a_comparable_raw_one(run_dir, rng):
+    plane = rng.random((12, 16, 1))
+    row = {"psnr_raw": np.nan, "psnr_restored": 15.0, "ssim_raw": np.nan, "ssim_restored": 0.75}
+    source = report_of(run_dir, rng, images={"restored": plane, "ground truth": plane}, scores={"a": row})
+    assert texts_of("td", source)[:7] == ["a", "–", "15.00", "–", "–", "0.750", "1.tif"]
+
+
+def test_train_writes_a_report_and_says_where(tmp_path, tiny_config, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(tiny_config(tmp_path)))
+    assert train(["-c", str(path)]) == 0
+    report = tmp_path / "run" / "report.html"
+    assert f"Report:     {report}" in capsys.readouterr().out
+    assert "python apply.py" in report.read_text("utf-8") or "rcan apply" in report.read_text("utf-8")
+    for name in ("best.keras", "last.keras", "history.csv", "history.png", "restored.png", "patches.png"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    assert train(["-c", str(path)]) != 0  # the report alone is a result, too
