@@ -96,6 +96,8 @@ def test_an_unknown_public_name_is_an_attribute_error():
         ["apply.py", "--help"],
         ["-m", "rcan", "--help"],
         ["-m", "rcan", "simulate", "--help"],
+        ["-m", "rcan", "evaluate", "--help"],
+        ["-m", "rcan", "limits", "--help"],
         ["train.py", "--epoch", "3"],
     ],
     ids=" ".join,
