@@ -165,7 +165,8 @@ def limits(options: LimitsOptions):
         )
     ladders = {name: [measured[step] for step in along] for name, along in ladders.items()}
     found = find_limits(ladders, seed=options.seed)
-    _write_results(options, ladders, found, notes, settings)
+    pictures = study.draw_steps(_steps_to_show(ladders, found), specimens[0], restorer_of)
+    _write_results(options, ladders, found, notes, settings, pictures)
     for name, along in ladders.items():
         print(f"\n{format_ladder(name, along, found, seed=options.seed)}")
     print(f"\nReport: {options.output / 'report.html'}", flush=True)
@@ -337,6 +338,44 @@ class _Study:
         )
         return lambda step: adapt_network(load_model(run_dirs[step])[0], num_channels)
 
+    def draw_steps(self, steps, specimen, restorer_of):
+        """Images of the first exposure of each step, matched to the ground truth, by what is to be said of them."""
+        import numpy as np
+
+        from rcan.evaluation.limits import compare_exposure, noise_seed
+        from rcan.intensity import match_affine
+
+        pictures = {}
+        for step in steps:
+            rng = np.random.default_rng(noise_seed(self._options.seed, 0, step))
+            found = compare_exposure(
+                restorer_of(step),
+                specimen,
+                step,
+                microscope=self.microscope,
+                percentiles=self._percentiles,
+                rng=rng,
+            )
+            images = {"raw": found.raw, found.name: found.reference.image, "restored": found.restored}
+            matched = {name: match_affine(image, specimen.gt) for name, image in images.items()}
+            words = f"{specimen.name}: {step.photons:g} photons, blur {step.blur:g}, SNR {found.snr:.3g}"
+            pictures[words] = {**matched, "ground truth": specimen.gt}, specimen.voxel_size
+        return pictures
+
+
+def _steps_to_show(ladders, found):
+    """The ends of the ladder of photons, the step next to where it breaks, and the largest blur."""
+    import numpy as np
+
+    from rcan.evaluation.limits import Step
+
+    along = ladders["snr"]
+    snrs = [step["snr"] for step in along]
+    broken = found["snr_low"]["end"].position
+    middle = len(along) // 2 if broken is None else int(np.argmin(np.abs(np.log(np.array(snrs) / broken))))
+    shown = [along[0], along[middle], along[-1], ladders["blur"][-1]]
+    return list(dict.fromkeys(Step(step["photons"], step["blur"]) for step in shown))
+
 
 @contextmanager
 def _going_on(options):
@@ -352,7 +391,7 @@ def _going_on(options):
 # Results
 
 
-def _write_results(options, ladders, found, notes, settings):
+def _write_results(options, ladders, found, notes, settings, pictures):
     from rcan.evaluation.ladder_tables import tabulate
     from rcan.figures.style import save_png
     from rcan.files import whole_file, write_json
@@ -381,6 +420,7 @@ def _write_results(options, ladders, found, notes, settings):
         limits=found,
         notes=notes,
         settings=settings,
+        pictures=pictures,
         seed=options.seed,
     )
 

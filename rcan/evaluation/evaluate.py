@@ -13,6 +13,7 @@ import numpy as np
 from rcan.evaluation.quantification import local_error, quantify
 from rcan.evaluation.references import best_references
 from rcan.evaluation.resolution import (
+    AGAINST_TRUTH,
     decorrelation_resolution,
     fourier_resolution,
     single_image_resolution,
@@ -24,13 +25,10 @@ from rcan.metrics import enlarge, mean_scores
 from rcan.restoration.blocks import TileTooLarge, plan_tiles, restore_blocks
 from rcan.restoration.engine import SMALLEST_TILE
 
-__all__ = ["AGAINST_TRUTH", "FEWEST_VOLUMES", "Findings", "Restorer", "evaluate_subject", "sum_up"]
+__all__ = ["FEWEST_VOLUMES", "Findings", "Restorer", "evaluate_subject", "sum_up"]
 
 _MOST_SHOWN = 2**23  # voxels of a picture
 FEWEST_VOLUMES = 5  # that are resampled themselves; of fewer, their blocks are
-AGAINST_TRUTH = math.sqrt(
-    1 / 7
-)  # correlation of an image with one without noise, where two exposures have 1/7
 
 
 class Restorer:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rcan.evaluation.references import best_references
-from rcan.evaluation.resolution import decorrelation_resolution, fourier_resolution
+from rcan.evaluation.references import Reference, best_references
+from rcan.evaluation.resolution import AGAINST_TRUTH, decorrelation_resolution, fourier_resolution
 from rcan.evaluation.scores import score_image
 from rcan.evaluation.specimens import range_of
 from rcan.files import read_json, write_json
@@ -27,9 +27,11 @@ from rcan.restoration import restore, upscaling_of
 from rcan.simulation import blur, expose
 
 __all__ = [
+    "Exposure",
     "Microscope",
     "Step",
     "adapt_network",
+    "compare_exposure",
     "measure_exposure",
     "measure_steps",
     "noise_seed",
@@ -39,12 +41,6 @@ __all__ = [
 ]
 
 _PERCENTILES = (2, 99.9)  # that become 0 and 1 in the density of a real volume, as in `density_from_image`
-_LEAST_SIGNAL = (
-    0.5  # percentile 99.9 of a part's density, where the volume's is 1; a part without signal shows nothing
-)
-_TRUTH_CORRELATION = (
-    0.378  # with an image without noise; of two noisy ones it would be 1/7, see `fourier_resolution`
-)
 _SETTINGS = "settings.json"
 
 
@@ -141,6 +137,53 @@ def take_exposure(specimen, step, microscope, rng):
     return expose(image, photons=step.photons, rng=rng, **camera), image
 
 
+class Exposure(NamedTuple):
+    """One exposure of a specimen, and what is made of it.
+
+    Attributes
+    ----------
+    snr : float
+    raw, restored : ndarray of shape (Z, Y, X, C)
+        Background 0 and signal 1.
+    name : str
+        Of the classical reference of highest PSNR.
+    reference : rcan.evaluation.references.Reference
+    """
+
+    snr: float
+    raw: np.ndarray
+    restored: np.ndarray
+    name: str
+    reference: Reference
+
+
+def compare_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
+    """Expose a specimen, and restore it by the network and by classical methods.
+
+    Parameters
+    ----------
+    restorer, specimen, step, microscope, percentiles, rng
+        As `measure_exposure`.
+
+    Returns
+    -------
+    exposure : Exposure
+    """
+    picture, image = take_exposure(specimen, step, microscope, rng)
+    camera = {"background": microscope.background, "read_noise": microscope.read_noise}
+    snr = signal_to_noise(image, photons=step.photons, **camera)
+    raw = normalise(picture, range_of(picture, percentiles, f"{specimen.name} at {step.photons:g} photons"))
+    missing = np.sqrt(step.blur**2 - 1) * np.array(microscope.fwhm)  # from the ground truth to raw
+    references = best_references(
+        raw,
+        specimen.gt,
+        voxel_size=specimen.voxel_size,
+        fwhm=tuple(missing.tolist()) if missing.any() else None,
+    )
+    name, best = max(references.items(), key=lambda item: item[1].scores["psnr"])
+    return Exposure(snr, raw, restorer(raw), name, best)
+
+
 def measure_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
     """Expose, restore and judge one specimen.
 
@@ -164,32 +207,28 @@ def measure_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
         ``axial_true``, how fine they are right: by image decorrelation analysis and by Fourier ring correlation with
         the ground truth, None where it cannot be measured. Of ``gt`` the first two alone. JSON.
     """
-    picture, image = take_exposure(specimen, step, microscope, rng)
-    camera = {"background": microscope.background, "read_noise": microscope.read_noise}
-    snr = signal_to_noise(image, photons=step.photons, **camera)
-    raw = normalise(picture, range_of(picture, percentiles, f"{specimen.name} at {step.photons:g} photons"))
-    missing = np.sqrt(step.blur**2 - 1) * np.array(microscope.fwhm)  # from the ground truth to raw
-    references = best_references(
-        raw,
-        specimen.gt,
-        voxel_size=specimen.voxel_size,
-        fwhm=tuple(missing.tolist()) if missing.any() else None,
+    found = compare_exposure(
+        restorer, specimen, step, microscope=microscope, percentiles=percentiles, rng=rng
     )
-    name, best = max(references.items(), key=lambda item: item[1].scores["psnr"])
+    best = found.reference
     images = {
-        "raw": _judge(raw, specimen),
-        "restored": _judge(restorer(raw), specimen),
-        "reference": {**_judge(best.image, specimen, best.scores), "name": name, "setting": best.setting},
+        "raw": _judge(found.raw, specimen),
+        "restored": _judge(found.restored, specimen),
+        "reference": {
+            **_judge(best.image, specimen, best.scores),
+            "name": found.name,
+            "setting": best.setting,
+        },
         "gt": decorrelation_resolution(specimen.gt[..., 0], specimen.voxel_size),
     }
-    return {"specimen": specimen.name, "snr": snr, "images": images}
+    return {"specimen": specimen.name, "snr": found.snr, "images": images}
 
 
 def _judge(image, specimen, scores=None):
     """Scores and resolution; details that a network makes up are fine, but not right."""
     scores = scores or score_image(image, specimen.gt)
     one, gt = image[..., 0], specimen.gt[..., 0]
-    right = fourier_resolution(one, gt, specimen.voxel_size, threshold=_TRUTH_CORRELATION)
+    right = fourier_resolution(one, gt, specimen.voxel_size, threshold=AGAINST_TRUTH)
     return {
         **{name: scores[name] for name in ("psnr", "ssim")},
         **{f"{direction}_true": length for direction, length in right.items()},

@@ -19,10 +19,20 @@ What the measures mean for restored images:
 - `fourier_resolution` of a restored image and its ground truth says up to which frequency the restoration is right.
 """
 
+import math
+
 from rcan.evaluation.decorrelation import decorrelation_curves
 from rcan.evaluation.frc import fourier_curves, single_image_curves
 
-__all__ = ["decorrelation_resolution", "fourier_resolution", "single_image_resolution"]
+__all__ = [
+    "AGAINST_TRUTH",
+    "decorrelation_resolution",
+    "fourier_resolution",
+    "single_image_resolution",
+]
+
+# Correlation of an image with one without noise, where two exposures have 1/7: 0.378
+AGAINST_TRUTH = math.sqrt(1 / 7)
 
 
 def fourier_resolution(one, other, voxel_size, *, threshold=1 / 7):
@@ -39,7 +49,7 @@ def fourier_resolution(one, other, voxel_size, *, threshold=1 / 7):
         (z, y, x) or, of planes, (y, x), in µm; None where it is unknown.
     threshold : float
         The correlation that ends the resolution [1]_: 1/7 for two exposures. Against an image without noise
-        (a ground truth) the square root, 0.378, stands for the same signal-to-noise ratio.
+        (a ground truth) `AGAINST_TRUTH` stands for the same signal-to-noise ratio.
 
     Returns
     -------

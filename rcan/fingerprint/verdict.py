@@ -250,7 +250,9 @@ def _compare_trusted(channel, trusted):
         return []
     return [
         _Finding(
-            "trusted", math.inf, f"SNR {_round(channel['snr'])}, the network is to be trusted from {_round(low)}"
+            "trusted",
+            math.inf,
+            f"SNR {_round(channel['snr'])}, the network is to be trusted from {_round(low)}",
         )
     ]
 

@@ -2,10 +2,10 @@
 
 import json
 
-from rcan.evaluation.evaluate import AGAINST_TRUTH
 from rcan.evaluation.frc import fourier_curves
 from rcan.evaluation.nulls import NULLS
 from rcan.evaluation.quantification import quantify
+from rcan.evaluation.resolution import AGAINST_TRUTH
 from rcan.evaluation.words import (
     COVERAGE,
     FORMS,

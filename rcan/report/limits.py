@@ -88,7 +88,7 @@ def draw_study(ladder, steps, limits, *, seed):
     return draw_ladder(positions, curves, label=_AXES[ladder], is_log=ladder == "snr", marks=marks)
 
 
-def write_limits_report(path, *, subject, ladders, limits, notes, settings, seed):
+def write_limits_report(path, *, subject, ladders, limits, notes, settings, pictures, seed):
     """Write the report of a study of limits.
 
     Parameters
@@ -105,6 +105,8 @@ def write_limits_report(path, *, subject, ladders, limits, notes, settings, seed
         What a reader has to know about the specimens.
     settings : dict
         Of the study.
+    pictures : dict
+        By what is said of them: images by name, the ground truth among them, and their voxel size.
     seed : int
         Of the bootstrap.
     """
@@ -121,6 +123,13 @@ def write_limits_report(path, *, subject, ladders, limits, notes, settings, seed
     page.text(_CLASSICAL, _RESOLUTION, _INTERVALS)
     for ladder, title in LADDERS.items():
         _add_ladder(page, title, ladder, ladders[ladder], limits, seed=seed)
+    page.section("Images")
+    for words, (images, voxel_size) in pictures.items():
+        error = np.abs(images["restored"] - images["ground truth"])
+        caption = f"{words}. Matched to the ground truth; error: absolute difference, signal is 1."
+        page.viewer(images, voxel_size=voxel_size, error=error, caption=caption)
+    words, (images, voxel_size) = list(pictures.items())[min(1, len(pictures) - 1)]  # next to the limit
+    page.rotation(images, voxel_size=voxel_size, caption=f"{words}: maximum projections; drag to turn.")
     page.section("Methods")
     page.text(describe_limits({"settings": settings, "ladders": ladders, "limits": limits}), copy=True)
     page.text(*CITATIONS)
