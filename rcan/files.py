@@ -6,12 +6,16 @@ import os
 import platform
 import shutil
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
+from rcan import __version__
+
 __all__ = [
     "clear_partials",
+    "list_versions",
     "naming",
     "partial_of",
     "read_json",
@@ -146,6 +150,24 @@ def state_of(path):
     stats = [file.stat() for file in path.rglob("*") if file.is_file()]
     latest = max((stat.st_mtime_ns for stat in stats), default=0)
     return [sum(stat.st_size for stat in stats), latest, len(stats)]
+
+
+def list_versions(*packages):
+    """Versions of this package, of Python and of others, for files that say how they came about.
+
+    Parameters
+    ----------
+    *packages : str
+
+    Returns
+    -------
+    versions : dict of str to str
+    """
+    return {
+        "rcan": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
 
 
 def write_json(path, values):

@@ -36,6 +36,7 @@ Factor = Annotated[float, Field(ge=1)]
 _RESULTS = ("limits.csv", "limits.json", "snr.png", "blur.png", "report.html")
 _PHANTOMS, _TRAINING_PHANTOMS = 0, 1  # random numbers of their own
 _VOXEL_SIZE = (0.3, 0.1, 0.1)
+_PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "tifffile")
 
 
 class LimitsOptions(Settings):
@@ -394,7 +395,7 @@ def _going_on(options):
 def _write_results(options, ladders, found, notes, settings, pictures):
     from rcan.evaluation.ladder_tables import tabulate
     from rcan.figures.style import save_png
-    from rcan.files import whole_file, write_json
+    from rcan.files import list_versions, whole_file, write_json
     from rcan.report.limits import draw_study, write_limits_report
 
     rows = tabulate(ladders, seed=options.seed)
@@ -406,7 +407,13 @@ def _write_results(options, ladders, found, notes, settings, pictures):
         name: {**limit, "end": limit["end"]._asdict(), "words": str(limit["end"])}
         for name, limit in found.items()
     }
-    write_json(options.output / "limits.json", {"settings": settings, "limits": words, "ladders": ladders})
+    results = {
+        "versions": list_versions(*_PACKAGES),
+        "settings": settings,
+        "limits": words,
+        "ladders": ladders,
+    }
+    write_json(options.output / "limits.json", results)
     for name, steps in ladders.items():
         with whole_file(options.output / f"{name}.png") as partial:
             save_png(draw_study(name, steps, found, seed=options.seed), partial)
@@ -419,7 +426,7 @@ def _write_results(options, ladders, found, notes, settings, pictures):
         ladders=ladders,
         limits=found,
         notes=notes,
-        settings=settings,
+        settings={**settings, "versions": results["versions"]},
         pictures=pictures,
         seed=options.seed,
     )

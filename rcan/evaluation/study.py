@@ -2,12 +2,10 @@
 
 import math
 import os
-import platform
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
-from rcan import __version__, restoration
+from rcan import restoration
 from rcan.checkpoint import digest_model, find_model, load_model
 from rcan.config import Config
 from rcan.evaluation.calibration import (
@@ -21,6 +19,7 @@ from rcan.evaluation.calibration import (
 from rcan.evaluation.evaluate import FEWEST_VOLUMES, Restorer, evaluate_subject, sum_up
 from rcan.evaluation.nulls import null_voxels, run_null_tests
 from rcan.evaluation.subjects import find_subjects
+from rcan.files import list_versions
 from rcan.progress import Progress
 
 __all__ = ["Study"]
@@ -153,7 +152,7 @@ class Study:
             calibration = calibration.run(progress) if calibration else None
         results = {
             "model": self._describe_model(),
-            "versions": _versions(),
+            "versions": list_versions(*_PACKAGES),
             "volumes": {
                 subject.name: self._describe(subject, findings)
                 for subject, findings in zip(subjects, found, strict=True)
@@ -245,11 +244,3 @@ class _Calibration:
             "num_lost": self._num_lost,
             "coverage": {name: describe_coverage(each, factor or 1) for name, each in ratios.items()},
         }
-
-
-def _versions():
-    return {
-        "rcan": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
-    }

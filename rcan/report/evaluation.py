@@ -96,26 +96,44 @@ def _add_scores(page, results):
     page.table(
         ["method", *MEASURES.values()],
         [
-            [method, *(_unbroken(interval_words(scores[measure], FORMS[measure])) for measure in MEASURES)]
+            [
+                _unbroken(method),
+                *(_unbroken(interval_words(scores[measure], FORMS[measure])) for measure in MEASURES),
+            ]
             for method, scores in total["methods"].items()
         ],
         caption=f"Means over {len(volumes)} images with 95 % bootstrap intervals over {total['over']}, after the "
         "affine match to the ground truth. Each classical method has the setting that comes closest to the ground "
         "truth, which flatters it.",
     )
-    measures = (*MEASURES, *(f"{measure}_unmatched" for measure in ("psnr", "ssim", "nrmse")))
-    rows = [
-        [name if i == 0 else "", _with_setting(method, values), *(values[measure] for measure in measures)]
+    parts = [f"{name}: the {how_much(facts)} voxels" for name, facts in volumes.items() if facts["part"]]
+    page.table(
+        ["image", "method", *MEASURES.values()],
+        _rows(volumes, MEASURES, _with_setting),
+        caption="Every image, after the affine match."
+        + f" Evaluated in part: {'; '.join(parts)}." * bool(parts),
+    )
+    page.table(
+        ["image", "method", "PSNR (dB)", "SSIM", "NRMSE"],
+        _rows(
+            volumes,
+            [f"{measure}_unmatched" for measure in ("psnr", "ssim", "nrmse")],
+            lambda method, _: method,
+        ),
+        caption="Every image without the match, in the unit in which background is 0 and signal 1.",
+    )
+
+
+def _rows(volumes, measures, words_of):
+    return [
+        [
+            name if i == 0 else "",
+            _unbroken(words_of(method, values)),
+            *(FORMS[measure.removesuffix("_unmatched")].format(values[measure]) for measure in measures),
+        ]
         for name, facts in volumes.items()
         for i, (method, values) in enumerate(facts["methods"].items())
     ]
-    parts = [f"{name}: the {how_much(facts)} voxels" for name, facts in volumes.items() if facts["part"]]
-    page.table(
-        ["image", "method", *MEASURES.values(), "PSNR unmatched", "SSIM unmatched", "NRMSE unmatched"],
-        rows,
-        caption="Every image. Unmatched: without the affine match, in the unit in which background is 0 and signal 1."
-        + f" Evaluated in part: {'; '.join(parts)}." * bool(parts),
-    )
 
 
 def _unbroken(words):

@@ -2,18 +2,15 @@
 
 import json
 import os
-import platform
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from rcan import __version__
 from rcan.checkpoint import check_run_dir, create_run, load_model, load_state, read_about
 from rcan.config import load_config
-from rcan.files import read_json, write_json
+from rcan.files import list_versions, read_json, write_json
 from rcan.fingerprint import FINGERPRINT_VERSION, measure_fingerprint, read_seen, summarise_fingerprints
 from rcan.model import build_rcan
 from rcan.patches import PatchSampler, Records, digest_of, hold_out, open_pairs
@@ -328,13 +325,8 @@ def _summary(config, data):
             "digests": [digest_of(volume, data.records) for volume in (pair.raw, pair.gt)],
         }
 
-    packages = ("keras", "tensorflow", "numpy", "tifffile")
     return {
-        "versions": {
-            "rcan": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
+        "versions": list_versions("keras", "tensorflow", "numpy", "tifffile"),
         "seed": config.seed,
         "percentiles": config.percentiles,
         "patch_shape": config.patch_shape,

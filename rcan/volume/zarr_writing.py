@@ -176,7 +176,9 @@ class ZarrDestination:
         zarr = import_zarr(self.path)
         for folder in self._folders:
             self._build_pyramid(zarr, folder)
-            self._create_group(zarr, folder, self._image_metadata(), {"rcan": self.notes} if self.notes else {})
+            self._create_group(
+                zarr, folder, self._image_metadata(), {"rcan": self.notes} if self.notes else {}
+            )
         if self._folders != [self._partial]:
             names = [folder.name for folder in self._folders]
             self._create_group(zarr, self._partial, {"bioformats2raw.layout": 3})
