@@ -20,6 +20,7 @@ __all__ = [
     "partial_of",
     "read_json",
     "reserve",
+    "show_name",
     "state_of",
     "whole_file",
     "write_json",
@@ -61,7 +62,7 @@ def whole_file(path):
         Name to write to, in the same folder and with the same suffix.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial-{_owner()}{path.suffix}")
+    partial = path.with_name(f".{_shortened(path.stem)}.partial-{_owner()}{path.suffix}")
     try:
         with naming(path):
             yield partial
@@ -83,8 +84,11 @@ def partial_of(path):
     -------
     partial : Path
     """
-    short = path.name.encode()[:_LONGEST_NAME].decode(errors="ignore")
-    return path.with_name(f".{short}.partial-{_owner()}")
+    return path.with_name(f".{_shortened(path.name)}.partial-{_owner()}")
+
+
+def _shortened(name):
+    return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def writers_of(path):
@@ -127,6 +131,20 @@ def clear_partials(folder):
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def show_name(path):
+    """Name of a file as text that can be written everywhere: bytes that are no Unicode become escapes.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    name : str
+    """
+    return path.name.encode(errors="backslashreplace").decode()
 
 
 def state_of(path):

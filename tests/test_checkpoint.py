@@ -69,6 +69,13 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     assert names(tmp_path) == {"file.txt"}
 
 
+def test_a_name_as_long_as_names_may_be_can_be_written(tmp_path):
+    path = tmp_path / ("a" * 251 + ".txt")
+    with whole_file(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+
+
 def test_interrupted_saving_keeps_the_earlier_model(tmp_path, monkeypatch, rng):
     model = build_rcan(**TINY)
     save_model(model, tmp_path / "best.keras")

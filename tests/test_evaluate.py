@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from rcan.config import Config
 from rcan.evaluation import study, subjects
 from rcan.evaluation.evaluate import Findings, Restorer, sum_up
 from rcan.evaluation.quantification import local_error
-from rcan.evaluation.scores import bootstrap_interval
+from rcan.evaluation.scores import bootstrap_interval, score_blocks, score_image
 from rcan.evaluation.subjects import central_part
 from rcan.model import PixelShuffle
 from rcan.report import evaluation as report
@@ -230,6 +231,21 @@ def test_gains_are_taken_pair_by_pair():
     assert total["methods"]["restored"]["psnr"]["high"] - total["methods"]["restored"]["psnr"]["low"] > 10
 
 
+def test_intervals_lie_around_the_mean_where_volumes_have_different_numbers_of_frames(rng):
+    """A still of 10 dB beside a time-lapse of nine frames of 30 dB: the mean over both is 20 dB."""
+
+    def findings(noise, num_frames):
+        gt = rng.uniform(size=(32, 32, 1)).astype(np.float32)
+        image = gt + rng.normal(0, noise, gt.shape).astype(np.float32)
+        blocks = {"restored": [score_blocks(image, gt)] * num_frames}
+        return Findings({"restored": score_image(image, gt)}, {}, blocks, {}, {}, {})
+
+    total = sum_up([findings(10**-0.5, 1), findings(10**-1.5, 9)], seed=0)
+    psnr = total["methods"]["restored"]["psnr_unmatched"]
+    assert psnr["mean"] == pytest.approx(20, abs=0.5)
+    assert psnr["low"] < psnr["mean"] < psnr["high"]
+
+
 # What it takes
 
 
@@ -281,6 +297,45 @@ def test_a_network_that_makes_one_channel_of_two_has_no_classical_reference(run,
     assert list(results["total"]["methods"]) == ["restored"]
     assert results["total"]["gains"] == {}
     assert list(results["nulls"]["noise"]) == ["restored"]
+
+
+def test_frames_whose_ground_truth_is_constant_are_left_out_and_this_is_said(run, network, tmp_path, rng):
+    raw, gt = make_images(rng, (3, 4, 20, 22))
+    raw[0], gt[0] = raw.min(), gt.min()  # as registration pads a stack
+    for kind, image in (("raw", raw), ("gt", gt)):
+        (tmp_path / kind).mkdir()
+        tifffile.imwrite(tmp_path / kind / "a.tif", image, imagej=True, metadata={"axes": "TZYX"})
+    _, err = run("-m", network("shift"))
+    assert "a.tif: 1 of 3 frames are constant, and left out" in err
+    results = read_results(tmp_path)
+    facts = results["volumes"]["a.tif"]
+    assert facts["num_frames"] == 2
+    frames = list(zip(normalised(raw)[1:], normalised(gt)[1:], strict=True))
+    expected = np.mean([psnr_after_fit(*frame) for frame in frames])
+    assert facts["methods"]["raw"]["psnr"] == pytest.approx(expected, abs=1e-2)
+    assert facts["methods"]["raw"]["pearson"] is not None
+    assert results["nulls"]["none"]["restored"]["contrast"] > 0
+    assert results["calibration"]["coverage"]["evaluated"]["num_voxels"] == raw[1:].size
+
+
+def test_a_ground_truth_that_is_constant_in_its_middle_is_refused_before_the_work(
+    run, networks, tmp_path, rng, monkeypatch
+):
+    monkeypatch.setattr(subjects, "MOST_VOXELS", 4 * 8 * 8)
+    raw, gt = make_images(rng, (4, 20, 22))
+    gt[:, 4:16, 4:18] = 300
+    for kind, image in (("raw", raw), ("gt", gt)):
+        (tmp_path / kind).mkdir()
+        tifffile.imwrite(tmp_path / kind / "a.tif", image, imagej=True, metadata={"axes": "ZYX"})
+    assert "is constant in the part that is evaluated" in run("-m", networks["square"], status=1)[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_a_name_that_is_no_unicode_is_written_all_the_same(run, networks, pair, tmp_path):
+    pair(name=os.fsdecode(b"\xb5m.tif"))
+    run("-m", networks["square"], "--calibrate", "false", draws=True)
+    assert ("\\udcb5m.tif", "restored") in read_rows(tmp_path)
+    assert "\\udcb5m.tif" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
 def test_of_a_large_image_the_central_part_is_evaluated_and_this_is_said(
@@ -490,6 +545,15 @@ def test_the_spread_is_calibrated_on_the_evaluated_images_where_there_are_no_oth
     assert facts["ensemble"] == 8
     assert facts["calibrated_within_one"] == pytest.approx(0.6827, abs=1e-3)
     assert f"to be multiplied by {facts['factor']:.3g}, found on the evaluated images themselves" in out
+
+
+def test_no_factor_is_kept_that_was_found_on_training_data(run, pair, tmp_path):
+    pair((6, 40, 40))
+    learned = {"raw": str(tmp_path / "raw" / "a.tif"), "gt": str(tmp_path / "gt" / "a.tif")}
+    folder = save_network(tmp_path / "network", shift, training=[learned])
+    out, _ = run("-m", folder)
+    assert "a.tif is training or validation data: the factor is in the report alone" in out
+    assert noted(folder) is None
 
 
 def test_a_network_that_makes_nan_is_refused(run, pair, tmp_path):

@@ -8,6 +8,7 @@ from matplotlib import image as png
 from rcan.figures import draw_history, draw_projections
 from rcan.figures.history import plot_history
 from rcan.figures.projections import _projections_figure
+from rcan.figures.style import Sheet
 
 UNKNOWN = (None, None, None)
 SHAPES = [(12, 60, 60, 1), (32, 96, 10, 1), (32, 10, 96, 1), (200, 40, 40, 2), (1, 60, 40, 2), (40, 90, 1)]
@@ -145,6 +146,12 @@ def test_scale_bar_is_as_long_as_it_says(shape, voxel):
     assert bar.width / box.width * (right - left) == pytest.approx(float(words.removesuffix(" µm")))
     assert words.removesuffix(" µm").strip("0.") in ("1", "2", "5")
     assert bar.width <= 1
+
+
+def test_scale_bar_with_room_for_a_length_that_is_all_but_round():
+    sheet = Sheet(4, 4)
+    sheet.draw_scale_bar(0.3, most=0.3 / 3, scale=1)  # 0.09999999999999999
+    assert texts(sheet.figure) == ["0.1 µm"]
 
 
 @pytest.mark.parametrize("voxel_size", [UNKNOWN, (0.3, 0.1, None)])

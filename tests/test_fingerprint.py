@@ -233,6 +233,14 @@ def test_channels_that_are_looped_over_are_told_apart():
     assert snrs[0] > 2 * snrs[1]
 
 
+@pytest.mark.parametrize("gain", [2.0**100, 2.0**-100])
+def test_numbers_of_any_size_are_measured(gain):
+    raw = simulate(0).astype(np.float64)
+    (usual,), (scaled,) = (measure_fingerprint(Image(image))["channels"] for image in (raw, gain * raw))
+    assert scaled["features"] == pytest.approx(usual["features"], rel=1e-4)
+    assert scaled["range"] == pytest.approx([gain * level for level in usual["range"]], rel=1e-4)
+
+
 def test_values_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match="image holds NaN or infinite values"):
         measure_fingerprint(Image(np.full((8, 32, 32, 1), np.nan, np.float32)))

@@ -1,6 +1,8 @@
 import csv
 import json
+import os
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -172,6 +174,13 @@ def test_no_number_is_given_where_the_ladder_shows_no_end(level, side, state, wo
     assert (end.state, end.position, str(end)) == (state, None, words)
 
 
+@pytest.mark.parametrize(("side", "around"), [("low", (1, 2)), ("high", (8, 16))])
+def test_an_end_at_the_very_last_step_lies_between_the_last_two(side, around):
+    rows = [[0, 0], [1, 1], [3, 3], [1, 1], [0, 0]]
+    for is_log in (False, True):
+        assert find_end(LADDER, rows, side=side, seed=0, is_log=is_log).steps == around
+
+
 def test_gain_within_its_own_spread_is_not_shown():
     rows = [[-1, 1.2, -0.8, 1.1, -0.4]] * 5  # mean above 0
     assert find_end(LADDER, rows, side="low", seed=0).state == "never"
@@ -238,6 +247,19 @@ def test_nothing_is_regained_where_nothing_was_lost():
         for exposure in step["exposures"]:
             exposure["images"]["gt"]["lateral"] = 2.0
     assert find_limits({"snr": steps, "blur": steps}, seed=0)["blur_high"]["end"].state == "never"
+
+
+@pytest.mark.parametrize("raw", [0.5, None])
+def test_a_step_at_which_nothing_is_right_is_an_end_and_not_left_out(raw):
+    """An image that does not correlate with the ground truth has no resolution: the worst that there is."""
+    steps = [
+        measured(position, restored=25, lateral=lateral)
+        for position, lateral in ((1, 0.2), (2, 0.2), (4, None))
+    ]
+    for exposure in steps[-1]["exposures"]:
+        exposure["images"]["raw"]["lateral_true"] = raw
+    end = find_limits({"snr": steps, "blur": steps}, seed=0)["blur_high"]["end"]
+    assert (end.state, end.tested, end.steps) == ("found", (1, 4), (2, 4))
 
 
 def test_point_narrower_than_a_voxel_is_warned_of(run_dir, tmp_path, write_tiff, capsys):
@@ -483,6 +505,50 @@ def test_overwrite_measures_anew(finished, tmp_path):
         "photons_5_blur_2.json",
         "settings.json",
     ]
+
+
+def test_overwrite_with_a_network_that_does_not_fit_replaces_nothing(finished, tiny_models, capsys):
+    files = {path: path.read_bytes() for path in (finished / "out").rglob("*") if path.is_file()}
+    model = tiny_models / "two_channels.keras"
+    assert main(["-m", str(model), "-o", str(finished / "out"), *TINY, "--overwrite"]) == 1
+    assert "reads 2 and writes 2 channels" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (finished / "out").rglob("*") if path.is_file()} == files
+
+
+def test_a_network_that_makes_nan_is_refused(tmp_path, capsys):
+    inputs = keras.Input((None, None, None, 1))
+    model = tmp_path / "nan.keras"
+    keras.Model(inputs, keras.layers.Rescaling(3e38, offset=3e38)(inputs)).save(model)
+    assert main(["-m", str(model), "-o", str(tmp_path / "out"), *TINY]) == 1
+    assert "is restored to NaN or infinite values" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_warning_is_given_once_although_steps_are_exposed_again_for_the_pictures(run_dir, tmp_path, capsys):
+    flags = [*TINY, "--photon_ladder", "20", "--blur_ladder", "2", "--photons", "20", "--gain", "5000"]
+    assert main(["-m", str(run_dir), "-o", str(tmp_path / "out"), *flags]) == 0
+    assert capsys.readouterr().err.count("saturate at 65535") == 1
+
+
+def test_only_images_that_are_exposed_are_counted(run_dir, tmp_path, write_tiff, capsys):
+    density = (1000 * phantoms(1)[0].density[..., 0]).astype(np.uint16)
+    for number in range(4):
+        write_tiff(tmp_path / "gt" / f"{number}.tif", density, "ZYX")
+    flags = [*TINY, "--voxel_size", "0.3,0.1,0.1", "--photon_ladder", "5", "--blur_ladder", "2"]
+    assert main(["-m", str(run_dir), "-i", str(tmp_path / "gt"), "-o", str(tmp_path / "out"), *flags]) == 0
+    assert "of 3 parts of 3 images" in capsys.readouterr().out
+    assert "on 3 images taken as the ground truth" in (tmp_path / "out" / "report.html").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_a_name_that_is_no_unicode_is_written_all_the_same(run_dir, tmp_path, write_tiff):
+    density = (1000 * phantoms(1)[0].density[..., 0]).astype(np.uint16)
+    write_tiff(tmp_path / "gt" / os.fsdecode(b"\xb5m.tif"), density, "ZYX")
+    flags = [*TINY, "--voxel_size", "0.3,0.1,0.1", "--photon_ladder", "5", "--blur_ladder", "2"]
+    assert main(["-m", str(run_dir), "-i", str(tmp_path / "gt"), "-o", str(tmp_path / "out"), *flags]) == 0
+    assert "\\udcb5m.tif" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_images_of_a_user_are_the_ground_truth(run_dir, tmp_path, write_tiff, capsys):

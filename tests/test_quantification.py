@@ -135,6 +135,8 @@ def test_chart_has_a_labelled_panel_for_each_channel(rng, shape):
     assert (
         f"slope {np.polyfit(gt[..., 0].ravel(), restored[..., 0].ravel(), 1)[0]:.3f}" in panels[0].get_title()
     )
+    if shape[-1] > 1:
+        assert panels[0].get_title().startswith("channel 0: ")
     figure.canvas.draw()
 
 

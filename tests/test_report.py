@@ -291,6 +291,11 @@ def test_a_scale_bar_is_round_and_between_a_tenth_and_a_third_of_the_width(width
     assert f"{bar:e}"[0] in "125"
 
 
+def test_a_third_that_is_all_but_round_has_a_scale_bar():
+    bar = view_volumes({"a": np.zeros((1, 1, 10, 1))}, voxel_size=(0.3, 0.03, 0.03))["bar"]
+    assert bar == pytest.approx(0.1)  # 10 * 0.03 / 3 is 0.09999999999999999
+
+
 def test_turned_volumes_are_the_projections_of_half_a_turn(rng):
     volume = np.zeros((8, 20, 24, 1))
     volume[2:5, 5:12, 3:20] = 0.8

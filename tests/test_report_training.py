@@ -11,8 +11,10 @@ import pytest
 
 from rcan import __version__
 from rcan.commands.train import main as train
+from rcan.fingerprint import compare_fingerprint, measure_fingerprint, summarise_fingerprints
 from rcan.report.methods import CITATIONS, describe_evaluation, describe_limits, describe_training
 from rcan.report.training import write_training_report
+from rcan.volume import open_volume
 
 ROOT = Path(__file__).parents[1]
 NASTY = "a<b> & 'd' </script>.tif"
@@ -162,7 +164,9 @@ def test_the_words_of_an_evaluation_have_its_scores():
     assert "bootstrap interval over blocks of the images" in words
     assert "median filter, each with" in words
     assert "Richardson" not in words
-    assert "multiplied by 2.35" in words
+    assert (
+        "multiplied by 2.35, so that it held the error that is left after the affine match in 68.3 %" in words
+    )
 
 
 def test_the_words_of_limits_have_the_ladders_and_what_was_found():
@@ -254,6 +258,24 @@ def test_a_training_report_of_images_without_a_comparable_raw_one(run_dir, rng):
     row = {"psnr_raw": np.nan, "psnr_restored": 15.0, "ssim_raw": np.nan, "ssim_restored": 0.75}
     source = report_of(run_dir, rng, images={"restored": plane, "ground truth": plane}, scores={"a": row})
     assert texts_of("td", source)[:7] == ["a", "–", "15.00", "–", "–", "0.750", "1.tif"]
+
+
+def test_the_trained_range_is_named_as_apply_names_it(run_dir, rng):
+    with open_volume(ROOT / "sample/test/raw/mixture_000.tif") as volume:
+        found = measure_fingerprint(volume.with_block_axes("ZYXC"))
+    seen = summarise_fingerprints([found])
+    (run_dir / "training.json").write_text(json.dumps(about(seen=seen)))
+    cells = texts_of("td", report_of(run_dir, rng))
+    other = json.loads(json.dumps(found))
+    for name in other["channels"][0]["features"]:
+        other["channels"][0]["features"][name] -= 10
+    for reason in compare_fingerprint(other, seen).reasons:
+        words, value = re.fullmatch(
+            r"(SNR|orientation|[a-z ]+?) [\d.e-]+.*, trained on ([\d.]+)", reason
+        ).groups()
+        if words not in ("SNR", "orientation"):
+            (place,) = [i for i, cell in enumerate(cells) if cell.startswith(words)]
+            assert float(cells[place + 1]) == pytest.approx(float(value), rel=0.05)
 
 
 def test_train_writes_a_report_and_says_where(tmp_path, tiny_config, capsys):

@@ -124,6 +124,15 @@ def test_strict_leaves_alone_what_is_outside(network, images, apply, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tif")) == ["alike.tif"]
 
 
+def test_strict_tells_of_what_was_restored_without_it(network, images, apply, tmp_path):
+    apply("-m", network, "-i", images, "-o", tmp_path / "out")
+    lines, errors = apply("-m", network, "-i", images, "-o", tmp_path / "out", "--strict", status=1)
+    assert "1 of 2 restored, 1 of them before" in "\n".join(lines)
+    assert errors[0].startswith(
+        f"error: {tmp_path / 'out' / 'dim.tif'} was restored without --strict, but is unlike"
+    )
+
+
 def test_strict_leaves_a_single_image_alone(network, images, apply, tmp_path):
     apply("-m", network, "-i", images / "dim.tif", "-o", tmp_path / "out.tif", "--strict", status=1)
     assert not (tmp_path / "out.tif").exists()
@@ -180,6 +189,14 @@ def test_time_points_and_channels_are_judged(network, apply, write_tiff, tmp_pat
     path = write_tiff(tmp_path / "raw.tif", both, "TZCYX")
     lines, _ = apply("-m", network, "-i", path, "-o", tmp_path / "out.tif")
     assert any(line.startswith("raw.tif: outside: channel 1: SNR") for line in lines)
+
+
+def test_channels_have_their_number_in_the_file(network, apply, write_tiff, tmp_path):
+    path = write_tiff(
+        tmp_path / "raw.tif", np.stack([picture(5), picture(50), picture(51, photons=4)], 1), "ZCYX"
+    )
+    lines, _ = apply("-m", network, "-i", path, "-o", tmp_path / "out.tif", "--channels", "2,1")
+    assert any(line.startswith("raw.tif: outside: channel 2: SNR") for line in lines)
 
 
 def test_planes_are_judged_by_a_network_of_planes(apply, write_tiff, tmp_path):

@@ -215,6 +215,10 @@ def _note_spread(options, about, results):
     covered = calibration["coverage"].get(calibration["found_on"])
     if not covered:  # the factor of an earlier call was checked
         return
+    learned = [name for name, volume in results["volumes"].items() if volume["learned_from"]]
+    if learned and calibration["found_on"] == "evaluated":  # where errors are smaller than elsewhere
+        print(f"{learned[0]} is training or validation data: the factor is in the report alone.")
+        return
     facts = {name: calibration[name] for name in ("factor", "ensemble", "found_on")}
     facts |= {name: value for name, value in covered.items() if name != "curve"}
     try:

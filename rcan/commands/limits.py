@@ -27,7 +27,7 @@ from rcan.commands.microscope import (
     each_warning_once,
 )
 from rcan.config import Axes, Count
-from rcan.files import state_of
+from rcan.files import show_name, state_of
 
 __all__ = ["main"]
 
@@ -138,9 +138,10 @@ def limits(options: LimitsOptions):
     _warn_of_learned(about, tested or [])
     settings = _settings(options, about, percentiles, learned, tested)
     import_keras()
+    from rcan.checkpoint import load_model
     from rcan.evaluation.breaking import find_limits
     from rcan.evaluation.ladder_tables import format_ladder
-    from rcan.evaluation.limits import Step, measure_steps, open_study
+    from rcan.evaluation.limits import Step, adapt_network, measure_steps, open_study
 
     _check_output(options)
     ladders = {
@@ -151,9 +152,12 @@ def limits(options: LimitsOptions):
     with each_warning_once(), _going_on(options):
         study = _Study(options, settings, percentiles)
         specimens, notes = study.specimens(tested, options.volumes, _PHANTOMS)
+        num_channels = specimens[0].gt.shape[-1]
+        if not options.train:  # a network that does not fit is refused before anything is replaced
+            restorer = adapt_network(load_model(options.model_dir)[0], num_channels)
         open_study(_folder_of(options), settings, overwrite=options.overwrite)
         print("\n".join(notes), flush=True)
-        restorer_of = study.restorers(steps, learned, specimens[0].gt.shape[-1])
+        restorer_of = study.train(steps, learned, num_channels) if options.train else lambda step: restorer
         measured = measure_steps(
             steps,
             specimens,
@@ -164,9 +168,9 @@ def limits(options: LimitsOptions):
             percentiles=percentiles,
             seed=options.seed,
         )
-    ladders = {name: [measured[step] for step in along] for name, along in ladders.items()}
-    found = find_limits(ladders, seed=options.seed)
-    pictures = study.draw_steps(_steps_to_show(ladders, found), specimens[0], restorer_of)
+        ladders = {name: [measured[step] for step in along] for name, along in ladders.items()}
+        found = find_limits(ladders, seed=options.seed)
+        pictures = study.draw_steps(_steps_to_show(ladders, found), specimens[0], restorer_of)
     _write_results(options, ladders, found, notes, settings, pictures)
     for name, along in ladders.items():
         print(f"\n{format_ladder(name, along, found, seed=options.seed)}")
@@ -209,14 +213,15 @@ def _choose_inputs(options):
     is_folder = options.input.is_dir() and not is_zarr(options.input)
     paths = list_volumes(options.input) if is_folder else [options.input]
     if not options.train:
-        return None, paths
+        return None, paths[: options.volumes]  # one part of each comes first: others would not be looked at
     if len(paths) < 2:
         raise ValueError(
             f"{options.input} holds one image: --train learns from some and tests on others. Name a folder of two or "
             "more."
         )
     num_tested = max(1, len(paths) // 4)
-    return paths[num_tested:], paths[:num_tested]
+    learned, tested = paths[num_tested:], paths[:num_tested]
+    return learned[: options.training_volumes], tested[: options.volumes]
 
 
 def _warn_of_learned(about, paths):
@@ -308,7 +313,7 @@ class _Study:
                 "with --fwhm how wide a point is in the images.",
                 stacklevel=2,
             )
-        of = f"{len(paths)} images" if len(paths) > 1 else paths[0].name
+        of = f"{len(paths)} images" if len(paths) > 1 else show_name(paths[0])
         parts = f"{len(specimens)} part{'s' * (len(specimens) > 1)}"
         notes = [
             f"{count} exposures at each step, of {parts} of {of} of at most {size} voxels (Z, Y, X), "
@@ -318,16 +323,13 @@ class _Study:
             notes.append("Exposures of one part differ in noise alone, and the intervals with them.")
         return specimens, notes
 
-    def restorers(self, steps, learned, num_channels):
-        """From a step to the restorer of its images: that of one network, or of the network trained for it."""
+    def train(self, steps, learned, num_channels):
+        """Train a network for each step: from a step to the restorer of its images."""
         from rcan.checkpoint import load_model
         from rcan.evaluation.ladder_training import train_steps
         from rcan.evaluation.limits import adapt_network
 
         options = self._options
-        if not options.train:
-            restorer = adapt_network(load_model(options.model_dir)[0], num_channels)
-            return lambda step: restorer
         specimens, _ = self.specimens(learned, options.training_volumes, _TRAINING_PHANTOMS)
         run_dirs = train_steps(
             steps,

@@ -126,7 +126,7 @@ class Run:
                 (job, path) for path, what in found.items() if what in ("foreign", "other settings")
             ]
             if set(found.values()) == {"done"} and self._know_scores(job):
-                self._skipped.add(job.raw)
+                self._skip(job)
             else:
                 todo.append(job)
         if conflicts:
@@ -138,6 +138,20 @@ class Run:
                 f"{path}{more}{reason} would be replaced: name another place with -o, or replace with --overwrite."
             )
         return todo
+
+    def _skip(self, job):
+        """Count an image that is there; with --strict not one that is outside the trained range."""
+        facts = self._manifest.facts(job.output) if self._options.strict else {}
+        if facts.get("trained_range") == "outside":
+            self._fail(
+                job,
+                FileExistsError(
+                    f"{job.output} was restored without --strict, but is unlike the training data "
+                    f"({'; '.join(facts['reasons'])}). Remove it, or leave --strict out."
+                ),
+            )
+        else:
+            self._skipped.add(job.raw)
 
     def _is_restored(self, job):
         """Whether the images are there, with the scores that are asked for."""
@@ -172,9 +186,8 @@ class Run:
         for number, job in enumerate(jobs, 1):
             label = f"[{number}/{len(jobs)}] {job.raw.name}" if len(jobs) > 1 else job.raw.name
             try:
-                if self._restore(job, label):
-                    self._restored.add(job.raw)
                 self.failed.pop(job.raw, None)
+                self._restore(job, label)
             except (ConnectionError, UsageError):  # the cluster is gone, or a flag is wrong, for all
                 raise
             except Exception as failure:
@@ -183,10 +196,10 @@ class Run:
                 self._fail(job, failure)
 
     def _restore(self, job, label):
-        """Restore an image and draw its pictures; False where it was restored before."""
+        """Restore an image and draw its pictures, where it was not done before."""
         others = {path: writers_of(path.absolute()) for path in job.outputs}
         if not self.select([job]):  # after the look at who writes: one that ends in between is seen here
-            return False
+            return
         self._check_protected(job)
         for path, partials in others.items():
             if partials:
@@ -204,12 +217,12 @@ class Run:
         self.restorer.file_format = job.format
         is_restored = not self._options.overwrite and self._is_restored(job)
         if is_restored:
-            self._skipped.add(job.raw)
+            self._skip(job)
         else:
             self._restore_images(job, label, note)
-        if job.pictures:
+            self._restored.add(job.raw)
+        if job.pictures and job.raw not in self.failed:
             draw_pictures(job, self.restorer, label=label, when_whole=note)
-        return not is_restored
 
     def _restore_images(self, job, label, note):
         report = self.restorer.restore(
@@ -292,7 +305,7 @@ class Run:
             print(f"\nAfter an affine match to the ground truth:\n{format_scores(self._scores)}")
         skipped = self._skipped - self._restored
         before = f", {len(skipped)} of them before" * bool(skipped)
-        num_done = len(self._restored | skipped)
+        num_done = len((self._restored | skipped) - self.failed.keys())
         print(f"{num_done} of {self.num_images} restored{before}: {self._options.output}", flush=True)
         for path, reason in self.failed.items():
             print(f"not restored: {path.name}: {reason}", flush=True)

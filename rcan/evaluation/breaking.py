@@ -113,22 +113,26 @@ def find_end(positions, differences, *, side, seed, is_log=False):
     if not lower[start] > 0:
         return End(side, "never", None, None, None, tested)
     crossings = [_walk(scale, curve, start, -1 if side == "low" else 1) for curve in (lower, mean, upper)]
+    crossed = [crossing and crossing[0] for crossing in crossings]
     if is_log:
-        crossings = [value if value is None else np.exp(value) for value in crossings]
+        crossed = [value if value is None else np.exp(value) for value in crossed]
     if crossings[0] is None:
-        return End(side, "none", *crossings, tested)
-    above = next(i for i, (position, _) in enumerate(steps) if position >= crossings[0])
-    return End(side, "found", *crossings, tested, (steps[above - 1][0], steps[above][0]))
+        return End(side, "none", *crossed, tested)
+    between = sorted(steps[i][0] for i in crossings[0][1])
+    return End(side, "found", *crossed, tested, tuple(between))
 
 
 def _walk(scale, curve, start, step):
-    """Where a curve falls to 0 on the way from `start`, by linear interpolation; None if it does not."""
+    """Where a curve falls to 0 on the way from `start`, by linear interpolation, and the numbers of the steps around.
+
+    None if it does not.
+    """
     here = start
     while 0 <= here + step < len(curve):
         there = here + step
         if curve[there] <= 0:
             part = curve[here] / (curve[here] - curve[there])
-            return scale[here] + part * (scale[there] - scale[here])
+            return scale[here] + part * (scale[there] - scale[here]), (here, there)
         here = there
     return None
 
@@ -141,11 +145,17 @@ def _regained(images):
     """By how much a restored image is right beyond halfway from raw to ground truth, in µm; NaN where unknown.
 
     How fine the details of a restored image are would tell nothing: a network makes fine ones of whatever it sees.
-    Where raw is as right as the ground truth is fine, nothing is lost, and restored must not fall behind raw.
+    Where raw is as right as the ground truth is fine, nothing is lost, and restored must not fall behind raw. A
+    restored image of which nothing is right gains nothing: left out, the network would look better the more often it
+    fails.
     """
     raw, restored = (images[name]["lateral_true"] for name in ("raw", "restored"))
     gt = images["gt"]["lateral"]
-    return np.nan if None in (raw, restored, gt) else (raw + min(raw, gt)) / 2 - restored
+    if gt is None:
+        return np.nan
+    if restored is None:
+        return 0.0 if raw is None else min(gt - raw, 0) / 2
+    return np.nan if raw is None else (raw + min(raw, gt)) / 2 - restored
 
 
 class Rule(NamedTuple):

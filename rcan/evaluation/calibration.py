@@ -12,7 +12,7 @@ References
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,22 +164,23 @@ class Source(NamedTuple):
         ``read(number, region)`` gives the normalised raw and ground truth of a region of raw.
     shape : tuple of int
         Spatial shape of raw.
-    num_frames : int
+    numbers : sequence of int
+        Of the frames.
     """
 
     read: Callable
     shape: tuple
-    num_frames: int
+    numbers: Sequence
 
     @classmethod
     def of_pair(cls, pair):
         """Of a `rcan.patches.Pair`."""
-        return cls(pair.read, pair.raw.shape[:-1], len(pair.raw.frames))
+        return cls(pair.read, pair.raw.shape[:-1], range(len(pair.raw.frames)))
 
     @classmethod
     def of_subject(cls, subject):
         """Of a `rcan.evaluation.Subject`."""
-        return cls(subject.read, subject.raw.volume.shape[:-1], len(subject.raw.frames))
+        return cls(subject.read, subject.raw.volume.shape[:-1], subject.numbers)
 
 
 def choose_blocks(sources, *, factor=1):
@@ -196,7 +197,7 @@ def choose_blocks(sources, *, factor=1):
     blocks : list of (Source, int, tuple of slice)
         At most eight: source, frame and region.
     """
-    frames = [(source, number) for source in sources for number in range(source.num_frames)]
+    frames = [(source, number) for source in sources for number in source.numbers]
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(_MOST_BLOCKS, len(frames))).round().astype(int))
     return [(*frames[i], central_part(frames[i][0].shape, _MOST_VOXELS // factor)) for i in chosen]
 

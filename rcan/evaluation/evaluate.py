@@ -150,7 +150,7 @@ def evaluate_subject(subject, restorer, *, fwhm=None, with_blocks=True, progress
         Of frames of more than eight million voxels, the central part.
     """
     frames, shown = [], None
-    for number in range(len(subject.raw.frames)):
+    for number in subject.numbers:
         images, frame = _evaluate_frame(subject, number, restorer, fwhm, with_blocks, progress)
         frames.append(frame)
         shown = shown or images
@@ -195,7 +195,8 @@ def _evaluate_frame(subject, number, restorer, fwhm, with_blocks, progress):
     resolution = _measure_resolution(subject, {"raw": raw, "restored": restored}, gt, repeats)
     best = max(settings, key=lambda name: scores[name]["psnr"], default=None)
     shown = {name: images[name] for name in ("raw", best, "restored") if name in images}
-    shown = None if number else _pictures(shown, gt, subject.voxel_size)
+    is_first = number == subject.numbers[0]
+    shown = _pictures(shown, gt, subject.voxel_size) if is_first else None
     progress.advance(math.prod(subject.raw.volume.shape[:-1]))
     return shown, Findings(scores, settings, blocks, resolution, judged, wrong)
 
@@ -324,7 +325,9 @@ def _with_intervals(findings, method, base, seed):
             [block for each in findings for block in each.blocks[name]] if name else None
             for name in (method, base)
         )
-        intervals = bootstrap_blocks(blocks, seed=seed, minus=minus)
+        # frames share the weight of their volume, as in the mean
+        weights = [1 / len(each.blocks[method]) for each in findings for _ in each.blocks[method]]
+        intervals = bootstrap_blocks(blocks, seed=seed, minus=minus, weights=weights)
     return {
         measure: {"mean": mean, "low": intervals[measure][0], "high": intervals[measure][1]}
         for measure, mean in mean_scores(rows).items()

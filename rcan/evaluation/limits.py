@@ -53,7 +53,7 @@ class Step(NamedTuple):
     @property
     def name(self):
         """Names files and folders."""
-        return f"photons_{self.photons:g}_blur_{self.blur:g}"
+        return f"photons_{self.photons:.10g}_blur_{self.blur:.10g}"
 
 
 class Microscope(NamedTuple):
@@ -181,7 +181,13 @@ def compare_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
         fwhm=tuple(missing.tolist()) if missing.any() else None,
     )
     name, best = max(references.items(), key=lambda item: item[1].scores["psnr"])
-    return Exposure(snr, raw, restorer(raw), name, best)
+    restored = restorer(raw)
+    if not np.isfinite(restored).all():
+        raise ValueError(
+            f"{specimen.name} at {step.photons:g} photons and blur {step.blur:g} is restored to NaN or infinite "
+            "values: the network is damaged. Name another with -m."
+        )
+    return Exposure(snr, raw, restored, name, best)
 
 
 def measure_exposure(restorer, specimen, step, *, microscope, percentiles, rng):

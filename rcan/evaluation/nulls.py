@@ -235,7 +235,7 @@ def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
     Parameters
     ----------
     subjects : list of rcan.evaluation.Subject
-        Of at most three, evenly chosen, the central part of the first frame is used.
+        Of at most three, evenly chosen, the central part of the first frame that is evaluated is used.
     restorer : rcan.evaluation.Restorer
     percentiles : tuple of float
         The network's.
@@ -253,7 +253,7 @@ def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
     """
     found, shown = [], None
     for number, (subject, part) in enumerate(_chosen(subjects)):
-        raw, gt = subject.read(0, part)
+        raw, gt = subject.read(subject.numbers[0], part)
         filters = {}
         if raw.shape[-1] == gt.shape[-1]:
             filters = {"raw": lambda image: image, "best Gaussian": best_gaussian(raw, gt)[0]}

@@ -137,7 +137,7 @@ def score_blocks(image, gt, *, num_blocks=16):
     return Blocks(rows, sums)
 
 
-def bootstrap_blocks(volumes, *, seed, minus=None, level=0.95):
+def bootstrap_blocks(volumes, *, seed, minus=None, weights=None, level=0.95):
     """Confidence intervals of scores, from the blocks of volumes that are too few to be resampled themselves.
 
     Each resample draws every volume's blocks with replacement, scores those drawn together as one image, and
@@ -151,6 +151,8 @@ def bootstrap_blocks(volumes, *, seed, minus=None, level=0.95):
     minus : list of Blocks, optional
         Of another method for the same volumes: the intervals are of the scores of `volumes` less those of `minus`,
         with the same blocks drawn for both.
+    weights : sequence of float, optional
+        Of the volumes in the mean; equal where not given.
     level : float
         Share of such intervals that hold the true value, above 0 and below 1.
 
@@ -168,7 +170,9 @@ def bootstrap_blocks(volumes, *, seed, minus=None, level=0.95):
         base = _draw(others, times) if others else dict.fromkeys(scores, 0)
         resamples.append({name: values - base[name] for name, values in scores.items()})
     smallest = min(len(blocks.rows) for blocks in volumes)
-    means = {name: np.mean([row[name] for row in resamples], axis=0) for name in resamples[0]}
+    means = {
+        name: np.average([row[name] for row in resamples], axis=0, weights=weights) for name in resamples[0]
+    }
     return {name: _interval(values, smallest, level) for name, values in means.items()}
 
 

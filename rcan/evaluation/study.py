@@ -132,7 +132,7 @@ class Study:
         subjects, with_blocks = self.subjects, len(self.subjects) < FEWEST_VOLUMES
         calibration = self._plan_calibration() if calibrate else None
         amount = sum(
-            (3 if subject.repeat else 2) * len(subject.raw.frames) * math.prod(subject.raw.volume.shape[:-1])
+            (3 if subject.repeat else 2) * len(subject.numbers) * math.prod(subject.raw.volume.shape[:-1])
             for subject in subjects
         )
         amount += null_voxels(subjects) + (calibration.num_voxels if calibration else 0)
@@ -179,7 +179,7 @@ class Study:
             "ground_truth": str(subject.gt.volume.path),
             "repeat": str(subject.repeat.volume.path) if subject.repeat else None,
             "shape": subject.gt.volume.shape,
-            "num_frames": len(subject.gt.frames),
+            "num_frames": len(subject.numbers),
             "part": [[along.start, along.stop] for along in subject.gt_part] if subject.is_part else None,
             "voxel_size": subject.voxel_size,
             "learned_from": self._has_learned_from(subject),

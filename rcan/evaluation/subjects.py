@@ -2,15 +2,21 @@
 
 import math
 import os
+import warnings
 from typing import NamedTuple
 
+import numpy as np
+
+from rcan.files import show_name
 from rcan.progress import Progress
 from rcan.restoration.images import Image, check_fit, see_image
 from rcan.volume import enlarge_region, is_zarr, open_volume, pair_paths
 
 __all__ = ["Subject", "central_part", "find_subjects", "pair_images"]
 
-MOST_VOXELS = 2**25  # of a frame that is evaluated, 128 MB: beyond, its central part
+MOST_VOXELS = (
+    2**24
+)  # of all channels of a frame that is evaluated, which takes about 2 GB: beyond, its central part
 
 
 class Subject(NamedTuple):
@@ -25,6 +31,8 @@ class Subject(NamedTuple):
         Of the raw frames, that is evaluated.
     factors : tuple of int
         Ground-truth voxels for each raw voxel.
+    numbers : tuple of int
+        Of the frames that are evaluated.
     """
 
     name: str
@@ -33,6 +41,7 @@ class Subject(NamedTuple):
     repeat: Image | None
     part: tuple
     factors: tuple
+    numbers: tuple
 
     @property
     def voxel_size(self):
@@ -128,6 +137,11 @@ def find_subjects(paths, engine, *, percentiles, axes=None, gt_axes=None):
     ------
     ValueError, OSError
         If a file cannot be read, does not fit the network or its partner, is constant, or holds NaN.
+
+    Warns
+    -----
+    UserWarning
+        Of frames whose ground truth is constant: they are not evaluated.
     """
     read, written = engine.num_channels
     subjects = []
@@ -140,15 +154,37 @@ def find_subjects(paths, engine, *, percentiles, axes=None, gt_axes=None):
             repeat = see_image(open_volume(repeat_path, axes=axes), num_channels=read, **how)
             check_fit(raw, repeat, raw.volume.shape, "the second exposure", "--repeat")
         check_fit(raw, gt, (*map(int.__mul__, raw.volume.shape[:-1], engine.factors), written))
-        part = central_part(raw.volume.shape[:-1], MOST_VOXELS // math.prod(engine.factors))
-        subjects.append(Subject(raw_path.name, raw, gt, repeat, part, engine.factors))
+        most = MOST_VOXELS // (math.prod(engine.factors) * max(read, written))
+        part = central_part(raw.volume.shape[:-1], most)
+        numbers = tuple(range(len(raw.frames)))
+        subjects.append(Subject(show_name(raw_path), raw, gt, repeat, part, engine.factors, numbers))
     with Progress(len(subjects), "Checking images", unit="image") as progress:
-        for subject in subjects:
-            for image in filter(None, (subject.raw, subject.gt, subject.repeat)):
+        for place, subject in enumerate(subjects):
+            images = [*filter(None, (subject.raw, subject.gt, subject.repeat))]
+            for image in images:
                 image.measure()
+            subjects[place] = _leave_out_blank_frames(subject)
+            for image in images:
                 image.volume.close()  # frees what measuring has decoded
             progress.advance()
     return subjects
+
+
+def _leave_out_blank_frames(subject):
+    """A constant ground truth, such as a plane of zeros, is matched without error by whatever image."""
+    path = subject.gt.volume.path
+    numbers = tuple(n for n in subject.numbers if np.ptp(subject.gt.read(n, subject.gt_part)) > 0)
+    if not numbers:
+        raise ValueError(
+            f"{path} is constant in the part that is evaluated, its middle: leave it out, or crop it to where there is "
+            "signal."
+        )
+    num_blank = len(subject.numbers) - len(numbers)
+    if num_blank:
+        warnings.warn(
+            f"{path}: {num_blank} of {len(subject.numbers)} frames are constant, and left out.", stacklevel=2
+        )
+    return subject._replace(numbers=numbers)
 
 
 def central_part(shape, most_voxels):

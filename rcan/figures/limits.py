@@ -16,8 +16,8 @@ _PANELS = {
 }
 _LOOKS = {
     "raw": {"label": "raw", "color": GREY, "marker": "s"},
-    "reference": {"label": "best classical", "color": ORANGE, "marker": "^"},
-    "restored": {"label": "restored", "color": BLUE, "marker": "o"},
+    "reference": {"label": "best classical", "color": BLUE, "marker": "^"},
+    "restored": {"label": "restored", "color": ORANGE, "marker": "o"},
     "gt": {"label": "ground truth", "color": "black", "linestyle": "--"},
 }
 

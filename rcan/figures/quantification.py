@@ -22,7 +22,7 @@ def draw_intensities(restored, gt, channels):
     restored, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
         Background 0 and signal 1.
     channels : list of rcan.evaluation.quantification.Quantification
-        One for each channel, from `rcan.evaluation.quantification.quantify`.
+        One for each channel, from `rcan.evaluation.quantification.quantify`; named from 0, as everywhere.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def draw_intensities(restored, gt, channels):
         panel.set_xlabel("true intensity")
         panel.set_ylabel("restored intensity")
         line = f"slope {found.slope:.3f}, offset {found.offset:.3f}, R² {found.r_squared:.3f}"
-        panel.set_title(f"channel {number + 1}: {line}" if len(channels) > 1 else line, size=10)
+        panel.set_title(f"channel {number}: {line}" if len(channels) > 1 else line, size=10)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
 

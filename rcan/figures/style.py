@@ -141,8 +141,9 @@ class Sheet:
         """
         from matplotlib.patches import Rectangle
 
-        step = 10.0 ** np.floor(np.log10(most / scale))
-        length = max(part * step for part in (1, 2, 5) if part * step <= most / scale)
+        longest = most / scale * (1 + 1e-9)  # or that of 0.0999… might be 0.1, as its logarithm is
+        step = 10.0 ** np.floor(np.log10(longest))
+        length = max(part * step for part in (1, 2, 5) if part * step <= longest)
         inches = self.figure.dpi_scale_trans
         corner = x, LINE / 2 + 0.02
         bar = Rectangle(corner, length * scale, 0.05, color=self._ink, linewidth=0, transform=inches)

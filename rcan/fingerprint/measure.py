@@ -63,7 +63,8 @@ def measure_fingerprint(volume, *, frames=None, channels=None):
         for channel in chosen:
             seen = [block[..., channel] for block in blocks]
             measured[channel if looped is None else looped] = _measure_channel(seen)
-    for channel in measured.values():
+    for number, channel in measured.items():
+        channel["number"] = number
         channel["spectrum"] = _with_frequencies(channel, volume.voxel_size)
     return {
         "version": FINGERPRINT_VERSION,
@@ -119,6 +120,8 @@ def _read_blocks(volume, frames):
 
 def _measure_channel(blocks):
     """Fingerprint of one channel; `blocks` are (Z, Y, X)."""
+    unit = _unit_of(blocks)
+    blocks = [block / unit for block in blocks] if unit != 1 else blocks
     noise, highest = estimate_noise(blocks), saturated_level(blocks)
     levels, sums = _sum_up(blocks)
     whole = {key: values.sum(axis=0) for key, values in sums.items()}
@@ -138,15 +141,23 @@ def _measure_channel(blocks):
     low, high = found["range"]
     return {
         "noise": {
-            "gain": noise.gain,
-            "background": math.sqrt(noise.variance(low)),
-            "signal": math.sqrt(noise.variance(high)),
+            "gain": unit * noise.gain,
+            "background": unit * math.sqrt(noise.variance(low)),
+            "signal": unit * math.sqrt(noise.variance(high)),
         },
         "window": [2 * max(len(sums[direction][0]) - 1, 0) or 1 for direction in ("axial", "lateral")],
         "saturated": float(np.mean([np.mean(block >= highest) for block in blocks])),
         **found,
+        "range": [unit * low, unit * high],
         "errors": errors,
     }
+
+
+def _unit_of(blocks):
+    """A power of two: very large or small numbers are measured in it, as their squares do not fit a float32."""
+    largest = max(np.abs(block).max() for block in blocks)
+    is_common = blocks[0].dtype.kind != "f" or largest == 0 or 2**-20 < largest < 2**32
+    return 1.0 if is_common else 2.0 ** np.floor(np.log2(float(largest)))
 
 
 def _sum_up(blocks):

@@ -190,7 +190,7 @@ def compare_fingerprint(fingerprint, seen, trusted=None):
     for number, channel in enumerate(channels):
         own = _compare_trusted(channel, trusted or {})
         own += _compare_channel(channel, seen["channels"][number if len(seen["channels"]) > 1 else 0])
-        prefix = f"channel {number}: " if len(channels) > 1 else ""
+        prefix = f"channel {channel['number']}: " if len(channels) > 1 else ""
         findings += [finding._replace(words=prefix + finding.words) for finding in own]
     said = sorted((finding for finding in findings if finding.excess > _INSIDE), key=_Finding.place)
     if not said:  # of an image like all others its SNR is of interest

@@ -188,7 +188,8 @@ def _add_resolution(page, volumes, pictures):
         "In µm, by image decorrelation analysis (doi:10.1038/s41592-019-0515-7) and by Fourier ring correlation "
         "(doi:10.1038/nmeth.2448). Decorrelation says how fine the structure in an image is, not whether it is true; "
         "against the ground truth, the correlation says up to where it is right. Two exposures that are restored alike "
-        "also share the network's expectations: their resolution is an upper bound. A dash: it cannot be measured.",
+        "also share the network's expectations: their resolution is an upper bound. Of an image of several "
+        "frames, the median over them; of channels restored together, the first. A dash: it cannot be measured.",
     )
     rows = [
         [name, way, image, values["lateral"], values["axial"]]
@@ -220,7 +221,7 @@ def _add_quantification(page, volumes, pictures):
         "to the true ones, both with background 0 and signal 1, without a match: a slope of 1 and an offset of 0 are "
         "ideal. A slope below 1 says that bright voxels come out too dark, or dark ones too bright. R² is the share of "
         "the variance that the line explains. Wrong are voxels whose local error (after the match, root mean square "
-        "over some voxels) exceeds a tenth of the signal."
+        "over some voxels) exceeds a tenth of the signal. Of an image of several frames, the line is that of the first."
     )
     rows = [
         [
@@ -299,8 +300,8 @@ def _add_calibration(page, calibration):
             for name, facts in calibration["coverage"].items()
         ]
         + [["expected", "", "68.3 %", "", "95.4 %", "68.3 %"]],
-        caption="Voxels whose truth lies within one and two spreads, as it is and multiplied by the factor; and where "
-        "there is signal (truth above a tenth), multiplied.",
+        caption="Voxels whose truth, after the affine match, lies within one and two spreads, as it is and multiplied "
+        "by the factor; and where there is signal (truth above a tenth), multiplied.",
     )
     curves = {f"{name} images": facts["curve"] for name, facts in calibration["coverage"].items()}
     page.figure(

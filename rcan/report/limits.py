@@ -184,7 +184,9 @@ def _step_row(step, measures, images, *, seed):
         for image in images:
             mean, low, high = summarise(step, image, measure, seed=seed)
             form = ".2f" if measure == "psnr" else ".3f"
-            cells.append(f"{mean:{form}} [{low:{form}}, {high:{form}}]" if np.isfinite(mean) else None)
+            cells.append(
+                f"{mean:{form}} [{low:{form}},\N{NO-BREAK SPACE}{high:{form}}]" if np.isfinite(mean) else None
+            )
     return cells
 
 

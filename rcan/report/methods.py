@@ -199,8 +199,8 @@ def describe_evaluation(results):
         where = {"validation": "validation", "evaluated": "evaluated"}[calibration["found_on"]]
         sentences.append(
             f"The standard deviation over an ensemble of {calibration['ensemble']} turned and flipped copies was "
-            f"multiplied by {calibration['factor']:.3g}, so that it held the error in 68.3 % of the voxels of the "
-            f"{where} images (after arXiv:1807.00263)."
+            f"multiplied by {calibration['factor']:.3g}, so that it held the error that is left after the affine "
+            f"match in 68.3 % of the voxels of the {where} images (after arXiv:1807.00263)."
         )
     return " ".join(sentences)
 

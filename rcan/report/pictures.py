@@ -140,8 +140,9 @@ def _sprite(planes, *, lossy=False):
 
 def _bar_length(width):
     """A round length, at most a third of the width."""
-    step = 10.0 ** math.floor(math.log10(width / 3))
-    return max(digit * step for digit in _ROUND if digit * step <= width / 3)
+    most = width / 3 * (1 + 1e-9)  # a third of 0.3 is less than 0.1 in floating point, its logarithm is not
+    step = 10.0 ** math.floor(math.log10(most))
+    return max(digit * step for digit in _ROUND if digit * step <= most)
 
 
 def _color_table():

@@ -19,9 +19,9 @@ __all__ = ["write_training_report"]
 _MOST_PAIRS = 50  # in the table of the data
 _SEEN = {  # features that are kept as logarithms, see rcan.fingerprint
     "snr": "signal-to-noise ratio",
-    "lateral": "size of lateral structure (voxels)",
-    "axial": "size of axial structure (voxels)",
-    "brightness": "median intensity of the bright tenth",
+    "lateral": "lateral fine structure, share of the coarse",
+    "axial": "axial fine structure, share of the coarse",
+    "brightness": "median intensity, share of the bright tenth",
 }
 
 
