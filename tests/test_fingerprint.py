@@ -299,6 +299,11 @@ def test_below_the_trusted_range_is_outside(seen, low, word):
         assert verdict.reasons[0].endswith("the network is to be trusted from 6")
 
 
+def test_above_the_trusted_range_is_outside(seen):
+    verdict = compare_fingerprint(measure(3), seen, {"snr": [None, 2.0], "blur": [None, None]})
+    assert (verdict.word, verdict.reasons[0][-36:]) == ("outside", "the network is to be trusted up to 2")
+
+
 def test_saturation_is_on_the_edge(seen):
     fingerprint = measure(3)
     fingerprint["channels"][0]["saturated"] = 0.02

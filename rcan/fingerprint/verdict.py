@@ -170,7 +170,7 @@ def compare_fingerprint(fingerprint, seen, trusted=None):
         with it.
     trusted : dict, optional
         What a study of the network's limits found: ``{"snr": [low, high]}``, either end None where there is none. An
-        image of lower SNR is outside, whatever the network was trained on.
+        image of another SNR is outside, whatever the network was trained on.
 
     Returns
     -------
@@ -244,17 +244,16 @@ def _round(number):
 
 
 def _compare_trusted(channel, trusted):
-    """An SNR below that at which the network was found to fail is outside."""
-    low = (trusted.get("snr") or [None])[0]
-    if low is None or channel["snr"] >= low:
+    """An SNR at which the network was found to be no better than classical methods, or than raw itself."""
+    low, high = trusted.get("snr") or (None, None)
+    snr = channel["snr"]
+    if low is not None and snr < low:
+        bound = f"from {_round(low)}"
+    elif high is not None and snr > high:
+        bound = f"up to {_round(high)}"
+    else:
         return []
-    return [
-        _Finding(
-            "trusted",
-            math.inf,
-            f"SNR {_round(channel['snr'])}, the network is to be trusted from {_round(low)}",
-        )
-    ]
+    return [_Finding("trusted", math.inf, f"SNR {_round(snr)}, the network is to be trusted {bound}")]
 
 
 def _compare_voxels(fingerprint, seen):
