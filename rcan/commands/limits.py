@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from rcan.cli import Settings, describe_failure, import_keras, option
 from rcan.commands.ending import run_computing_command
+from rcan.commands.ladders import Study, config_for, folder_of
 from rcan.commands.microscope import (
     APERTURE,
     BACKGROUND,
@@ -27,14 +28,13 @@ from rcan.commands.microscope import (
     each_warning_once,
 )
 from rcan.config import Axes, Count
-from rcan.files import show_name, state_of
+from rcan.files import state_of
 
 __all__ = ["main"]
 
 Positive = Annotated[float, Field(gt=0)]
 Factor = Annotated[float, Field(ge=1)]
 _RESULTS = ("limits.csv", "limits.json", "snr.png", "blur.png", "report.html")
-_PHANTOMS, _TRAINING_PHANTOMS = 0, 1  # random numbers of their own
 _VOXEL_SIZE = (0.3, 0.1, 0.1)
 _PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "tifffile")
 
@@ -150,19 +150,19 @@ def limits(options: LimitsOptions):
     }
     steps = list(dict.fromkeys([*ladders["snr"], *ladders["blur"]]))
     with each_warning_once(), _going_on(options):
-        study = _Study(options, settings, percentiles)
-        specimens, notes = study.specimens(tested, options.volumes, _PHANTOMS)
+        study = Study(options, settings, percentiles)
+        specimens, notes = study.specimens(tested, options.volumes)
         num_channels = specimens[0].gt.shape[-1]
         if not options.train:  # a network that does not fit is refused before anything is replaced
             restorer = adapt_network(load_model(options.model_dir)[0], num_channels)
-        open_study(_folder_of(options), settings, overwrite=options.overwrite)
+        open_study(folder_of(options), settings, overwrite=options.overwrite)
         print("\n".join(notes), flush=True)
         restorer_of = study.train(steps, learned, num_channels) if options.train else lambda step: restorer
         measured = measure_steps(
             steps,
             specimens,
             restorer_of,
-            folder=_folder_of(options),
+            folder=folder_of(options),
             num_exposures=options.volumes,
             microscope=study.microscope,
             percentiles=percentiles,
@@ -185,21 +185,9 @@ def _read_network(options):
     from rcan.config import Config
 
     if options.train:
-        return {}, _config_for(options, "none").percentiles
+        return {}, config_for(options, "none").percentiles
     about = read_about(options.model_dir)
     return about, tuple(about.get("percentiles", Config.model_fields["percentiles"].default))
-
-
-def _config_for(options, name):
-    """The configuration of the network for one step: that of the file, with simulated data in place of its own."""
-    from rcan.config import load_config
-
-    folder = _folder_of(options).absolute()
-    data = {"raw": str(folder / "training" / name), "gt": str(folder / "training" / "gt")}
-    nothing = dict.fromkeys(("validation_data_dir", "test_data_dir", "raw_data_format", "gt_data_format"))
-    none = {f"{kind}_image_pairs": [] for kind in ("training", "validation", "test")}
-    own = {"training_data_dir": data, "output_dir": str(folder / "networks" / name)}
-    return load_config(options.config, {**nothing, **none, **own})
 
 
 def _choose_inputs(options):
@@ -253,7 +241,7 @@ def _settings(options, about, percentiles, learned, tested):
         settings["voxel_size"] = options.voxel_size or known
     if not options.train:
         return {"model": digest_model(options.model_dir), **settings}
-    config = _config_for(options, "none").model_dump(mode="json")
+    config = config_for(options, "none").model_dump(mode="json")
     own = [key for key in config if key.endswith(("_dir", "_pairs", "_data_format"))]
     settings["config"] = {key: value for key, value in config.items() if key not in own}
     settings["training_volumes"] = options.training_volumes
@@ -262,108 +250,13 @@ def _settings(options, about, percentiles, learned, tested):
     return settings
 
 
-def _folder_of(options):
-    """Where finished steps, and with --train networks and their data, are kept."""
-    return options.output / "steps"
-
-
 def _check_output(options):
     """Refuse to replace results that are not of an earlier call."""
     there = [name for name in _RESULTS if (options.output / name).exists()]
-    if there and not _folder_of(options).exists():
+    if there and not folder_of(options).exists():
         raise FileExistsError(
             f"{options.output / there[0]} is not of this command: name another folder with -o."
         )
-
-
-class _Study:
-    """Specimens and networks of one call."""
-
-    def __init__(self, options, settings, percentiles):
-        from rcan.evaluation.limits import Microscope
-
-        camera = {name: settings[name] for name in ("background", "offset", "gain", "read_noise")}
-        self.microscope = Microscope(fwhm=tuple(settings["fwhm"]), **camera)
-        self._options, self._settings, self._percentiles = options, settings, percentiles
-
-    def specimens(self, paths, count, part):
-        """Specimens, and in words what they are."""
-        from rcan.evaluation.specimens import cut_specimens, draw_specimens
-
-        options, size = self._options, "x".join(map(str, self._options.shape))
-        shared = {"shape": options.shape, "percentiles": self._percentiles}
-        if paths is None:
-            voxel_size = tuple(self._settings["voxel_size"])
-            specimens = draw_specimens(
-                count,
-                kind=options.phantoms,
-                voxel_size=voxel_size,
-                fwhm=self.microscope.fwhm,
-                seed=(options.seed, part),
-                **shared,
-            )
-            microns = "x".join(f"{length:g}" for length in voxel_size)
-            kind = f"{options.phantoms} phantoms of {size} voxels (Z, Y, X) of {microns} µm"
-            return specimens, [f"{count} {kind} are exposed at each step."]
-        specimens = cut_specimens(paths, count, axes=options.axes, voxel_size=options.voxel_size, **shared)
-        point, voxel = self.microscope.fwhm[-1], max(specimen.voxel_size[-1] for specimen in specimens)
-        if point < voxel:
-            warnings.warn(
-                f"a point of {point:.2g} µm is narrower than a voxel of {voxel:.2g} µm, and its blur hardly shows: say "
-                "with --fwhm how wide a point is in the images.",
-                stacklevel=2,
-            )
-        of = f"{len(paths)} images" if len(paths) > 1 else show_name(paths[0])
-        parts = f"{len(specimens)} part{'s' * (len(specimens) > 1)}"
-        notes = [
-            f"{count} exposures at each step, of {parts} of {of} of at most {size} voxels (Z, Y, X), "
-            f"of time-lapses the frame in the middle: {', '.join(specimen.name for specimen in specimens)}."
-        ]
-        if len(specimens) < count:
-            notes.append("Exposures of one part differ in noise alone, and the intervals with them.")
-        return specimens, notes
-
-    def train(self, steps, learned, num_channels):
-        """Train a network for each step: from a step to the restorer of its images."""
-        from rcan.checkpoint import load_model
-        from rcan.evaluation.ladder_training import train_steps
-        from rcan.evaluation.limits import adapt_network
-
-        options = self._options
-        specimens, _ = self.specimens(learned, options.training_volumes, _TRAINING_PHANTOMS)
-        run_dirs = train_steps(
-            steps,
-            specimens,
-            lambda step: _config_for(options, step.name),
-            folder=_folder_of(options) / "training",
-            microscope=self.microscope,
-            seed=options.seed + 1,  # other noise than that of the test
-        )
-        return lambda step: adapt_network(load_model(run_dirs[step])[0], num_channels)
-
-    def draw_steps(self, steps, specimen, restorer_of):
-        """Images of the first exposure of each step, matched to the ground truth, by what is to be said of them."""
-        import numpy as np
-
-        from rcan.evaluation.limits import compare_exposure, noise_seed
-        from rcan.intensity import match_affine
-
-        pictures = {}
-        for step in steps:
-            rng = np.random.default_rng(noise_seed(self._options.seed, 0, step))
-            found = compare_exposure(
-                restorer_of(step),
-                specimen,
-                step,
-                microscope=self.microscope,
-                percentiles=self._percentiles,
-                rng=rng,
-            )
-            images = {"raw": found.raw, found.name: found.reference.image, "restored": found.restored}
-            matched = {name: match_affine(image, specimen.gt) for name, image in images.items()}
-            words = f"{specimen.name}: {step.photons:g} photons, blur {step.blur:g}, SNR {found.snr:.3g}"
-            pictures[words] = {**matched, "ground truth": specimen.gt}, specimen.voxel_size
-        return pictures
 
 
 def _steps_to_show(ladders, found):
@@ -387,7 +280,7 @@ def _going_on(options):
         yield
     except KeyboardInterrupt as stop:
         raise type(stop)(
-            f"stopped; {_folder_of(options)} keeps what is finished: the same call goes on."
+            f"stopped; {folder_of(options)} keeps what is finished: the same call goes on."
         ) from None
 
 
