@@ -299,6 +299,13 @@ def test_below_the_trusted_range_is_outside(seen, low, word):
         assert verdict.reasons[0].endswith("the network is to be trusted from 6")
 
 
+def test_nothing_is_inside_where_the_network_was_never_better(seen):
+    never = {"snr": [9.0, 1.0], "gains": False, "tested": {"snr": [1.0, 9.0]}}
+    verdict = compare_fingerprint(measure(3), seen, never)
+    assert verdict.word == "outside"
+    assert verdict.reasons[0].endswith("the network was no better than classical methods from 1 to 9")
+
+
 def test_above_the_trusted_range_is_outside(seen):
     verdict = compare_fingerprint(measure(3), seen, {"snr": [None, 2.0], "blur": [None, None]})
     assert (verdict.word, verdict.reasons[0][-36:]) == ("outside", "the network is to be trusted up to 2")

@@ -12,7 +12,7 @@ import tifffile
 from rcan.checkpoint import read_about
 from rcan.commands.limits import main
 from rcan.evaluation import limits as study
-from rcan.evaluation.breaking import find_end, find_limits, summarise, trusted_range
+from rcan.evaluation.breaking import find_end, find_limits, say_range, summarise, trusted_range
 from rcan.evaluation.limits import (
     Microscope,
     Step,
@@ -25,7 +25,8 @@ from rcan.evaluation.limits import (
 )
 from rcan.evaluation.specimens import Specimen, cut_specimens, draw_specimens
 from rcan.figures.limits import draw_ladder
-from rcan.fingerprint import measure_fingerprint
+from rcan.files import write_json
+from rcan.fingerprint import FINGERPRINT_VERSION, measure_fingerprint
 from rcan.simulation import expose
 from rcan.volume import open_volume
 
@@ -164,9 +165,9 @@ def test_gain_beyond_a_gap_does_not_count():
 @pytest.mark.parametrize(("level", "side", "state", "words"), [
     (1, "low", "none", "none down to 1"),
     (1, "high", "none", "none up to 16"),
-    (-1, "low", "never", "above 16"),
-    (-1, "high", "never", "below 1"),
-    (0, "low", "never", "above 16"),
+    (-1, "low", "never", "no gain at any step from 1 to 16"),
+    (-1, "high", "never", "no gain at any step from 1 to 16"),
+    (0, "low", "never", "no gain at any step from 1 to 16"),
     (np.nan, "low", "unknown", "not measured"),
 ])  # fmt: skip
 def test_no_number_is_given_where_the_ladder_shows_no_end(level, side, state, words):
@@ -222,7 +223,13 @@ def test_limits_are_those_of_the_rules():
     assert limits["blur_high"]["end"].position == pytest.approx(2.5)  # 0.35 µm is halfway from 0.5 to 0.2
     assert limits["snr_low"]["scores"]["restored"]["psnr"] == pytest.approx(21, abs=0.02)
     assert limits["snr_low"]["scores"]["raw"] == {"psnr": pytest.approx(20), "ssim": pytest.approx(0.2)}
+    low, high = limits["snr_low"]["end"].position, limits["snr_high_classical"]["end"].position
+    assert say_range(limits, "snr") == (
+        f"Restored is better than the best classical reference from SNR {low:.3g} to {high:.3g}."
+    )
+    assert "from blur 1 (the first step) to 3 (the last step)" in say_range(limits, "blur")
     facts = trusted_range(limits, smallest_blur=1)
+    assert facts["gains"] is True
     assert facts["snr"] == [limits["snr_low"]["end"].position, limits["snr_high"]["end"].position]
     assert facts["blur"] == [1, pytest.approx(2.5)]
     assert facts["tested"] == {"snr": [1, 64], "blur": [1, 3]}
@@ -438,7 +445,17 @@ def test_trusted_range_is_kept_with_the_network(finished):
     facts = read_about(finished / "model")["trusted_range"]
     assert facts["snr"][0] > facts["snr"][1]  # an identity is to be trusted nowhere
     assert facts["settings"]["photons"] == 5
-    assert facts["words"]["snr_low"].startswith("above ")
+    assert facts["words"]["snr_low"].startswith("no gain at any step")
+    assert facts["gains"] is False
+
+
+def test_the_range_of_images_with_other_voxels_is_not_kept(finished, capsys):
+    about = read_about(finished / "model")
+    seen = {"version": FINGERPRINT_VERSION, "voxel_size": [[0.3, 0.3], [0.2, 0.2], [0.2, 0.2]]}
+    write_json(finished / "model" / "training.json", {**about, "seen": seen})
+    assert main(["-m", str(finished / "model"), "-o", str(finished / "out"), *TINY]) == 0
+    assert "voxels of these images have another size" in capsys.readouterr().err
+    write_json(finished / "model" / "training.json", about)
 
 
 def test_report_and_charts_are_there(finished):
@@ -457,7 +474,7 @@ def test_same_call_measures_nothing_again(finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in (finished / "out" / "steps").glob("photons*")} == before
     assert (finished / "out" / "limits.csv").read_bytes() == table
     assert (
-        "SNR below which restored is no better than the best classical reference: above "
+        "SNR below which restored is no better than the best classical reference: no gain "
         in capsys.readouterr().out
     )
 

@@ -216,9 +216,12 @@ def _describe_uncertainty(options, about):
             f"The uncertainty is the spread of the ensemble as it is: it was calibrated for an ensemble of "
             f"{spread['ensemble']} only. rcan evaluate --ensemble {options.ensemble} does it for this one."
         )
+    bright = spread.get("signal_within_one")
+    in_signal = "" if bright is None else f" ({100 * bright:.0f} % where there is signal)"
     return (
         f"The uncertainty is the spread of the ensemble times {spread['factor']:.3g}, which held the truth in "
-        f"{100 * spread['calibrated_within_one']:.0f} % of the voxels of the {spread['found_on']} images."
+        f"{100 * spread['calibrated_within_one']:.0f} % of the voxels of the {spread['found_on']} images"
+        f"{in_signal}; of images that are unlike them it says nothing."
     )
 
 

@@ -36,6 +36,7 @@ Positive = Annotated[float, Field(gt=0)]
 Factor = Annotated[float, Field(ge=1)]
 _RESULTS = ("limits.csv", "limits.json", "snr.png", "blur.png", "report.html")
 _VOXEL_SIZE = (0.3, 0.1, 0.1)
+_VOXEL_RATIO = 1.5  # beyond it `apply` takes images for others than the training data
 _PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "tifffile")
 
 
@@ -176,7 +177,7 @@ def limits(options: LimitsOptions):
         print(f"\n{format_ladder(name, along, found, seed=options.seed)}")
     print(f"\nReport: {options.output / 'report.html'}", flush=True)
     if not options.train:
-        _note_range(options, about, found, settings)
+        _note_range(options, about, found, settings, specimens[0].voxel_size)
 
 
 def _read_network(options):
@@ -327,13 +328,22 @@ def _write_results(options, ladders, found, notes, settings, pictures):
     )
 
 
-def _note_range(options, about, found, settings):
-    """Keep the trusted range with the network."""
+def _note_range(options, about, found, settings, voxel_size):
+    """Keep the trusted range with the network, if it was found on images of its kind."""
     from rcan.checkpoint import note_about
     from rcan.evaluation.breaking import trusted_range
+    from rcan.fingerprint import read_seen
 
     if not about:
         print(f"{options.model_dir} has no training.json: its trusted range is in the report alone.")
+        return
+    known = zip(voxel_size, read_seen(about)["voxel_size"] if read_seen(about) else [None] * 3, strict=True)
+    if any(ends and not ends[0] / _VOXEL_RATIO < size < ends[1] * _VOXEL_RATIO for size, ends in known):
+        warnings.warn(
+            "the trusted range is in the report alone: the voxels of these images have another size than those of the "
+            "training data.",
+            stacklevel=2,
+        )
         return
     facts = trusted_range(found, smallest_blur=min(options.blur_ladder))
     fixed = {"photons": options.photons, "blur": options.blur}
@@ -342,7 +352,8 @@ def _note_range(options, about, found, settings):
     except OSError as failure:
         warnings.warn(f"the trusted range is in the report alone: {describe_failure(failure)}", stacklevel=2)
         return
-    print(f"Trusted range: kept with the network in {options.model_dir}")
+    instead = ", instead of that of an earlier study" * ("trusted_range" in about)
+    print(f"Trusted range: kept with the network in {options.model_dir}{instead}")
 
 
 main = functools.partial(run_computing_command, limits, prog="rcan limits")

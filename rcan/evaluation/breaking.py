@@ -12,7 +12,7 @@ import numpy as np
 
 from rcan.evaluation.scores import bootstrap_interval
 
-__all__ = ["MEASURES", "RULES", "End", "find_end", "find_limits", "summarise", "trusted_range"]
+__all__ = ["MEASURES", "RULES", "End", "find_end", "find_limits", "say_range", "summarise", "trusted_range"]
 
 LEVEL = 0.95
 MEASURES = ("psnr", "ssim", "lateral_true", "axial_true", "lateral", "axial")  # of an image of an exposure
@@ -57,7 +57,7 @@ class End(NamedTuple):
         if self.state == "none":
             return f"none down to {first}" if is_low else f"none up to {last}"
         if self.state == "never":
-            return f"above {last}" if is_low else f"below {first}"
+            return f"no gain at any step from {first} to {last}"
         beyond = f"below {first}" if is_low else f"above {last}"
         mean, loose = (
             beyond if value is None else f"{value:.3g}" for value in (self.mean_position, self.loose_position)
@@ -198,6 +198,13 @@ RULES = {
             "ground truth, and the finest details of restored that are right,"
         ),
     ),
+    "blur_low_classical": Rule(
+        "blur",
+        "low",
+        _psnr_over("reference"),
+        "blur below which the best classical reference is as good",
+        _IN_PSNR,
+    ),
     "blur_high_classical": Rule(
         "blur",
         "high",
@@ -237,6 +244,32 @@ def find_limits(ladders, *, seed):
     return limits
 
 
+def say_range(limits, ladder):
+    """Where restored is better than the best classical reference, in a sentence.
+
+    Parameters
+    ----------
+    limits : dict
+        From `find_limits`.
+    ladder : {"snr", "blur"}
+
+    Returns
+    -------
+    sentence : str
+    """
+    names = {"snr": ("snr_low", "snr_high_classical"), "blur": ("blur_low_classical", "blur_high_classical")}
+    low, high = (limits[name]["end"] for name in names[ladder])
+    what = {"snr": "SNR", "blur": "blur"}[ladder]
+    first, last = (f"{value:.3g}" for value in low.tested)
+    if low.state == "unknown":
+        return f"Whether restored is better than the best classical reference was not measured ({what})."
+    if low.state == "never":
+        return f"Restored is better than the best classical reference at no {what} from {first} to {last}."
+    start = f"{first} (the first step)" if low.position is None else f"{low.position:.3g}"
+    stop = f"{last} (the last step)" if high.position is None else f"{high.position:.3g}"
+    return f"Restored is better than the best classical reference from {what} {start} to {stop}."
+
+
 def _scores_at(position, positions, steps, scale):
     order = np.argsort(positions)
     at = scale(np.array(positions, float)[order])
@@ -265,7 +298,8 @@ def trusted_range(limits, *, smallest_blur):
     -------
     facts : dict
         ``snr`` and ``blur``: low and high end, None where the ladder shows no end. Where the network gained at no step
-        of the ladder, the low end is its last step or the high end its first: all that is known. Besides ``tested``
+        of the ladder, the low end is its last step or the high end its first: all that is known, and ``gains`` is
+        False where that is so of the SNR. Besides ``tested``
         (the ladders), ``words``, ``intervals`` and ``rules``, by the names of `RULES`.
     """
 
@@ -284,6 +318,7 @@ def trusted_range(limits, *, smallest_blur):
     return {
         "snr": [bound("snr_low"), bound("snr_high")],
         "blur": [float(smallest_blur) if smallest_blur == 1 else None, bound("blur_high")],
+        "gains": ends["snr_low"].state != "never",
         "tested": {ladder: list(ends[f"{ladder}_high"].tested) for ladder in ("snr", "blur")},
         "words": {name: str(end) for name, end in ends.items()},
         "intervals": intervals,

@@ -1,6 +1,6 @@
 """The ladders of a study of limits as tables."""
 
-from rcan.evaluation.breaking import MEASURES, RULES, summarise
+from rcan.evaluation.breaking import MEASURES, RULES, say_range, summarise
 
 __all__ = ["format_ladder", "tabulate"]
 
@@ -77,6 +77,6 @@ def format_ladder(ladder, steps, limits, *, seed):
             + "{:11.3f}{:11.3f}{:10.3f} |".format(*ssims)
             + "{:17.3f}{:11.3f}{:10.3f}".format(*details)
         )
-    lines.append(_FOOT)
+    lines += [_FOOT, say_range(limits, ladder)]
     found = [limit for name, limit in limits.items() if RULES[name].ladder == ladder]
     return "\n".join([*lines, *(f"{limit['title']}: {limit['end']}" for limit in found)])

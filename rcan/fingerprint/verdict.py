@@ -169,8 +169,9 @@ def compare_fingerprint(fingerprint, seen, trusted=None):
         From `summarise_fingerprints`. A network of one channel restores all channels of an image: each is compared
         with it.
     trusted : dict, optional
-        What a study of the network's limits found: ``{"snr": [low, high]}``, either end None where there is none. An
-        image of another SNR is outside, whatever the network was trained on.
+        What a study of the network's limits found: ``{"snr": [low, high]}``, either end None where there is none, and
+        ``gains``, False where the network was better than classical methods at no step. An image of another SNR is
+        outside, whatever the network was trained on.
 
     Returns
     -------
@@ -247,6 +248,10 @@ def _compare_trusted(channel, trusted):
     """An SNR at which the network was found to be no better than classical methods, or than raw itself."""
     low, high = trusted.get("snr") or (None, None)
     snr = channel["snr"]
+    if not trusted.get("gains", True):
+        first, last = map(_round, trusted["tested"]["snr"])
+        words = f"SNR {_round(snr)}, the network was no better than classical methods from {first} to {last}"
+        return [_Finding("trusted", math.inf, words)]
     if low is not None and snr < low:
         bound = f"from {_round(low)}"
     elif high is not None and snr > high:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from rcan.evaluation.breaking import MEASURES, RULES, summarise
+from rcan.evaluation.breaking import MEASURES, RULES, say_range, summarise
 from rcan.figures.limits import draw_ladder
 from rcan.report.methods import CITATIONS, describe_limits
 from rcan.report.page import Page
@@ -28,6 +28,7 @@ _MARKS = {
     "snr_high": "worse than raw from here",
     "snr_high_classical": "classical as good from here",
     "blur_high": "half of the loss is not regained from here",
+    "blur_low_classical": "better than classical from here",
     "blur_high_classical": "classical as good from here",
 }
 _SNR = (
@@ -112,6 +113,7 @@ def write_limits_report(path, *, subject, ladders, limits, notes, settings, pict
     """
     page = Page("Limits", subject)
     page.section("Where it breaks")
+    page.text(*(say_range(limits, ladder) for ladder in LADDERS))
     page.text(*notes)
     page.table(
         ["limit", "value", "raw (dB)", "restored (dB)", "classical (dB)", "SSIM of restored"],
