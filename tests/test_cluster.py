@@ -160,19 +160,19 @@ def test_the_part_of_a_killed_worker_is_done_by_another(run, workers, whole, tmp
     np.testing.assert_array_equal(values_of(tmp_path / "many.zarr"), expected)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, whatever the shell has set."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_job_leaves_the_cluster_and_no_output(run, workers, whole, tmp_path):
     flags, _ = whole
     with once_begun(tmp_path, _thread.interrupt_main):
-        slowly = ("--ensemble", "8")  # so that much is left to do when the first chunk is there
-        run(
-            *flags,
-            *slowly,
-            "-o",
-            tmp_path / "many.zarr",
-            "--scheduler",
-            workers.scheduler_address,
-            status=130,
-        )
+        run(*flags, "-o", tmp_path / "many.zarr", "--scheduler", workers.scheduler_address, status=130)
     with distributed.Client(workers.scheduler_address, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=20)
         assert client.submit(sum, [1, 2], pure=False).result(timeout=20) == 3  # after what was in work
