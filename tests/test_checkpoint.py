@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from rcan.atomic_io import atomic_file, write_json
 from rcan.checkpoint import (
     check_run_dir,
     create_run,
@@ -16,7 +17,6 @@ from rcan.checkpoint import (
     save_model,
     write_history,
 )
-from rcan.files import whole_file, write_json
 from rcan.model import build_rcan
 
 TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}
@@ -51,7 +51,7 @@ def names(folder):
 def test_file_gets_its_name_when_it_is_whole(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"
         assert partial.suffix == ".txt"
@@ -62,7 +62,7 @@ def test_file_gets_its_name_when_it_is_whole(tmp_path):
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole_file(path) as partial:  # noqa: PT012
+    with pytest.raises(RuntimeError), atomic_file(path) as partial:  # noqa: PT012
         partial.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -71,7 +71,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_name_as_long_as_names_may_be_can_be_written(tmp_path):
     path = tmp_path / ("a" * 251 + ".txt")
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text("new")
     assert path.read_text() == "new"
 

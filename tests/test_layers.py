@@ -17,7 +17,7 @@ CHAIN = [
     "cli",
     "config",
     "progress",
-    "files",
+    "atomic_io",
     "memory",
     "volume",
     "intensity",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from rcan.atomic_io import write_json
 from rcan.checkpoint import read_about
 from rcan.commands.limits import main
 from rcan.evaluation import limits as study
@@ -25,7 +26,6 @@ from rcan.evaluation.limits import (
 )
 from rcan.evaluation.specimens import Specimen, cut_specimens, draw_specimens
 from rcan.figures.limits import draw_ladder
-from rcan.files import write_json
 from rcan.fingerprint import FINGERPRINT_VERSION, measure_fingerprint
 from rcan.simulation import expose
 from rcan.volume import open_volume

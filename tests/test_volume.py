@@ -10,7 +10,7 @@ import psutil
 import pytest
 import tifffile
 
-from rcan.files import partial_of
+from rcan.atomic_io import partial_path
 from rcan.volume import create_volume, limit_cache, list_volumes, open_volume, pair_paths
 from rcan.volume.cache import cache
 
@@ -912,7 +912,7 @@ def test_an_interrupted_file_leaves_nothing_and_keeps_the_old_one(tmp_path):
 def test_the_name_appears_only_when_the_file_is_complete(tmp_path):
     path = tmp_path / "out.tif"
     with create_volume(path, axes="YX", sizes={"Y": 8, "X": 9}, dtype="uint8"):
-        assert [entry.name for entry in tmp_path.iterdir()] == [partial_of(tmp_path / "out.tif").name]
+        assert [entry.name for entry in tmp_path.iterdir()] == [partial_path(tmp_path / "out.tif").name]
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.tif"]
 
 

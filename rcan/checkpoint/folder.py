@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from rcan.files import read_json, whole_file
+from rcan.atomic_io import atomic_file, read_json
 
 __all__ = [
     "FIRST_STATE",
@@ -106,7 +106,7 @@ def create_run(run_dir, *, overwrite=False):
     run_dir = Path(run_dir)
     old = _files_of_run(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with whole_file(run_dir / "training.json") as partial:  # fails before anything is removed
+    with atomic_file(run_dir / "training.json") as partial:  # fails before anything is removed
         partial.write_text("{}")
     if old:
         remove_partials(run_dir)
@@ -165,7 +165,7 @@ def write_history(path, epochs):
     epochs : list of dict
         All with the same keys.
     """
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, epochs[0].keys())
         writer.writeheader()
         writer.writerows(epochs)

@@ -4,8 +4,8 @@ import hashlib
 import zipfile
 from pathlib import Path
 
+from rcan.atomic_io import atomic_file, read_json, write_json
 from rcan.checkpoint.folder import MODELS
-from rcan.files import read_json, whole_file, write_json
 
 __all__ = ["digest_model", "find_model", "load_model", "note_about", "read_about", "save_model"]
 
@@ -21,7 +21,7 @@ def save_model(model, path):
     path : path
         Ends in ``.keras``.
     """
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         model.save(partial)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rcan.atomic_io import atomic_file, report_errors_as, write_json
 from rcan.checkpoint.folder import list_states, remove_partials
-from rcan.files import naming, whole_file, write_json
 
 __all__ = ["load_state", "save_state"]
 
@@ -40,7 +40,7 @@ def save_state(run_dir, name, arrays, state):
     folder = run_dir / "checkpoints" / name
     partial = folder.with_name(f".{name}.partial-{os.getpid()}")
     try:
-        with naming(run_dir):
+        with report_errors_as(run_dir):
             partial.mkdir(parents=True)
             with open(partial / "variables.npz", "wb") as file:
                 np.savez(file, *arrays)
@@ -107,7 +107,7 @@ def load_state(run_dir, *, repair=True):
             shutil.rmtree(damaged)
         (run_dir / "best.keras").unlink(missing_ok=True)
         if (folder / "best.keras").exists():
-            with whole_file(run_dir / "best.keras") as partial:
+            with atomic_file(run_dir / "best.keras") as partial:
                 shutil.copyfile(folder / "best.keras", partial)
         return arrays, state
     if folders:

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from rcan.atomic_io import file_signature
 from rcan.cli import Settings, import_keras, option
 from rcan.commands.ending import run_computing_command
 from rcan.commands.jobs import find_jobs
 from rcan.commands.run import Run, choose_percentiles, choose_spread_factor
 from rcan.config import Axes, Count, read_devices
-from rcan.files import state_of
 
 __all__ = ["main"]
 
@@ -235,7 +235,7 @@ def _find_restorer(options):
     from rcan.restoration.cluster import Cluster
 
     told = options.model_copy(update={"model_dir": options.model_dir.absolute()})
-    work = functools.partial(work_in_cluster, told, tuple(state_of(find_model(options.model_dir))))
+    work = functools.partial(work_in_cluster, told, tuple(file_signature(find_model(options.model_dir))))
     with Cluster(options.scheduler, work, on_cpu=options.devices == "cpu") as cluster:
         yield cluster.make_restorer()
 

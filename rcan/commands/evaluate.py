@@ -105,8 +105,8 @@ def _check_output(options):
 
 def _write(options, results, pictures):
     """Write the table, the numbers and the report."""
+    from rcan.atomic_io import atomic_file, write_json
     from rcan.evaluation.words import how_much
-    from rcan.files import whole_file, write_json
     from rcan.report.evaluation import write_evaluation_report
 
     options.output.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _write(options, results, pictures):
         for method, values in facts["methods"].items()
     ]
     with (
-        whole_file(options.output / "scores.csv") as partial,
+        atomic_file(options.output / "scores.csv") as partial,
         open(partial, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, rows[0].keys())

@@ -2,7 +2,7 @@
 
 import warnings
 
-from rcan.files import show_name
+from rcan.atomic_io import printable_name
 
 __all__ = ["Study", "config_for", "folder_of"]
 
@@ -116,7 +116,7 @@ class Study:
                 "with --fwhm how wide a point is in the images.",
                 stacklevel=2,
             )
-        of = f"{len(paths)} images" if len(paths) > 1 else show_name(paths[0])
+        of = f"{len(paths)} images" if len(paths) > 1 else printable_name(paths[0])
         parts = f"{len(specimens)} part{'s' * (len(specimens) > 1)}"
         notes = [
             f"{count} exposures at each step, of {parts} of {of} of at most {size} voxels (Z, Y, X), "

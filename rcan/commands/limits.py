@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rcan.atomic_io import file_signature
 from rcan.cli import Settings, describe_failure, import_keras, option
 from rcan.commands.ending import run_computing_command
 from rcan.commands.ladders import Study, config_for, folder_of
@@ -28,7 +29,6 @@ from rcan.commands.microscope import (
     each_warning_once,
 )
 from rcan.config import Axes, Count
-from rcan.files import state_of
 
 __all__ = ["main"]
 
@@ -233,7 +233,7 @@ def _settings(options, about, percentiles, learned, tested):
     settings = options.model_dump(mode="json", include={*names})
     settings |= {"fwhm": choose_widths(options), "percentiles": percentiles}
     if options.input:
-        settings["input"] = [[os.path.realpath(path), state_of(path)] for path in tested]
+        settings["input"] = [[os.path.realpath(path), file_signature(path)] for path in tested]
         settings["voxel_size"] = options.voxel_size
     else:
         settings["phantoms"] = options.phantoms
@@ -247,7 +247,7 @@ def _settings(options, about, percentiles, learned, tested):
     settings["config"] = {key: value for key, value in config.items() if key not in own}
     settings["training_volumes"] = options.training_volumes
     if learned:
-        settings["training_input"] = [[os.path.realpath(path), state_of(path)] for path in learned]
+        settings["training_input"] = [[os.path.realpath(path), file_signature(path)] for path in learned]
     return settings
 
 
@@ -289,13 +289,13 @@ def _going_on(options):
 
 
 def _write_results(options, ladders, found, notes, settings, pictures):
+    from rcan.atomic_io import atomic_file, list_versions, write_json
     from rcan.evaluation.ladder_tables import tabulate
     from rcan.figures.style import save_png
-    from rcan.files import list_versions, whole_file, write_json
     from rcan.report.limits import draw_study, write_limits_report
 
     rows = tabulate(ladders, seed=options.seed)
-    with whole_file(options.output / "limits.csv") as partial, open(partial, "w", newline="") as file:
+    with atomic_file(options.output / "limits.csv") as partial, open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
@@ -311,7 +311,7 @@ def _write_results(options, ladders, found, notes, settings, pictures):
     }
     write_json(options.output / "limits.json", results)
     for name, steps in ladders.items():
-        with whole_file(options.output / f"{name}.png") as partial:
+        with atomic_file(options.output / f"{name}.png") as partial:
             save_png(draw_study(name, steps, found, seed=options.seed), partial)
     subject = (
         f"networks trained for each step by {options.config}" if options.train else str(options.model_dir)

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from rcan.files import state_of
+from rcan.atomic_io import file_signature
 
 __all__ = ["Manifest"]
 
@@ -50,7 +50,7 @@ class Manifest:
     def _entry(self, output_path):
         """What is known of a file under the name of an output; None if it is not, or has changed since."""
         try:
-            state = state_of(output_path)
+            state = file_signature(output_path)
         except OSError:  # a link to nowhere
             return None
         self._read()
@@ -93,7 +93,7 @@ class Manifest:
             return "foreign"
         if entry["settings"] != settings:
             return "other settings"
-        same_input = entry["input"] == os.path.realpath(raw_path) and entry["input_state"] == state_of(
+        same_input = entry["input"] == os.path.realpath(raw_path) and entry["input_state"] == file_signature(
             raw_path
         )
         return "done" if same_input else "outdated"
@@ -127,7 +127,7 @@ class Manifest:
         ----------
         raw_path : path
         input_state : list
-            As `rcan.files.state_of`, before it was read.
+            As `rcan.atomic_io.file_signature`, before it was read.
         output_path, present_path : path
             Its final name, and the one that it still has.
         settings : dict
@@ -135,7 +135,7 @@ class Manifest:
         self._append(
             {
                 "output": Path(output_path).name,
-                "state": state_of(present_path),
+                "state": file_signature(present_path),
                 "input": os.path.realpath(raw_path),
                 "input_state": input_state,
                 "settings": settings,

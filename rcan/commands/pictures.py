@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from rcan.files import whole_file
+from rcan.atomic_io import atomic_file
 
 __all__ = ["draw_pictures"]
 
@@ -43,7 +43,7 @@ def draw_pictures(job, how, *, label, when_whole=None):
     elif job.movie:
         pictures.append((job.movie, write_movie))
     for path, draw in pictures:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             draw(partial, images, **told)
             if when_whole:
                 when_whole(path, partial)

@@ -7,11 +7,11 @@ import os
 import sys
 import time
 
+from rcan.atomic_io import atomic_file, file_signature, other_writers, remove_stale_partials
 from rcan.cli import UsageError, describe_failure
 from rcan.commands.jobs import find_jobs, is_folder_of_images
 from rcan.commands.manifest import Manifest
 from rcan.commands.pictures import draw_pictures
-from rcan.files import clear_partials, state_of, whole_file, writers_of
 
 __all__ = ["Run", "choose_percentiles", "choose_spread_factor"]
 
@@ -182,7 +182,7 @@ class Run:
     def do(self, jobs):
         """Restore images; one that fails does not stop the others."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        clear_partials(self._folder)
+        remove_stale_partials(self._folder)
         for number, job in enumerate(jobs, 1):
             label = f"[{number}/{len(jobs)}] {job.raw.name}" if len(jobs) > 1 else job.raw.name
             try:
@@ -197,7 +197,7 @@ class Run:
 
     def _restore(self, job, label):
         """Restore an image and draw its pictures, where it was not done before."""
-        others = {path: writers_of(path.absolute()) for path in job.outputs}
+        others = {path: other_writers(path.absolute()) for path in job.outputs}
         if not self.select([job]):  # after the look at who writes: one that ends in between is seen here
             return
         self._check_protected(job)
@@ -209,7 +209,7 @@ class Run:
                 )
         note = None
         if self._manifest:
-            settings, before = self._settings_of(job), state_of(job.raw)
+            settings, before = self._settings_of(job), file_signature(job.raw)
 
             def note(path, present):
                 self._manifest.note(job.raw, before, path, present, settings)
@@ -274,7 +274,7 @@ class Run:
             told = problem
             for job in jobs:
                 with contextlib.suppress(FileNotFoundError):  # gone again
-                    state = state_of(job.raw)
+                    state = file_signature(job.raw)
                     before, start = since.get(job, (None, 0))
                     if state != before:
                         start = time.monotonic()
@@ -313,7 +313,7 @@ class Run:
 
 def _identity(path):
     """Place and state of a file, as JSON has them."""
-    return [os.path.realpath(path), state_of(path)]
+    return [os.path.realpath(path), file_signature(path)]
 
 
 def _settings(options):
@@ -346,7 +346,7 @@ def _read_scores(path, *, must_be_one):
 
 def _write_scores(path, rows):
     """Write the scores of all images that are known, by name of the output."""
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _SCORE_COLUMNS)
         writer.writeheader()
         writer.writerows({"file": name, **row} for name, row in rows.items())

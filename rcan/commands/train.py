@@ -53,10 +53,10 @@ def train(options: TrainOptions):
 
 def _conclude(run_dir, data):
     """Score the best network, and say where to find it, its picture, its report, and the way on."""
+    from rcan.atomic_io import atomic_file
     from rcan.checkpoint import load_model
     from rcan.evaluation import score_pair
     from rcan.figures import draw_projections
-    from rcan.files import whole_file
     from rcan.report.training import write_training_report
 
     model, _ = load_model(run_dir)
@@ -70,7 +70,7 @@ def _conclude(run_dir, data):
         for image in ("raw", "restored")
         if image in images
     }
-    with whole_file(run_dir / "restored.png") as partial:
+    with atomic_file(run_dir / "restored.png") as partial:
         draw_projections(partial, images, voxel_size=pair.gt.voxel_size, captions=captions, name=name)
     _tell_scores(scores, kind, len(pairs))
     program = "python apply.py" if Path(sys.argv[0]).name == "train.py" else "rcan apply"

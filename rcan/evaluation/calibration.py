@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from rcan.atomic_io import read_json
 from rcan.evaluation.subjects import central_part
-from rcan.files import read_json
 from rcan.intensity import fit_affine
 from rcan.volume import open_volume
 

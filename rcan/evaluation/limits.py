@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rcan.atomic_io import read_json, write_json
 from rcan.evaluation.references import Reference, best_references
 from rcan.evaluation.resolution import AGAINST_TRUTH, decorrelation_resolution, fourier_resolution
 from rcan.evaluation.scores import score_image
 from rcan.evaluation.specimens import range_of
-from rcan.files import read_json, write_json
 from rcan.intensity import normalise
 from rcan.progress import Progress
 from rcan.restoration import restore, upscaling_of

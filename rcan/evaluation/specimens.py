@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rcan.files import show_name
+from rcan.atomic_io import printable_name
 from rcan.intensity import normalise, percentile_range
 from rcan.simulation import blur, make_phantom
 from rcan.volume import open_volume
@@ -139,7 +139,7 @@ def _parts(path, shape, percentiles, axes, voxel_size):
         if np.percentile(density, _PERCENTILES[1]) < _LEAST_SIGNAL:
             continue
         where = ",".join(f"{part.start}:{part.stop}" for part in region)
-        name = show_name(volume.path)
+        name = printable_name(volume.path)
         name = name if density.shape == volume.shape else f"{name}[{where}]"
         yield Specimen(name, density, normalise(block, gt_ranges), tuple(voxel_size), 1)
 

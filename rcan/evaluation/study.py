@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from rcan import restoration
+from rcan.atomic_io import list_versions
 from rcan.checkpoint import digest_model, find_model, load_model
 from rcan.config import Config
 from rcan.evaluation.calibration import (
@@ -19,7 +20,6 @@ from rcan.evaluation.calibration import (
 from rcan.evaluation.evaluate import FEWEST_VOLUMES, Restorer, evaluate_subject, sum_up
 from rcan.evaluation.nulls import null_voxels, run_null_tests
 from rcan.evaluation.subjects import find_subjects
-from rcan.files import list_versions
 from rcan.progress import Progress
 
 __all__ = ["Study"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rcan.files import show_name
+from rcan.atomic_io import printable_name
 from rcan.progress import Progress
 from rcan.restoration.images import Image, check_fit, see_image
 from rcan.volume import enlarge_region, is_zarr, open_volume, pair_paths
@@ -157,7 +157,7 @@ def find_subjects(paths, engine, *, percentiles, axes=None, gt_axes=None):
         most = MOST_VOXELS // (math.prod(engine.factors) * max(read, written))
         part = central_part(raw.volume.shape[:-1], most)
         numbers = tuple(range(len(raw.frames)))
-        subjects.append(Subject(show_name(raw_path), raw, gt, repeat, part, engine.factors, numbers))
+        subjects.append(Subject(printable_name(raw_path), raw, gt, repeat, part, engine.factors, numbers))
     with Progress(len(subjects), "Checking images", unit="image") as progress:
         for place, subject in enumerate(subjects):
             images = [*filter(None, (subject.raw, subject.gt, subject.repeat))]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.files import reserve, whole_file, write_json
+from rcan.atomic_io import atomic_file, preallocate, write_json
 
 _VERSION = 1  # of what is measured: another number makes every volume be measured again
 
@@ -76,10 +76,10 @@ class Records:
             yield self._in_memory.setdefault((key, name), np.zeros(shape, dtype))
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(self._folder / f"{key}.{name}.npy") as partial:
+        with atomic_file(self._folder / f"{key}.{name}.npy") as partial:
             array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
             with open(partial, "rb+") as stream:
-                reserve(stream, array.offset, array.nbytes)
+                preallocate(stream, array.offset, array.nbytes)
             yield array
             array.flush()
 

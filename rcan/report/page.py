@@ -15,7 +15,7 @@ from numbers import Integral, Number
 from pathlib import Path
 
 from rcan import __version__
-from rcan.files import whole_file
+from rcan.atomic_io import atomic_file
 from rcan.report.pictures import turn_volumes, view_volumes
 from rcan.report.vector import draw_svg
 
@@ -182,7 +182,7 @@ class Page:
         OSError
             If it cannot be written.
         """
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text(self._render(), encoding="utf-8")
 
     def _add(self, fragment):

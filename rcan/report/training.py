@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rcan.atomic_io import read_json
 from rcan.figures.history import best_epoch, plot_history
-from rcan.files import read_json
 from rcan.fingerprint import read_seen
 from rcan.metrics import mean_scores
 from rcan.report.methods import CITATIONS, describe_training

@@ -28,8 +28,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from rcan.atomic_io import partial_path
 from rcan.cli import describe_failure
-from rcan.files import partial_of
 from rcan.restoration.blocks import TileTooLarge
 from rcan.restoration.engine import is_out_of_memory
 from rcan.restoration.parts import group_frames, split_volume
@@ -177,7 +177,7 @@ class Cluster:
         fixed = {
             "raw_path": os.path.abspath(raw.volume.path),
             "writers": [file.writer for file in files],
-            "signs": [str(partial_of(file.path.absolute()) / _SIGN) for file in files],
+            "signs": [str(partial_path(file.path.absolute()) / _SIGN) for file in files],
             "tile_shape": report.tile_shape,
             "overlap": report.overlap,
         }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.files import naming, reserve
+from rcan.atomic_io import preallocate, report_errors_as
 from rcan.fingerprint import compare_fingerprint
 from rcan.intensity import fit_affine
 from rcan.metrics import compare, mean_scores
@@ -335,8 +335,8 @@ class FileRestorer:
 def _scratch(folder, shape):
     """An array of float32 on disk that is gone afterwards."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        with naming(folder):
-            reserve(file, 0, 4 * math.prod(shape))
+        with report_errors_as(folder):
+            preallocate(file, 0, 4 * math.prod(shape))
         array = np.memmap(file, np.float32, "w+", shape=shape)
         yield array
         del array

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
+from rcan.atomic_io import atomic_file
 from rcan.figures import draw_history, draw_projections
-from rcan.files import whole_file
 from rcan.metrics import enlarge
 from rcan.restoration import restore
 
@@ -40,13 +40,13 @@ class Board:
 
     def draw(self, network, history):
         """Draw the history, and the first validation patches as the network restores them."""
-        with whole_file(self._run_dir / "history.png") as partial:
+        with atomic_file(self._run_dir / "history.png") as partial:
             draw_history(partial, history)
         if not self._sampler:
             return
         picture = np.concatenate([self._draw_patch(network, index) for index in range(_SHOWN_PATCHES)])
         encoded = tf.io.encode_png(picture).numpy()
-        with whole_file(self._run_dir / "patches.png") as partial:
+        with atomic_file(self._run_dir / "patches.png") as partial:
             partial.write_bytes(encoded)
         with self._writing("validation"):
             tf.summary.image("patches", picture[np.newaxis], step=history[-1]["epoch"])

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rcan.atomic_io import list_versions, read_json, write_json
 from rcan.checkpoint import check_run_dir, create_run, load_model, load_state, read_about
 from rcan.config import load_config
-from rcan.files import list_versions, read_json, write_json
 from rcan.fingerprint import FINGERPRINT_VERSION, measure_fingerprint, read_seen, summarise_fingerprints
 from rcan.model import build_rcan
 from rcan.patches import PatchSampler, Records, digest_of, hold_out, open_pairs

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.files import naming, partial_of, reserve
+from rcan.atomic_io import partial_path, preallocate, report_errors_as
 
 STORED_AXES = "PTZCYX"  # ImageJ demands TZCYX, OME-TIFF takes it as well; positions are images of their own
 ZARR_VERSIONS = {"zarr": "0.5", "zarr-0.4": "0.4"}  # of the specification of OME-Zarr
@@ -192,13 +192,13 @@ class Destination:
         self._num_bytes = math.prod(shape) * dtype.itemsize
         self._voxel_size, self._channel_names, self._time_step = voxel_size, channel_names, time_step
         self._format, self._compressed = file_format, compressed
-        self._partial = partial_of(path)
+        self._partial = partial_path(path)
         self._file = None  # open while the `with` block lasts
         self._offsets = ()  # of the pixels of each position
 
     def __enter__(self):
         try:
-            with naming(self.path):
+            with report_errors_as(self.path):
                 if self.path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 free = shutil.disk_usage(self.path.absolute().parent).free
@@ -208,7 +208,7 @@ class Destination:
                 self._offsets = self._write_tiff(self._partial)
                 self._file = open(self._partial, "rb+", buffering=0)
                 for offset in self._offsets:
-                    reserve(self._file, offset, self._num_bytes // len(self._offsets))
+                    preallocate(self._file, offset, self._num_bytes // len(self._offsets))
         except BaseException:
             self._discard()
             raise
@@ -244,12 +244,12 @@ class Destination:
             part = round_to_integers(block[i : i + step], self._stored_dtype)
             part = np.ascontiguousarray(part, self._stored_dtype)[np.newaxis]
             start = (frame.get("T", 0), z.start + i, channels.start, y.start, x.start)
-            with naming(self.path):
+            with report_errors_as(self.path):
                 _write_plain(self._file, self._offsets[frame.get("P", 0)], self._shape[1:], start, part)
 
     def __exit__(self, exception_type, *exception):
         try:
-            with naming(self.path):
+            with report_errors_as(self.path):
                 if exception_type is None and self._compressed:
                     self._compress()
                 if exception_type is None:

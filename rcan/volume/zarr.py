@@ -19,7 +19,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from rcan.files import read_json
+from rcan.atomic_io import read_json
 from rcan.memory import free_memory
 from rcan.volume.base import is_zarr, one_error
 from rcan.volume.cache import cache

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.files import naming, partial_of
+from rcan.atomic_io import partial_path, report_errors_as
 from rcan.volume.base import is_zarr
 from rcan.volume.pairs import image_name
 from rcan.volume.writing import round_to_integers
@@ -98,7 +98,7 @@ class ZarrDestination:
         self._shape = tuple(int(sizes[axis]) if axis in axes else 1 for axis in STORED_AXES)
         self._voxel_size, self._channel_names, self._time_step = voxel_size, channel_names, time_step
         # absolute, as other processes may have another working directory
-        self._partial = partial_of(path.absolute())
+        self._partial = partial_path(path.absolute())
         self._folders = [self._partial]
         if "P" in axes:
             self._folders = [self._partial / str(position) for position in range(int(sizes["P"]))]
@@ -109,7 +109,7 @@ class ZarrDestination:
     def __enter__(self):
         zarr = import_zarr(self.path)
         try:
-            with naming(self.path):
+            with report_errors_as(self.path):
                 self._check_place()
                 shutil.rmtree(self._partial, ignore_errors=True)  # of a killed process of the same number
                 self._partial.mkdir()
@@ -164,7 +164,7 @@ class ZarrDestination:
 
     def __exit__(self, exception_type, *exception):
         try:
-            with naming(self.path):
+            with report_errors_as(self.path):
                 if exception_type is None:
                     self.writer.flush()
                     self._finish()
@@ -303,14 +303,14 @@ class ZarrWriter:
             raise ValueError(f"{self._path}: a block of {block.shape} does not fit the region {target}.")
         limits = zip(starts, stops, self._chunk_shape, strict=True)
         touched = [range(start // c, -(-stop // c)) for start, stop, c in limits]
-        with naming(self._path):
+        with report_errors_as(self._path):
             for i, number in itertools.product(range(block.shape[-1]), itertools.product(*touched)):
                 key = (frame.get("P", 0), frame.get("T", 0), channel + i, *number)
                 self._fill(key, block[..., i], starts)
 
     def flush(self):
         """Write the chunks that are still incomplete."""
-        with naming(self._path):
+        with report_errors_as(self._path):
             while self._pending:
                 self._store_oldest()
 

@@ -14,17 +14,17 @@ import psutil
 from rcan import __version__
 
 __all__ = [
-    "clear_partials",
+    "atomic_file",
+    "file_signature",
     "list_versions",
-    "naming",
-    "partial_of",
+    "other_writers",
+    "partial_path",
+    "preallocate",
+    "printable_name",
     "read_json",
-    "reserve",
-    "show_name",
-    "state_of",
-    "whole_file",
+    "remove_stale_partials",
+    "report_errors_as",
     "write_json",
-    "writers_of",
 ]
 
 _LONGEST_NAME = 150  # bytes of an image's name in that of its partial file: a name has at most 255
@@ -32,7 +32,7 @@ _ZEROS = 2**24  # bytes written at a time
 
 
 @contextmanager
-def naming(path):
+def report_errors_as(path):
     """Give an error of the system, such as a full disk, the path that a user knows.
 
     Parameters
@@ -48,7 +48,7 @@ def naming(path):
 
 
 @contextmanager
-def whole_file(path):
+def atomic_file(path):
     """Write a file under another name, and give it its own only when it is whole.
 
     Parameters
@@ -64,7 +64,7 @@ def whole_file(path):
     path = Path(path)
     partial = path.with_name(f".{_shortened(path.stem)}.partial-{_owner()}{path.suffix}")
     try:
-        with naming(path):
+        with report_errors_as(path):
             yield partial
             with open(partial, "rb") as file:
                 os.fsync(file.fileno())
@@ -73,7 +73,7 @@ def whole_file(path):
         partial.unlink(missing_ok=True)
 
 
-def partial_of(path):
+def partial_path(path):
     """Name under which an image is written until it is whole: hidden, beside it, and of this process alone.
 
     Parameters
@@ -91,7 +91,7 @@ def _shortened(name):
     return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
 
 
-def writers_of(path):
+def other_writers(path):
     """Partial files of other processes that write the same image now.
 
     Parameters
@@ -102,7 +102,7 @@ def writers_of(path):
     -------
     partials : list of Path
     """
-    own = partial_of(path)
+    own = partial_path(path)
     pattern = glob.escape(own.name.rpartition(".partial-")[0]) + ".partial-*"
     return [partial for partial in own.parent.glob(pattern) if partial.name != own.name]
 
@@ -111,7 +111,7 @@ def _owner():
     return f"{platform.node()}-{os.getpid()}"
 
 
-def clear_partials(folder):
+def remove_stale_partials(folder):
     """Clear away what processes of this machine that were killed have left in a folder.
 
     What they were writing is removed; an image that was about to be replaced gets its name back if it has none.
@@ -133,7 +133,7 @@ def clear_partials(folder):
             partial.unlink(missing_ok=True)
 
 
-def show_name(path):
+def printable_name(path):
     """Name of a file as text that can be written everywhere: bytes that are no Unicode become escapes.
 
     Parameters
@@ -147,7 +147,7 @@ def show_name(path):
     return path.name.encode(errors="backslashreplace").decode()
 
 
-def state_of(path):
+def file_signature(path):
     """What changes when the data of an image on disk change.
 
     Parameters
@@ -197,7 +197,7 @@ def write_json(path, values):
     values : dict
         What is not JSON (paths, say) is written as text.
     """
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 
@@ -227,7 +227,7 @@ def read_json(path):
         ) from failure
 
 
-def reserve(stream, start, num_bytes):
+def preallocate(stream, start, num_bytes):
     """Give zeros in a file their place on the disk: a memory map without it ends in a crash when the disk is full.
 
     Parameters
