@@ -1,5 +1,3 @@
 """Before the first test: TensorFlow as the commands load it."""
 
-from rcan.cli import import_keras
-
-import_keras()
+import rcan.keras_setup  # noqa: F401

@@ -107,9 +107,6 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     shape = tuple(map(int, arguments.shape.split(",")))
-    from rcan.cli import import_keras
-
-    import_keras()
     from rcan.model import build_rcan
 
     show_voxels()

@@ -51,9 +51,6 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true")
     num_planes = (8, 64) if parser.parse_args().small else (32, 512)
-    from rcan.cli import import_keras
-
-    import_keras()
     from rcan.model import build_rcan
 
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:

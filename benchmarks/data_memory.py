@@ -44,13 +44,10 @@ def make_pairs(folder, count, shape, compression):
 
 def measure(folder):
     """Print the memory that the pairs of a folder take, in bytes."""
-    from rcan.cli import import_keras
-
-    import_keras()
     import numpy as np
-    import tensorflow as tf
 
     from rcan.config import ImagePair
+    from rcan.keras_setup import tf
     from rcan.patches import PatchSampler, Records, make_dataset, open_pairs
     from rcan.volume import limit_cache
 

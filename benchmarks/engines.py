@@ -26,9 +26,7 @@ TILES = ("16x96x96", "32x128x128")
 
 def make_tensorflow(folder):
     """The engine of `apply.py`."""
-    from rcan.cli import import_keras
-
-    keras = import_keras()
+    from rcan.keras_setup import keras
     from rcan.restoration import KerasEngine
 
     engine = KerasEngine(keras.saving.load_model(folder / "network.keras", compile=False))
@@ -170,9 +168,6 @@ def main():
     if arguments.work:
         work(arguments.work, arguments.folder)
         return
-    from rcan.cli import import_keras
-
-    import_keras()
     from onnx_graph import to_onnx
 
     from rcan.model import build_rcan

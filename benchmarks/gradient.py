@@ -19,11 +19,9 @@ NUM_STEPS = 7
 
 def measure():
     """Time the training step of both sides, seconds."""
-    from rcan.cli import import_keras
-
-    keras = import_keras()
     import numpy as np
 
+    from rcan.keras_setup import keras
     from rcan.model import build_rcan
     from rcan.training import use_fast_gradient
 

@@ -22,14 +22,11 @@ def peak():
 
 def measure(side, *shape):
     """Print the memory of three steps on a patch, in bytes."""
-    from rcan.cli import import_keras
-
-    import_keras()
     import numpy as np
-    import tensorflow as tf
 
     import rcan.training.loop as loop_module
     from rcan.config import Config
+    from rcan.keras_setup import tf
     from rcan.model import build_rcan
 
     loop_module.has_fast_stock_gradient = lambda: side == "stock"

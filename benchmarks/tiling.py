@@ -92,7 +92,7 @@ def show_overlaps(name, engine, raw, whole, counts):
 
 def show_sizes(engines, raw, gt, patch):
     """PSNR and time for tiles of several sizes."""
-    from rcan.metrics import compare
+    from rcan.scores import compare
 
     print("tile           PSNR (dB), seconds: " + "   ".join(engines))
     for factor in (0.5, 1, 2, 4, None):
@@ -112,7 +112,7 @@ def show_sizes(engines, raw, gt, patch):
 
 def show_fields(engines, raw, gt):
     """PSNR of the volume in the middle of larger and larger empty fields."""
-    from rcan.metrics import compare
+    from rcan.scores import compare
 
     rng, dark = np.random.default_rng(0), np.percentile(raw, 20)
     noise = dark - raw[raw < dark]
@@ -140,10 +140,8 @@ def main():
     )
     parser.add_argument("--tiles", default="2,3,3", help="along each axis, for the table of overlaps")
     arguments = parser.parse_args()
-    from rcan.cli import import_keras
-
-    import_keras()
     import rcan
+    import rcan.keras_setup
     from rcan.restoration import KerasEngine, tiles, with_local_attention
 
     tiles.RAMP_SHARE = arguments.ramp or tiles.RAMP_SHARE

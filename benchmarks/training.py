@@ -38,8 +38,7 @@ class OnePatch:
 
 def make_loop(config, sampler, folder):
     """The training loop of a config, and what it draws from."""
-    import tensorflow as tf
-
+    from rcan.keras_setup import tf
     from rcan.model import build_rcan
     from rcan.training.loop import Loop
 
@@ -146,9 +145,6 @@ def measure_arithmetic(folder, *, rounds=5):
 
 
 if __name__ == "__main__":
-    from rcan.cli import import_keras
-
-    import_keras()
     with tempfile.TemporaryDirectory() as scratch:
         for measure in (measure_waiting, measure_pipeline, measure_arithmetic):
             place = Path(scratch) / measure.__name__

@@ -24,7 +24,4 @@ def __getattr__(name):
     """Import a public name when it is first used: `import rcan` itself stays quick."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'rcan' has no attribute {name!r}")
-    if _PUBLIC[name] in ("rcan.training", "rcan.checkpoint", "rcan.model", "rcan.restoration"):
-        # as the commands do: with oneDNN, without messages
-        importlib.import_module("rcan.cli").import_keras()
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from rcan import __version__
-from rcan.cli import nearest
+from rcan.options import nearest
 
 COMMANDS = {
     "train": "train a network on pairs of raw and ground-truth volumes",

@@ -10,10 +10,7 @@ Ctrl-C, 143 after SIGTERM. `--debug` shows the traceback besides.
 """
 
 import argparse
-import difflib
-import errno
 import json
-import logging
 import os
 import signal
 import sys
@@ -25,128 +22,10 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rcan.failures import Terminated, UsageError, describe_failure
+from rcan.options import nearest
 
-__all__ = ["Settings", "UsageError", "describe_failure", "import_keras", "nearest", "option", "run_command"]
-
-_RULES = {  # in a user's words, by the type of pydantic's finding
-    "bool_type": "must be true or false",
-    "finite_number": "must be a finite number",
-    "float_type": "must be a number",
-    "int_from_float": "must be a whole number",
-    "int_type": "must be a whole number",
-    "list_type": "must be a list, [...]",
-    "model_type": "must be an object with raw and gt",
-    "path_type": "must be text",
-    "string_type": "must be text",
-    "too_long": "must have at most {max_length} values",
-    "too_short": "must have at least {min_length} values",
-    "tuple_type": "must be a list, [...]",
-}
-_WAYS_OUT = {
-    errno.EACCES: "choose a place where you may read and write",
-    errno.ENOENT: "check the name (relative paths in a config file start from its own folder)",
-    errno.ENOSPC: "free some space, or choose another disk",
-    errno.ENOTDIR: "a part of the path is a file, name another folder",
-    errno.EROFS: "choose a place where you may write",
-}
-
-
-class UsageError(ValueError):
-    """The command line itself is wrong: exit status 2."""
-
-
-class Terminated(KeyboardInterrupt):
-    """A queue or an operator has sent SIGTERM: exit status 143."""
-
-
-class Settings(BaseModel):
-    """Base of all that a user can set: checked as a whole, never changed afterwards."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-    @classmethod
-    def checked(cls, values, *, shown=str):
-        """Build the settings from JSON values, or report everything that is wrong with them at once.
-
-        Parameters
-        ----------
-        values : dict
-            As `json.load` gives them.
-        shown : callable
-            From a key to how messages show it, such as ``"--epochs"`` or ``"config.json: epochs"``; from
-            ``""`` to what begins a message about several keys.
-
-        Returns
-        -------
-        settings : instance of this class
-
-        Raises
-        ------
-        ValueError
-            With one line for each wrong value, naming key, value and rule; `UsageError` if one is a flag.
-        """
-        try:
-            return cls.model_validate_json(json.dumps(values))
-        except ValidationError as failure:
-            problems = failure.errors()
-        within = {problem["loc"][:-1] for problem in problems}  # a wrong item explains its list
-        lines = [cls._describe(problem, shown) for problem in problems if problem["loc"] not in within - {()}]
-        raise (UsageError if any(line.startswith("--") for line in lines) else ValueError)("\n".join(lines))
-
-    @classmethod
-    def _describe(cls, problem, shown):
-        """Put one of pydantic's findings into words: key, value, rule, way out."""
-        rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        if not problem["loc"]:
-            return shown("") + rule
-        first, *inner = problem["loc"]
-        key = ".".join(map(str, (shown(first), *inner)))
-        if problem["type"] == "missing" and inner:
-            return f"{key} is missing."
-        if problem["type"] == "missing":
-            return f"{key} is missing ({cls.model_fields[first].description})."
-        if problem["type"] == "extra_forbidden":
-            known = ["raw", "gt"] if inner else cls.model_fields
-            return f"{key} is not a known key.{nearest(problem['loc'][-1], known)}"
-        if problem["type"] in _RULES:
-            rule = _RULES[problem["type"]].format(**problem.get("ctx", {}))
-        return f"{key} is {json.dumps(problem['input'], default=str)}: {rule}."
-
-
-def option(default, description, *, letter=None, positional=False, **limits):
-    """Declare one setting: a pydantic field that also knows its flag.
-
-    Parameters
-    ----------
-    default : object
-        ``...`` where the user must give a value.
-    description : str
-        One line for the help page.
-    letter : str, optional
-        Single letter of the short flag.
-    positional : bool
-        Whether the command line takes it without a flag.
-    **limits
-        Ranges, as `pydantic.Field` takes them.
-    """
-    flag = {"letter": letter, "positional": positional}
-    return Field(default, description=description, json_schema_extra=flag, **limits)
-
-
-def nearest(word, known):
-    """Suggest what `word` may have been meant as: a sentence, or nothing.
-
-    Examples
-    --------
-    >>> nearest("epoch", ["epochs", "seed"])
-    ' Did you mean epochs?'
-    """
-    word, known = str(word), list(known)
-    close = [name for name in known if name.startswith(word)] or difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
+__all__ = ["run_command"]
 
 
 def run_command(call, argv=None, *, prog, overrides=None):
@@ -181,34 +60,24 @@ def run_command(call, argv=None, *, prog, overrides=None):
         message = describe_failure(failure) + (f" ({prog} --help lists all flags.)" if is_usage else "")
         for line in message.splitlines():
             print(f"error: {line}", file=sys.stderr)
-        kinds = {Terminated: 143, KeyboardInterrupt: 130, UsageError: 2}
-        return next((status for kind, status in kinds.items() if isinstance(failure, kind)), 1)
+        if isinstance(failure, KeyboardInterrupt) and _is_computing():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(
+                _status_of(failure)
+            )  # a tile that is being computed cannot be stopped, and nobody waits for it
+        return _status_of(failure)
 
 
-def describe_failure(failure):
-    """Put into words what ended a command, or what kept it from doing a part of its work.
+def _status_of(failure):
+    kinds = {Terminated: 143, KeyboardInterrupt: 130, UsageError: 2}
+    return next((status for kind, status in kinds.items() if isinstance(failure, kind)), 1)
 
-    Parameters
-    ----------
-    failure : BaseException
 
-    Returns
-    -------
-    message : str
-        One line, or one for each thing that is wrong.
-    """
-    if isinstance(failure, KeyboardInterrupt):
-        return str(failure) or "interrupted."
-    if isinstance(failure, OSError) and failure.strerror and failure.filename:
-        reason = f"{failure.strerror[0].lower()}{failure.strerror[1:]}"
-        way_out = _WAYS_OUT.get(failure.errno)
-        return f"{failure.filename}: {reason}{f': {way_out}' if way_out else ''}."
-    if isinstance(failure, (OSError, ValueError, ImportError)) and str(failure):
-        return str(failure)
-    reason = next(iter(str(failure).splitlines()), "")
-    if isinstance(failure, MemoryError) or type(failure).__name__ == "ResourceExhaustedError":  # TensorFlow's
-        return f"out of memory: use smaller tiles or patches. ({reason})"
-    return f"unexpected {type(failure).__name__}{f': {reason}' if reason else ''} (--debug shows where.)"
+def _is_computing():
+    """Whether threads of this process still compute tiles; without importing what computes them."""
+    tiled = sys.modules.get("rcan.restoration.blocks")
+    return tiled is not None and tiled.is_computing()
 
 
 @contextmanager
@@ -359,36 +228,3 @@ def _to_json(annotation, text):
         return json.loads(text.lower() if bool in kinds else text)
     except json.JSONDecodeError:
         return text
-
-
-def import_keras():
-    """Import Keras and its backend without the messages they print while loading.
-
-    TensorFlow is told to use oneDNN, which by itself it does on newer CPUs only; a convolution is about a
-    third faster with it on the others too. Of a GPU it takes memory as it needs it, not all at once.
-
-    Returns
-    -------
-    keras : module
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    with _muted_stderr():
-        import keras
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its warnings are for developers
-    return keras
-
-
-@contextmanager
-def _muted_stderr():
-    """Silence file descriptor 2, which compiled libraries write to directly."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)

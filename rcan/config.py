@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from rcan.cli import Settings, option
+from rcan.options import Settings, option
 
 __all__ = ["Config", "ImagePair", "load_config", "parse_loss"]
 

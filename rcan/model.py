@@ -16,8 +16,7 @@ for the upscaling head Shi et al., CVPR (2016), arXiv:1609.05158.
 import itertools
 import math
 
-import keras
-from keras import layers, ops
+from rcan.keras_setup import keras, layers, ops
 
 __all__ = ["PixelShuffle", "build_rcan"]
 

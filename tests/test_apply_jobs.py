@@ -819,8 +819,7 @@ import sys
 import time
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell has set
-from rcan.cli import import_keras
-import_keras()
+import rcan.keras_setup
 from rcan.commands import apply, run
 from rcan.restoration import KerasEngine
 
@@ -997,8 +996,7 @@ import sys
 import time
 from pathlib import Path
 
-from rcan.cli import import_keras
-import_keras()
+import rcan.keras_setup
 import numpy as np
 import rcan.checkpoint
 import rcan.volume.zarr_writing

@@ -11,13 +11,15 @@ from typing import Literal
 import pytest
 
 from rcan.__main__ import main as rcan_main
-from rcan.cli import Settings, UsageError, describe_failure, nearest, option, run_command
+from rcan.cli import run_command
 from rcan.commands.apply import ApplyOptions, apply
 from rcan.commands.apply import main as apply_main
 from rcan.commands.simulate import simulate
 from rcan.commands.train import main as train_main
 from rcan.commands.train import train
 from rcan.config import Config, Count
+from rcan.failures import UsageError, describe_failure
+from rcan.options import Settings, nearest, option
 
 
 class Options(Settings):

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from rcan.cli import UsageError
 from rcan.config import Config, ImagePair, load_config, parse_loss
+from rcan.failures import UsageError
 
 LOSS_RULE = "must be a sum of mae, mse, charbonnier, ssim, each once, with weights above 0 if any"
 LOSS_RULE += ", such as mae+0.2*ssim."

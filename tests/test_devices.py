@@ -18,9 +18,7 @@ from rcan.training import train
 ON_SEVERAL = """
 import sys
 import time
-from rcan.cli import import_keras
-import_keras()
-import tensorflow as tf
+from rcan.keras_setup import tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 from rcan.commands.train import main
@@ -123,8 +121,7 @@ ONE_OF_SEVERAL = """
 import sys
 import time
 import numpy as np
-from rcan.cli import import_keras
-import_keras()
+import rcan.keras_setup
 from rcan.training.loop import Loop
 
 def run_and_tell(self):

@@ -5,9 +5,10 @@ from keras import layers
 from scipy import ndimage, stats
 from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, structural_similarity
 
-from rcan.evaluation import format_scores, score_pair, scores
+from rcan.evaluation import score_pair, scores
 from rcan.evaluation.scores import bootstrap_blocks, bootstrap_interval, score_blocks, score_image
 from rcan.patches import Pair
+from rcan.scores import format_scores
 from rcan.volume import open_volume
 
 

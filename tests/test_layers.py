@@ -14,16 +14,19 @@ import rcan
 ROOT = Path(__file__).parents[1]
 CHAIN = [
     "__init__",
-    "cli",
+    "keras_setup",
+    "failures",
+    "options",
     "config",
     "progress",
     "atomic_io",
     "memory",
     "volume",
     "intensity",
-    "fingerprint",
+    "scores",
+    "losses",
     "model",
-    "metrics",
+    "fingerprint",
     "simulation",
     "patches",
     "restoration",
@@ -32,7 +35,7 @@ CHAIN = [
     "training",
     "evaluation",
     "report",
-    "export",
+    "cli",
 ]
 ON_TOP = ["commands", "__main__"]
 MODULES = sorted((ROOT / "rcan").rglob("*.py"))
@@ -73,8 +76,14 @@ def test_every_module_has_a_place_in_the_chain():
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_patches_and_training_import_tensorflow(path):
-    uses = any(name.split(".")[0] == "tensorflow" for name in imported_names(path))
+    uses = "rcan.keras_setup.tf" in imported_names(path)
     assert not uses or module_of(path) in ("patches", "training")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_keras_and_tensorflow_come_from_the_module_that_sets_them_up(path):
+    direct = {name.split(".")[0] for name in imported_names(path)} & {"keras", "tensorflow"}
+    assert not direct or module_of(path) == "keras_setup"
 
 
 def test_the_public_names_exist():

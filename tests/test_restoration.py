@@ -312,8 +312,7 @@ def test_progress_counts_every_raw_voxel_once_and_every_tile(raw):
 # Devices
 
 ON_FOUR = """
-from rcan.cli import import_keras
-keras = import_keras()
+from rcan.keras_setup import keras
 import numpy as np
 import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")

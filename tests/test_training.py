@@ -282,8 +282,7 @@ def test_same_seed_gives_the_same_weights_in_another_process(run, validated, tmp
     values = {**validated, "output_dir": str(tmp_path / "run")}
     program = """
 import json, sys
-from rcan.cli import import_keras
-import_keras()
+import rcan.keras_setup
 from rcan.config import Config
 from rcan.training import train
 train(Config.checked(json.loads(sys.argv[1])))

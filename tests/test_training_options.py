@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rcan.checkpoint import load_state
 from rcan.commands.train import main
 from rcan.config import Config
-from rcan.metrics import ssim
+from rcan.losses import ssim
 from rcan.model import build_rcan
 from rcan.training import learning_rate, train
 from rcan.training.forecast import step_memory

@@ -80,9 +80,8 @@ def load_model(model_dir):
     ValueError
         If a file cannot be read as what it should be.
     """
-    import keras
-
     import rcan.model  # noqa: F401  registers PixelShuffle
+    from rcan.keras_setup import keras
 
     path = find_model(model_dir)
     try:

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from rcan.atomic_io import file_signature
-from rcan.cli import Settings, import_keras, option
-from rcan.commands.ending import run_computing_command
+from rcan.cli import run_command
 from rcan.commands.jobs import find_jobs
 from rcan.commands.run import Run, choose_percentiles, choose_spread_factor
 from rcan.config import Axes, Count, read_devices
+from rcan.options import Settings, option
 
 __all__ = ["main"]
 
@@ -175,7 +175,6 @@ def apply(options: ApplyOptions):
     todo = [] if options.watch else run.select(jobs)
     with contextlib.ExitStack() as stack:
         if todo or options.watch:
-            import_keras()
             from rcan.checkpoint import read_about
             from rcan.volume import limit_cache
 
@@ -242,7 +241,6 @@ def _find_restorer(options):
 
 def work_in_cluster(options, model_state, sharing, request=None):
     """What a worker does, see `rcan.restoration.cluster.perform`."""
-    import_keras()
     from rcan.restoration.cluster import perform
 
     return perform(_load_in_cluster, (options, model_state, sharing), request)
@@ -326,4 +324,4 @@ def _known(about, key, flag):
     return about[key]
 
 
-main = functools.partial(run_computing_command, apply, prog="apply.py")
+main = functools.partial(run_command, apply, prog="apply.py")

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from rcan.cli import Settings, describe_failure, import_keras, option
-from rcan.commands.ending import run_computing_command
+from rcan.cli import run_command
 from rcan.config import Axes, read_devices
+from rcan.failures import describe_failure
+from rcan.options import Settings, option
 
 __all__ = ["main"]
 
@@ -66,7 +67,6 @@ def evaluate(options: EvaluateOptions):
 
     find_model(options.model_dir)
     _check_output(options)
-    import_keras()
     from rcan.evaluation.study import Study
     from rcan.evaluation.subjects import pair_images
     from rcan.volume import limit_cache
@@ -229,4 +229,4 @@ def _note_spread(options, about, results):
     print("The factor is kept with the network: apply.py --uncertainty multiplies by it.")
 
 
-main = functools.partial(run_computing_command, evaluate, prog="rcan evaluate")
+main = functools.partial(run_command, evaluate, prog="rcan evaluate")

@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rcan.atomic_io import file_signature
-from rcan.cli import Settings, describe_failure, import_keras, option
-from rcan.commands.ending import run_computing_command
+from rcan.cli import run_command
 from rcan.commands.ladders import Study, config_for, folder_of
 from rcan.commands.microscope import (
     APERTURE,
@@ -29,6 +28,8 @@ from rcan.commands.microscope import (
     each_warning_once,
 )
 from rcan.config import Axes, Count
+from rcan.failures import describe_failure
+from rcan.options import Settings, option
 
 __all__ = ["main"]
 
@@ -138,7 +139,6 @@ def limits(options: LimitsOptions):
     learned, tested = _choose_inputs(options)
     _warn_of_learned(about, tested or [])
     settings = _settings(options, about, percentiles, learned, tested)
-    import_keras()
     from rcan.checkpoint import load_model
     from rcan.evaluation.breaking import find_limits
     from rcan.evaluation.ladder_tables import format_ladder
@@ -356,4 +356,4 @@ def _note_range(options, about, found, settings, voxel_size):
     print(f"Trusted range: kept with the network in {options.model_dir}{instead}")
 
 
-main = functools.partial(run_computing_command, limits, prog="rcan limits")
+main = functools.partial(run_command, limits, prog="rcan limits")

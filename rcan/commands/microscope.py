@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rcan.cli import option
+from rcan.options import option
 
 __all__ = [
     "APERTURE",

@@ -8,10 +8,10 @@ import sys
 import time
 
 from rcan.atomic_io import atomic_file, file_signature, other_writers, remove_stale_partials
-from rcan.cli import UsageError, describe_failure
 from rcan.commands.jobs import find_jobs, is_folder_of_images
 from rcan.commands.manifest import Manifest
 from rcan.commands.pictures import draw_pictures
+from rcan.failures import UsageError, describe_failure
 
 __all__ = ["Run", "choose_percentiles", "choose_spread_factor"]
 
@@ -300,7 +300,7 @@ class Run:
     def conclude(self):
         """Say what was done."""
         if self._scores:
-            from rcan.evaluation import format_scores
+            from rcan.scores import format_scores
 
             print(f"\nAfter an affine match to the ground truth:\n{format_scores(self._scores)}")
         skipped = self._skipped - self._restored

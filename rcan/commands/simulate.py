@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from rcan.cli import Settings, option, run_command
+from rcan.cli import run_command
 from rcan.commands.microscope import (
     APERTURE,
     BACKGROUND,
@@ -22,6 +22,7 @@ from rcan.commands.microscope import (
     each_warning_once,
 )
 from rcan.config import Axes, Count
+from rcan.options import Settings, option
 from rcan.progress import Progress
 
 __all__ = ["main"]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from rcan.cli import Settings, import_keras, option, run_command
+from rcan.cli import run_command
 from rcan.config import Config, load_config
+from rcan.options import Settings, option
 
 __all__ = ["main"]
 
@@ -42,7 +43,6 @@ def train(options: TrainOptions):
 
     config = load_config(options.config, options.overrides)
     check_run_dir(config.output_dir, overwrite=options.overwrite or options.resume)
-    import_keras()
     from rcan.training import is_chief, open_data, train
 
     data = open_data(config, resume=options.resume)
@@ -92,8 +92,7 @@ def _conclude(run_dir, data):
 
 def _tell_scores(scores, kind, num_pairs):
     """Print the table, and warn where the network does harm."""
-    from rcan.evaluation import format_scores
-    from rcan.metrics import mean_scores
+    from rcan.scores import format_scores, mean_scores
 
     print(f"\nThe best network on the {kind} volumes, after an affine match to the ground truth:")
     print(format_scores(scores))

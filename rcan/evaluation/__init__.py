@@ -15,7 +15,6 @@ from rcan.evaluation.resolution import (
 from rcan.evaluation.scores import (
     bootstrap_blocks,
     bootstrap_interval,
-    format_scores,
     score_blocks,
     score_image,
     score_pair,
@@ -26,7 +25,6 @@ __all__ = [
     "bootstrap_blocks",
     "bootstrap_interval",
     "decorrelation_resolution",
-    "format_scores",
     "fourier_resolution",
     "local_error",
     "quantify",

@@ -21,9 +21,9 @@ from rcan.evaluation.resolution import (
 from rcan.evaluation.scores import bootstrap_blocks, bootstrap_interval, score_blocks, score_image
 from rcan.evaluation.subjects import central_part
 from rcan.intensity import match_affine
-from rcan.metrics import enlarge, mean_scores
 from rcan.restoration.blocks import TileTooLarge, plan_tiles, restore_blocks
 from rcan.restoration.engine import SMALLEST_TILE
+from rcan.scores import enlarge, mean_scores
 
 __all__ = ["FEWEST_VOLUMES", "Findings", "Restorer", "evaluate_subject", "sum_up"]
 

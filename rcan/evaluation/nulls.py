@@ -34,7 +34,7 @@ from scipy import fft, ndimage
 from rcan.evaluation.subjects import central_part
 from rcan.fingerprint import estimate_noise
 from rcan.intensity import fit_affine
-from rcan.metrics import enlarge
+from rcan.scores import enlarge
 
 __all__ = [
     "NULLS",

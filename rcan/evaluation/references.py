@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from rcan.evaluation.scores import score_image
 from rcan.intensity import match_affine
-from rcan.metrics import enlarge
+from rcan.scores import enlarge
 
 __all__ = ["Reference", "best_references"]
 

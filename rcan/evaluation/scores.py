@@ -13,14 +13,13 @@ import numpy as np
 from scipy import special
 
 from rcan.intensity import match_affine
-from rcan.metrics import compare, enlarge, mean_scores, ssim_map
 from rcan.restoration import restore
+from rcan.scores import compare, enlarge, mean_scores, ssim_map
 
 __all__ = [
     "Blocks",
     "bootstrap_blocks",
     "bootstrap_interval",
-    "format_scores",
     "score_blocks",
     "score_image",
     "score_pair",
@@ -47,7 +46,7 @@ def score_image(image, gt):
             Peak signal-to-noise ratio in dB for a data range of 1, at most 120.
         ``ssim``
             Structural similarity [1]_ with a Gaussian window along every axis: of the volume, not of planes; see
-            `rcan.metrics.ssim`.
+            `rcan.losses.ssim`.
         ``nrmse``
             Root of the summed squared error, relative to that of the summed squared ground truth:
             ``normalized_root_mse(..., normalization="euclidean")`` of scikit-image. It measures the error against
@@ -322,33 +321,3 @@ def score_pair(model, pair, *, tile_shape=None):
     images = {"raw": enlarge(raw, gt.shape), "restored": restored}
     images = {name: match_affine(image, gt) for name, image in images.items() if image.shape == gt.shape}
     return mean_scores(frames), {**images, "ground truth": gt}
-
-
-def format_scores(rows):
-    """Lay out scores as a table for the terminal, with the mean and the gain where there are several.
-
-    Parameters
-    ----------
-    rows : dict of str to dict
-        Scores by the name of the volume.
-
-    Returns
-    -------
-    table : str
-
-    Examples
-    --------
-    >>> print(format_scores({"a.tif": dict(psnr_raw=20, psnr_restored=25, ssim_raw=0.5, ssim_restored=0.75)}))
-           PSNR (dB): raw  restored    gain   SSIM: raw  restored
-    a.tif           20.00     25.00   +5.00       0.500     0.750
-    """
-    if len(rows) > 1:
-        rows = {**rows, "mean": mean_scores(list(rows.values()))}
-    width = max(map(len, rows))
-    lines = [f"{'':{width}}  PSNR (dB): raw  restored    gain   SSIM: raw  restored"]
-    for name, row in rows.items():
-        lines.append(
-            f"{name:{width}}  {row['psnr_raw']:14.2f}{row['psnr_restored']:10.2f}"
-            f"{row['psnr_restored'] - row['psnr_raw']:+8.2f}{row['ssim_raw']:12.3f}{row['ssim_restored']:10.3f}"
-        )
-    return "\n".join(lines)

@@ -139,7 +139,7 @@ def make_dataset(sampler, indices, *, batch_size):
         Of `(raw, gt)`, each `(batch_size, Z, Y, X, C)` float32, in the order of the indices. Where a patch cannot be
         read, iterating ends in an error of TensorFlow's; what was wrong is kept as `sampler.failure`.
     """
-    import tensorflow as tf
+    from rcan.keras_setup import tf
 
     def sample(index):
         try:

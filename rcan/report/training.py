@@ -10,9 +10,9 @@ import numpy as np
 from rcan.atomic_io import read_json
 from rcan.figures.history import best_epoch, plot_history
 from rcan.fingerprint import read_seen
-from rcan.metrics import mean_scores
 from rcan.report.methods import CITATIONS, describe_training
 from rcan.report.page import Page
+from rcan.scores import mean_scores
 
 __all__ = ["write_training_report"]
 

@@ -13,8 +13,7 @@ References
    arXiv:2112.04491
 """
 
-import keras
-from keras import layers, ops
+from rcan.keras_setup import keras, layers, ops
 
 __all__ = ["with_local_attention"]
 

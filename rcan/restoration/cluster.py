@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rcan.atomic_io import partial_path
-from rcan.cli import describe_failure
+from rcan.failures import describe_failure
 from rcan.restoration.blocks import TileTooLarge
 from rcan.restoration.engine import is_out_of_memory
 from rcan.restoration.parts import group_frames, split_volume

@@ -7,9 +7,9 @@ import os
 import queue
 import subprocess
 
-import keras
 import numpy as np
 
+from rcan.keras_setup import keras
 from rcan.memory import free_memory
 
 __all__ = [

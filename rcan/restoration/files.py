@@ -17,13 +17,13 @@ import numpy as np
 from rcan.atomic_io import preallocate, report_errors_as
 from rcan.fingerprint import compare_fingerprint
 from rcan.intensity import fit_affine
-from rcan.metrics import compare, mean_scores
 from rcan.progress import Progress
 from rcan.restoration.blocks import TileTooLarge, plan_tiles, restore_blocks
 from rcan.restoration.engine import SMALLEST_TILE
 from rcan.restoration.images import check_fit, see_image
 from rcan.restoration.output import Output, Report
 from rcan.restoration.seams import SeamMeter
+from rcan.scores import compare, mean_scores
 from rcan.volume import open_volume
 
 __all__ = ["FileRestorer"]

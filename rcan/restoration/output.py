@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rcan.intensity import denormalise, to_dtype
-from rcan.metrics import enlarge
+from rcan.scores import enlarge
 from rcan.volume import create_volume
 
 __all__ = ["Output", "Report"]
@@ -22,7 +22,7 @@ class Report:
     Attributes
     ----------
     scores : dict or None
-        As `rcan.metrics.compare`, mean over the frames; None without ground truth.
+        As `rcan.scores.compare`, mean over the frames; None without ground truth.
     seams : float or None
         As `rcan.restoration.seams.SeamMeter.score`.
     num_clipped, num_values : int

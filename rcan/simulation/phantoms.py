@@ -6,7 +6,7 @@ import math
 import numpy as np
 from scipy import interpolate, ndimage
 
-from rcan.cli import nearest
+from rcan.options import nearest
 
 __all__ = ["PHANTOMS", "make_phantom", "require_zyx"]
 

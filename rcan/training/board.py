@@ -4,12 +4,12 @@ import io
 from contextlib import contextmanager
 
 import numpy as np
-import tensorflow as tf
 
 from rcan.atomic_io import atomic_file
 from rcan.figures import draw_history, draw_projections
-from rcan.metrics import enlarge
+from rcan.keras_setup import tf
 from rcan.restoration import restore
+from rcan.scores import enlarge
 
 _SHOWN_PATCHES = 3
 

@@ -5,8 +5,7 @@ import json
 import os
 import warnings
 
-import keras
-import tensorflow as tf
+from rcan.keras_setup import keras, tf
 
 
 def choose_strategy(devices, precision):

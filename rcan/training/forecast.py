@@ -2,8 +2,7 @@
 
 import math
 
-import tensorflow as tf
-
+from rcan.keras_setup import tf
 from rcan.memory import free_memory
 from rcan.training.gradient import has_fast_stock_gradient
 

@@ -8,8 +8,7 @@ from operations that are fast. With oneDNN TensorFlow's own is as fast and takes
 import os
 import platform
 
-import keras
-import tensorflow as tf
+from rcan.keras_setup import keras, tf
 
 
 def has_fast_stock_gradient():

@@ -11,13 +11,12 @@ import math
 import time
 from contextlib import closing, contextmanager
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from rcan.checkpoint import save_model, save_state, write_history
 from rcan.config import parse_loss
-from rcan.metrics import METRICS, weighted_loss
+from rcan.keras_setup import keras, tf
+from rcan.losses import METRICS, weighted_loss
 from rcan.patches import make_dataset
 from rcan.progress import Progress
 from rcan.training.devices import dtype_policy, is_chief

@@ -3,7 +3,7 @@
 import signal
 import threading
 
-from rcan.cli import Terminated
+from rcan.failures import Terminated
 
 _EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 

@@ -4,7 +4,8 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from rcan.metrics import compare, enlarge, mean_scores, psnr, score, ssim, ssim_map, weighted_loss
+from rcan.losses import psnr, ssim, weighted_loss
+from rcan.scores import compare, enlarge, mean_scores, score, ssim_map
 
 
 def make_batch(rng, shape):
