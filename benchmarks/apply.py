@@ -29,9 +29,11 @@ SHAPES = (
 
 def measure_efficiency(name, model, shape, rounds, folder):
     """Print the share of the bare network in restoring a file."""
-    from rcan.restoration import FileRestorer, KerasEngine, plan_tiles, voxels_within_memory
+    from rcan.io.tiff_writing import create_volume
+    from rcan.restoration.engine import KerasEngine, voxels_within_memory
+    from rcan.restoration.file import FileRestorer
+    from rcan.restoration.tiled import plan_tiles
     from rcan.restoration.tiles import tile_axis
-    from rcan.volume import create_volume
 
     rng = np.random.default_rng(0)
     raw = folder / "raw.tif"
@@ -73,8 +75,8 @@ def measure_efficiency(name, model, shape, rounds, folder):
 
 def show_voxels():
     """Print voxels computed over those of the volume."""
-    from rcan.restoration.blocks import OVERLAP
     from rcan.restoration.engine import MAX_TILE_VOXELS
+    from rcan.restoration.tiled import OVERLAP
     from rcan.restoration.tiles import choose_tile, tile_axis
 
     print("volume          tile         tiles  computed   16x256x256   ceil(S / (t - o))")

@@ -47,9 +47,11 @@ def measure(folder):
     import numpy as np
 
     from rcan.config import ImagePair
+    from rcan.data.measurements import Records
+    from rcan.data.pairs import open_pairs
+    from rcan.data.patches import PatchSampler, make_dataset
+    from rcan.io.cache import limit_cache
     from rcan.keras_setup import tf
-    from rcan.patches import PatchSampler, Records, make_dataset, open_pairs
-    from rcan.volume import limit_cache
 
     limit_cache(5 * 10**7)
     list(tf.data.Dataset.range(2).map(lambda x: x))  # TensorFlow's own threads and buffers

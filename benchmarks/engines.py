@@ -27,7 +27,7 @@ TILES = ("16x96x96", "32x128x128")
 def make_tensorflow(folder):
     """The engine of `apply.py`."""
     from rcan.keras_setup import keras
-    from rcan.restoration import KerasEngine
+    from rcan.restoration.engine import KerasEngine
 
     engine = KerasEngine(keras.saving.load_model(folder / "network.keras", compile=False))
     return lambda batch: engine(batch[0])[np.newaxis]

@@ -23,7 +23,7 @@ def measure():
 
     from rcan.keras_setup import keras
     from rcan.model import build_rcan
-    from rcan.training import use_fast_gradient
+    from rcan.training.gradient import use_fast_gradient
 
     patch = np.random.default_rng(0).random(PATCH_SHAPE, np.float32)
     steps = {}

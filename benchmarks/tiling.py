@@ -27,8 +27,8 @@ NEAR = 8  # voxels to either side of a seam that count as near it
 
 def restore(engine, raw, tile_shape, overlap):
     """Restored volume, and the seams' score."""
-    from rcan.restoration import restore_blocks
     from rcan.restoration.seams import SeamMeter
+    from rcan.restoration.tiled import restore_blocks
 
     restored, seams = np.empty_like(raw), SeamMeter()
     shape = raw.shape[:-1]
@@ -142,7 +142,9 @@ def main():
     arguments = parser.parse_args()
     import rcan
     import rcan.keras_setup
-    from rcan.restoration import KerasEngine, tiles, with_local_attention
+    from rcan.restoration import tiles
+    from rcan.restoration.attention import with_local_attention
+    from rcan.restoration.engine import KerasEngine
 
     tiles.RAMP_SHARE = arguments.ramp or tiles.RAMP_SHARE
 

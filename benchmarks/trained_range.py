@@ -21,9 +21,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from rcan.fingerprint import WORDS, compare_fingerprint, measure_fingerprint, summarise_fingerprints
-from rcan.simulation import PHANTOMS, degrade, density_from_image, gaussian_widths, make_phantom
-from rcan.volume import open_volume
+from rcan.fingerprint.measure import measure_fingerprint
+from rcan.fingerprint.verdict import WORDS, compare_fingerprint, summarise_fingerprints
+from rcan.io.volume import open_volume
+from rcan.simulation.microscope import degrade, density_from_image, gaussian_widths
+from rcan.simulation.phantoms import PHANTOMS, make_phantom
 
 SHAPE = (24, 96, 96)
 VOXEL_SIZE = (0.3, 0.1, 0.1)  # µm

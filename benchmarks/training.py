@@ -59,8 +59,7 @@ def measure_waiting(folder, *, rounds=9, steps=40):
     """Ratio of the steps per second with and without the pipeline, at the sample's network."""
 
     from rcan.config import load_config
-    from rcan.training import open_data
-    from rcan.training.run import _make_samplers
+    from rcan.training.fit import _make_samplers, open_data
 
     config = load_config(ROOT / "config.json", {"output_dir": str(folder), "epochs": 10**4})
     sampler, _ = _make_samplers(config, open_data(config))
@@ -86,8 +85,9 @@ def measure_pipeline(folder, *, rounds=5, patches=48):
     import tifffile
 
     from rcan.config import ImagePair
-    from rcan.patches import PatchSampler, make_dataset, open_pairs
-    from rcan.volume import limit_cache
+    from rcan.data.pairs import open_pairs
+    from rcan.data.patches import PatchSampler, make_dataset
+    from rcan.io.cache import limit_cache
 
     rng, shape = np.random.default_rng(0), (32, 768, 768)
     for name, compression, cache in (

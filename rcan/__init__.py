@@ -7,15 +7,15 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Config": "rcan.config",
     "build_rcan": "rcan.model",
-    "create_volume": "rcan.volume",
+    "create_volume": "rcan.io.tiff_writing",
     "denormalise": "rcan.intensity",
     "load_config": "rcan.config",
-    "load_model": "rcan.checkpoint",
+    "load_model": "rcan.run_folder.models",
     "normalise": "rcan.intensity",
-    "open_volume": "rcan.volume",
+    "open_volume": "rcan.io.volume",
     "percentile_range": "rcan.intensity",
-    "restore": "rcan.restoration",
-    "train": "rcan.training",
+    "restore": "rcan.restoration.tiled",
+    "train": "rcan.training.fit",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -76,7 +76,7 @@ def _status_of(failure):
 
 def _is_computing():
     """Whether threads of this process still compute tiles; without importing what computes them."""
-    tiled = sys.modules.get("rcan.restoration.blocks")
+    tiled = sys.modules.get("rcan.restoration.tiled")
     return tiled is not None and tiled.is_computing()
 
 

@@ -14,8 +14,10 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from rcan.commands.apply import main
 from rcan.config import Config
 from rcan.model import PixelShuffle
-from rcan.restoration import FileRestorer, KerasEngine, restore
-from rcan.training import train
+from rcan.restoration.engine import KerasEngine
+from rcan.restoration.file import FileRestorer
+from rcan.restoration.tiled import restore
+from rcan.training.fit import train
 
 PERCENTILES = (2, 99.9)
 
@@ -654,7 +656,7 @@ def test_failure_midway_leaves_the_old_output_and_nothing_else(
         yield (slice(0, 1), slice(0, shape[1]), slice(0, shape[2])), np.zeros((1, *shape[1:], 1), np.float32)
         raise RuntimeError("no more")
 
-    monkeypatch.setattr("rcan.restoration.files.restore_blocks", restore_one_block)
+    monkeypatch.setattr("rcan.restoration.file.restore_blocks", restore_one_block)
     run("-m", networks["same"], "-i", path, "-o", output, "--overwrite", *flags, status=1)
     assert output.read_bytes() == b"the result of yesterday"
     assert [path.name for path in output.parent.iterdir()] == ["out.tif"]
@@ -663,8 +665,7 @@ def test_failure_midway_leaves_the_old_output_and_nothing_else(
 def test_no_block_larger_than_a_tile_is_read_once_the_percentiles_are_known(
     networks, volume, tmp_path, monkeypatch
 ):
-    from rcan.restoration import images
-    from rcan.volume import Volume
+    from rcan.io.volume import Volume
 
     path, image = volume
     shapes = []
@@ -676,7 +677,9 @@ def test_no_block_larger_than_a_tile_is_read_once_the_percentiles_are_known(
         return block
 
     known = np.percentile(image, PERCENTILES)[np.newaxis]
-    monkeypatch.setattr(images, "percentile_range", lambda volume, percentiles, frames, channels: known)
+    monkeypatch.setattr(
+        "rcan.data.views.percentile_range", lambda volume, percentiles, frames, channels: known
+    )
     monkeypatch.setattr(Volume, "read", record)
     engine = KerasEngine(keras.saving.load_model(networks["same"] / "best.keras"))
     FileRestorer(engine, tile_shape=(4, 16, 16)).restore(path, tmp_path / "out.tif")

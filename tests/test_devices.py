@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rcan.config import Config
-from rcan.training import train
+from rcan.training.fit import train
 
 ON_SEVERAL = """
 import sys

@@ -14,19 +14,20 @@ from keras import layers
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 
+from rcan.assess import evaluation as study
+from rcan.assess import subjects
+from rcan.assess.judging import Findings, Restorer, sum_up
+from rcan.assess.quantification import local_error
+from rcan.assess.scores import bootstrap_interval, score_blocks, score_image
+from rcan.assess.subjects import central_part
 from rcan.commands import apply as apply_command
 from rcan.commands.evaluate import main
 from rcan.config import Config
-from rcan.evaluation import study, subjects
-from rcan.evaluation.evaluate import Findings, Restorer, sum_up
-from rcan.evaluation.quantification import local_error
-from rcan.evaluation.scores import bootstrap_interval, score_blocks, score_image
-from rcan.evaluation.subjects import central_part
 from rcan.model import PixelShuffle
 from rcan.report import evaluation as report
-from rcan.restoration import KerasEngine
-from rcan.restoration.blocks import TileTooLarge
-from rcan.training import train
+from rcan.restoration.engine import KerasEngine
+from rcan.restoration.tiled import TileTooLarge
+from rcan.training.fit import train
 
 PERCENTILES = (2, 99.9)
 

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from matplotlib import image as png
 
-from rcan.figures import draw_history, draw_projections
-from rcan.figures.history import plot_history
-from rcan.figures.projections import _projections_figure
+from rcan.figures.history import draw_history, plot_history
+from rcan.figures.projections import _projections_figure, draw_projections
 from rcan.figures.style import Sheet
 
 UNKNOWN = (None, None, None)

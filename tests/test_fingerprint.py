@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rcan.fingerprint import (
-    WORDS,
-    compare_fingerprint,
-    estimate_noise,
-    measure_fingerprint,
-    read_seen,
-    summarise_fingerprints,
-)
-from rcan.simulation import degrade, density_from_image, expose, gaussian_widths, make_phantom
-from rcan.volume import open_volume
+from rcan.fingerprint.measure import measure_fingerprint
+from rcan.fingerprint.noise import estimate_noise
+from rcan.fingerprint.verdict import WORDS, compare_fingerprint, read_seen, summarise_fingerprints
+from rcan.io.volume import open_volume
+from rcan.simulation.microscope import degrade, density_from_image, expose, gaussian_widths
+from rcan.simulation.phantoms import make_phantom
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
 CAMERAS = {

@@ -21,19 +21,19 @@ CHAIN = [
     "progress",
     "atomic_io",
     "memory",
-    "volume",
     "intensity",
     "scores",
     "losses",
     "model",
+    "io",
     "fingerprint",
-    "simulation",
-    "patches",
-    "restoration",
+    "data",
+    "run_folder",
     "figures",
-    "checkpoint",
+    "restoration",
+    "simulation",
     "training",
-    "evaluation",
+    "assess",
     "report",
     "cli",
 ]
@@ -75,9 +75,9 @@ def test_every_module_has_a_place_in_the_chain():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_patches_and_training_import_tensorflow(path):
+def test_only_data_and_training_import_tensorflow(path):
     uses = "rcan.keras_setup.tf" in imported_names(path)
-    assert not uses or module_of(path) in ("patches", "training")
+    assert not uses or module_of(path) in ("data", "training")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from rcan.atomic_io import write_json
-from rcan.checkpoint import read_about
-from rcan.commands.limits import main
-from rcan.evaluation import limits as study
-from rcan.evaluation.breaking import find_end, find_limits, say_range, summarise, trusted_range
-from rcan.evaluation.limits import (
+from rcan.assess import limits as study
+from rcan.assess.limits.ends import find_end, find_limits, say_range, summarise, trusted_range
+from rcan.assess.limits.exposures import (
     Microscope,
     Step,
     adapt_network,
@@ -24,11 +21,14 @@ from rcan.evaluation.limits import (
     signal_to_noise,
     take_exposure,
 )
-from rcan.evaluation.specimens import Specimen, cut_specimens, draw_specimens
-from rcan.figures.limits import draw_ladder
-from rcan.fingerprint import FINGERPRINT_VERSION, measure_fingerprint
-from rcan.simulation import expose
-from rcan.volume import open_volume
+from rcan.assess.limits.specimens import Specimen, cut_specimens, draw_specimens
+from rcan.atomic_io import write_json
+from rcan.commands.limits import main
+from rcan.figures.ladders import draw_ladder
+from rcan.fingerprint.measure import FINGERPRINT_VERSION, measure_fingerprint
+from rcan.io.volume import open_volume
+from rcan.run_folder.models import read_about
+from rcan.simulation.microscope import expose
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
 MICROSCOPE = Microscope(fwhm=(0.52, 0.19, 0.19), background=2, offset=100, gain=2, read_noise=1.6)
@@ -709,7 +709,7 @@ def test_no_test_image_is_learned_from(tmp_path, config_path, write_tiff, identi
     def train(config, *, resume):
         shutil.copytree(identity, config.output_dir)
 
-    monkeypatch.setattr("rcan.training.train", train)
+    monkeypatch.setattr("rcan.training.fit.train", train)
     for number, specimen in enumerate(phantoms(3)):
         grey = (1000 * specimen.density[..., 0]).astype(np.uint16)
         write_tiff(tmp_path / "gt" / f"{number}.tif", grey, "ZYX")

@@ -12,13 +12,14 @@ import tifffile
 from imageio import v2, v3
 from keras import layers
 
-from rcan import figures
 from rcan.commands.apply import main
-from rcan.figures import load_for_view, loading, movie, rotate_projections, write_movie
-from rcan.figures.movie import _draw_still
+from rcan.figures import loading, movie
+from rcan.figures.loading import load_for_view
+from rcan.figures.movie import _draw_still, write_movie
+from rcan.figures.rotation import rotate_projections
 from rcan.figures.style import render
+from rcan.io.volume import open_volume
 from rcan.model import PixelShuffle
-from rcan.volume import open_volume
 
 UNKNOWN = (None, None, None)
 
@@ -221,10 +222,10 @@ def drawn(monkeypatch):
     for kind in ("draw_projections", "write_movie"):
 
         def draw(path, images, kind=kind, **options):
-            told[kind] = images, options
+            told[kind.partition(".")[2]] = images, options
             path.touch()
 
-        monkeypatch.setattr(figures, kind, draw)
+        monkeypatch.setattr(f"rcan.figures.{kind}", draw)
     return told
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rcan.evaluation.nulls import make_nulls, measure_contrast, measure_nulls, shuffle_phases
+from rcan.assess.nulls import make_nulls, measure_contrast, measure_nulls, shuffle_phases
 
 PERCENTILES = (2, 99.9)
 

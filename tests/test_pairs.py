@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from rcan.volume import check_pair, list_volumes, open_volume, pair_paths
+from rcan.io.paths import check_pair, list_volumes, pair_paths
+from rcan.io.volume import open_volume
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_a_constant_image_is_an_error(tmp_path, gt):
 
 @pytest.mark.parametrize("slab", [64, 2**23])
 def test_images_that_do_not_correlate_are_a_warning(tmp_path, gt, monkeypatch, slab):
-    monkeypatch.setattr("rcan.volume.pairs.SLAB_VOXELS", slab)
+    monkeypatch.setattr("rcan.io.paths.SLAB_VOXELS", slab)
     raw = volume(tmp_path / "raw.tif", gt[:, ::-1])
     expected = np.corrcoef(gt[:, ::-1].ravel(), gt.ravel())[0, 1]
     with pytest.warns(UserWarning, match=f"correlation of {expected:.2f}, near or below zero"):

@@ -11,8 +11,10 @@ import tifffile
 from scipy import stats
 
 from rcan.config import ImagePair
-from rcan.patches import Pair, PatchSampler, Records, hold_out, make_dataset, open_pairs
-from rcan.volume import open_volume
+from rcan.data.measurements import Records
+from rcan.data.pairs import Pair, hold_out, open_pairs
+from rcan.data.patches import PatchSampler, make_dataset
+from rcan.io.volume import open_volume
 
 UNIT = np.array([[0, 1]])
 PLAIN = {"seed": 0, "augmented": False}
@@ -423,7 +425,7 @@ def test_ranges_are_measured_once_for_each_state_of_a_file(tmp_path, tiny_config
     paths = {kind: tmp_path / kind / "0.tif" for kind in ("raw", "gt")}
     first = open_again()
     with monkeypatch.context() as patched:
-        patched.setattr("rcan.patches.pairs.check_pair", None)  # would fail if it were called
+        patched.setattr("rcan.data.pairs.check_pair", None)  # would fail if it were called
         np.testing.assert_array_equal(open_again(), first)
     image = tifffile.imread(paths["gt"])
     tifffile.imwrite(paths["gt"], image // 2, photometric="minisblack", metadata={"axes": "ZYX"}, imagej=True)
@@ -440,7 +442,7 @@ def test_positions_are_measured_once_and_found_again(make_pair, rng, tmp_path, m
         return [sampler.sample(index)[0].tobytes() for index in range(50)]
 
     first = corners()
-    monkeypatch.setattr("rcan.patches.positions._signal_sums", None)
+    monkeypatch.setattr("rcan.data.foreground._signal_sums", None)
     assert corners() == first
 
 
@@ -480,7 +482,7 @@ def test_positions_do_not_depend_on_the_bands_that_are_summed(make_pair, rng, mo
         return sampler.num_positions, [sampler.sample(index)[0].tobytes() for index in range(50)]
 
     expected = positions()
-    monkeypatch.setattr("rcan.patches.positions._MOST_SUMS", most)
+    monkeypatch.setattr("rcan.data.foreground._MOST_SUMS", most)
     assert positions() == expected
 
 

@@ -3,8 +3,8 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from rcan.evaluation.quantification import local_error, quantify
-from rcan.figures.quantification import draw_intensities
+from rcan.assess.quantification import local_error, quantify
+from rcan.figures.intensities import draw_intensities
 
 SHAPES = [(6, 30, 31, 1), (6, 30, 31, 2), (50, 51, 1)]
 

@@ -4,10 +4,11 @@ from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import richardson_lucy
 
-from rcan.evaluation import references
-from rcan.evaluation.references import _estimate_noise, _middle, _nl_means, _richardson_lucy, best_references
-from rcan.evaluation.scores import score_image
-from rcan.simulation import gaussian_widths, make_phantom, simulate_pair
+from rcan.assess import references
+from rcan.assess.references import _estimate_noise, _middle, _nl_means, _richardson_lucy, best_references
+from rcan.assess.scores import score_image
+from rcan.simulation.microscope import gaussian_widths, simulate_pair
+from rcan.simulation.phantoms import make_phantom
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
 UNKNOWN = (None, None, None)

@@ -15,8 +15,8 @@ import pytest
 
 from rcan.figures.rotation import rotate_projections
 from rcan.figures.style import new_figure
-from rcan.report import Page
-from rcan.report.pictures import turn_volumes, view_volumes
+from rcan.report.page import Page
+from rcan.report.viewer import turn_volumes, view_volumes
 
 ROOT = Path(__file__).parents[1]
 NASTY = "a<b> & \"c\" 'd' </script><script>alert(1)</script>.tif"

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from rcan.figures.style import new_figure
-from rcan.report import Page
+from rcan.report.page import Page
 
 _SHAPE = 6, 20, 30  # (Z, Y, X)
 _FLAGS = [

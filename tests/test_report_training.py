@@ -11,10 +11,11 @@ import pytest
 
 from rcan import __version__
 from rcan.commands.train import main as train
-from rcan.fingerprint import compare_fingerprint, measure_fingerprint, summarise_fingerprints
+from rcan.fingerprint.measure import measure_fingerprint
+from rcan.fingerprint.verdict import compare_fingerprint, summarise_fingerprints
+from rcan.io.volume import open_volume
 from rcan.report.methods import CITATIONS, describe_evaluation, describe_limits, describe_training
 from rcan.report.training import write_training_report
-from rcan.volume import open_volume
 
 ROOT = Path(__file__).parents[1]
 NASTY = "a<b> & 'd' </script>.tif"

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 from scipy import fft, ndimage
 
-from rcan.evaluation.decorrelation import decorrelation_curves
-from rcan.evaluation.frc import fourier_curves, single_image_curves
-from rcan.evaluation.resolution import (
+from rcan.assess.resolution.decorrelation import decorrelation_curves
+from rcan.assess.resolution.fourier import fourier_curves, single_image_curves
+from rcan.assess.resolution.measures import (
     decorrelation_resolution,
     fourier_resolution,
     single_image_resolution,
 )
-from rcan.figures.resolution import plot_decorrelation_curves, plot_fourier_curves
-from rcan.simulation import blur, expose, gaussian_widths, make_phantom
+from rcan.figures.spectra import plot_decorrelation_curves, plot_fourier_curves
+from rcan.simulation.microscope import blur, expose, gaussian_widths
+from rcan.simulation.phantoms import make_phantom
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
 SHAPE = (32, 128, 128)

@@ -13,24 +13,15 @@ import tifffile
 from keras import layers
 from scipy import ndimage
 
+from rcan.data.views import see_image
+from rcan.io.volume import open_volume
 from rcan.model import PixelShuffle, build_rcan
-from rcan.restoration import (
-    Ensemble,
-    FileRestorer,
-    KerasEngine,
-    find_devices,
-    is_computing,
-    plan_tiles,
-    restore,
-    restore_blocks,
-    upscaling_of,
-    voxels_within_memory,
-    with_local_attention,
-)
-from rcan.restoration.images import see_image
+from rcan.restoration.attention import with_local_attention
+from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, upscaling_of, voxels_within_memory
+from rcan.restoration.file import FileRestorer
 from rcan.restoration.seams import SeamMeter
+from rcan.restoration.tiled import is_computing, plan_tiles, restore, restore_blocks
 from rcan.restoration.tiles import tile_axis
-from rcan.volume import open_volume
 
 
 def identity(ndim=3, channels=1):
@@ -318,7 +309,9 @@ import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
 from rcan.model import build_rcan
-from rcan.restoration import KerasEngine, find_devices, restore_blocks, with_local_attention
+from rcan.restoration.attention import with_local_attention
+from rcan.restoration.engine import KerasEngine, find_devices
+from rcan.restoration.tiled import restore_blocks
 
 rng = np.random.default_rng(0)
 model = build_rcan(num_channels=8, num_residual_groups=1, num_residual_blocks=1)

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from rcan.checkpoint import load_state, save_state
 from rcan.commands.train import main
 from rcan.config import Config
-from rcan.training import train
+from rcan.run_folder.checkpoints import load_state, save_state
+from rcan.training.fit import train
 
 DYING = """
 import os, signal, sys
-from rcan.checkpoint import states
+from rcan.run_folder import states
 from rcan.commands.train import main
 
 save = states.write_json

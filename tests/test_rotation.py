@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from rcan.figures import rotate_projections
-from rcan.figures.rotation import pixel_of_views
+from rcan.figures.rotation import pixel_of_views, rotate_projections
 
 UNKNOWN = (None, None, None)
 VOXEL_SIZES = [UNKNOWN, (1.0, 1.0, 1.0), (0.3, 0.1, 0.1), (0.25, 0.1, 0.1), (None, None, 0.1)]

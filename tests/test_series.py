@@ -7,7 +7,7 @@ import psutil
 import pytest
 import tifffile
 
-from rcan.volume import open_volume
+from rcan.io.volume import open_volume
 
 
 @pytest.fixture

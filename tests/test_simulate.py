@@ -6,8 +6,8 @@ import pytest
 import tifffile
 
 from rcan.commands.simulate import main
-from rcan.simulation import gaussian_widths
-from rcan.volume import open_volume
+from rcan.io.volume import open_volume
+from rcan.simulation.microscope import gaussian_widths
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--shape", "6,24,24", "--pairs", "2"]
@@ -206,7 +206,7 @@ def test_folder_with_pairs_is_refused_and_left_as_it_is(tmp_path, capsys):
 def test_shipped_sample_is_what_its_command_makes(tmp_path, part, pairs, seed, number, monkeypatch):
     """Of the last bits of floating-point numbers machines may differ, and so a voxel may."""
     made = []
-    monkeypatch.setattr("rcan.simulation.make_phantom", _only(number, made))
+    monkeypatch.setattr("rcan.simulation.phantoms.make_phantom", _only(number, made))
     flags = [
         "--pairs",
         str(pairs),
@@ -232,7 +232,7 @@ def test_shipped_sample_is_what_its_command_makes(tmp_path, part, pairs, seed, n
 
 def _only(number, made):
     """`make_phantom` that draws one pair's phantom only: every pair has random numbers of its own."""
-    from rcan.simulation import make_phantom
+    from rcan.simulation.phantoms import make_phantom
 
     def make(kind, shape, **options):
         made.append(kind)

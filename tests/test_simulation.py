@@ -2,17 +2,15 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from rcan.simulation import (
-    PHANTOMS,
+from rcan.simulation.microscope import (
     blur,
     degrade,
     density_from_image,
     expose,
     gaussian_widths,
-    make_phantom,
     simulate_pair,
 )
-from rcan.simulation.phantoms import _deposit, _draw_body, _draw_filaments
+from rcan.simulation.phantoms import PHANTOMS, _deposit, _draw_body, _draw_filaments, make_phantom
 
 SHAPE, VOXEL_SIZE = (24, 96, 96), (0.3, 0.1, 0.1)
 FWHM = (0.9, 0.4, 0.3)

@@ -11,11 +11,12 @@ from scipy import ndimage
 
 from rcan.commands.apply import main
 from rcan.config import Config
-from rcan.fingerprint import measure_fingerprint, read_seen, summarise_fingerprints
-from rcan.simulation import expose
-from rcan.training import run as training_run
-from rcan.training import train
-from rcan.volume import open_volume
+from rcan.fingerprint.measure import measure_fingerprint
+from rcan.fingerprint.verdict import read_seen, summarise_fingerprints
+from rcan.io.volume import open_volume
+from rcan.simulation.microscope import expose
+from rcan.training import fit as training_run
+from rcan.training.fit import train
 
 
 def blobs(seed, shape=(8, 32, 32)):
@@ -139,7 +140,7 @@ def test_strict_leaves_a_single_image_alone(network, images, apply, tmp_path):
 
 
 def test_below_the_trusted_range_is_outside(network, images, apply, tmp_path):
-    from rcan.checkpoint import note_about
+    from rcan.run_folder.models import note_about
 
     note_about(network, "trusted_range", {"snr": [30.0, None], "blur": [None, None]})
     lines, _ = apply("-m", network, "-i", images / "alike.tif", "-o", tmp_path / "out.tif")

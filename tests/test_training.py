@@ -10,10 +10,12 @@ import tensorflow as tf
 import tifffile
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from rcan.checkpoint import load_model
 from rcan.config import Config, load_config
 from rcan.model import PixelShuffle, build_rcan
-from rcan.training import learning_rate, open_data, train, use_fast_gradient
+from rcan.run_folder.models import load_model
+from rcan.training.fit import open_data, train
+from rcan.training.gradient import use_fast_gradient
+from rcan.training.loop import learning_rate
 
 TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}
 
@@ -284,7 +286,7 @@ def test_same_seed_gives_the_same_weights_in_another_process(run, validated, tmp
 import json, sys
 import rcan.keras_setup
 from rcan.config import Config
-from rcan.training import train
+from rcan.training.fit import train
 train(Config.checked(json.loads(sys.argv[1])))
 """
     command = [sys.executable, "-W", "ignore", "-c", program, json.dumps(values)]

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rcan.checkpoint import load_state
 from rcan.commands.train import main
 from rcan.config import Config
 from rcan.losses import ssim
 from rcan.model import build_rcan
-from rcan.training import learning_rate, train
+from rcan.run_folder.checkpoints import load_state
+from rcan.training.fit import train
 from rcan.training.forecast import step_memory
+from rcan.training.loop import learning_rate
 
 TINY = {"num_channels": 8, "num_residual_groups": 1, "num_residual_blocks": 1}
 

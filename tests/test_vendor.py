@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rcan.volume import limit_cache, list_volumes, open_volume
-from rcan.volume.cache import cache
+from rcan.io.cache import cache, limit_cache
+from rcan.io.paths import list_volumes
+from rcan.io.volume import open_volume
 
 pytest.importorskip("bioio_czi", reason='needs pip install "rcan[bioio]"')
 pyczi = pytest.importorskip("pylibCZIrw.czi", reason='needs pip install "rcan[bioio]"')
@@ -94,7 +95,7 @@ def test_any_region_is_the_same_part_of_the_whole(tmp_path, counts):
 
 
 def test_many_planes_are_read_in_batches(tmp_path, counts, monkeypatch):
-    monkeypatch.setattr("rcan.volume.vendor.BATCH_BYTES", 3 * 10 * 12 * 2)
+    monkeypatch.setattr("rcan.io.vendor.BATCH_BYTES", 3 * 10 * 12 * 2)
     volume = open_volume(write_czi(tmp_path / "a.czi", counts[:1, :1, :1]))
     np.testing.assert_array_equal(volume.read()[..., 0], counts[0, 0, 0])
 

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from rcan.volume import create_volume, limit_cache, open_volume, zarr_writing
-from rcan.volume.cache import cache
-from rcan.volume.zarr import ZarrSource
-from rcan.volume.zarr_writing import ZarrDestination
+from rcan.io import zarr_writing
+from rcan.io.cache import cache, limit_cache
+from rcan.io.tiff_writing import create_volume
+from rcan.io.volume import open_volume
+from rcan.io.zarr import ZarrSource
+from rcan.io.zarr_writing import ZarrDestination
 
 zarr = pytest.importorskip("zarr", minversion="3", reason="zarr 3 is absent, it needs Python 3.11")
 SIZES = {"P": 3, "T": 2, "C": 2, "Z": 4, "Y": 6, "X": 7}

@@ -9,10 +9,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rcan.atomic_io import file_signature
 from rcan.cli import run_command
-from rcan.commands.jobs import find_jobs
-from rcan.commands.run import Run, choose_percentiles, choose_spread_factor
 from rcan.config import Axes, Count, read_devices
 from rcan.options import Settings, option
+from rcan.restoration.folder import Run, choose_percentiles, choose_spread_factor
+from rcan.restoration.jobs import find_jobs
 
 __all__ = ["main"]
 
@@ -167,7 +167,7 @@ def apply(options: ApplyOptions):
     channel names. A folder that was restored in part is completed.
     """
     if options.movie:
-        from rcan.figures import check_movie_kind
+        from rcan.figures.movie import check_movie_kind
 
         check_movie_kind(options.movie)
     jobs = find_jobs(options, may_be_empty=options.watch)
@@ -175,8 +175,8 @@ def apply(options: ApplyOptions):
     todo = [] if options.watch else run.select(jobs)
     with contextlib.ExitStack() as stack:
         if todo or options.watch:
-            from rcan.checkpoint import read_about
-            from rcan.volume import limit_cache
+            from rcan.io.cache import limit_cache
+            from rcan.run_folder.models import read_about
 
             limit_cache(_CACHE_BYTES)
             run.restorer = stack.enter_context(_find_restorer(options))
@@ -230,8 +230,8 @@ def _find_restorer(options):
     if not options.scheduler:
         yield _make_restorer(options)
         return
-    from rcan.checkpoint import find_model
-    from rcan.restoration.cluster import Cluster
+    from rcan.restoration.dask_cluster import Cluster
+    from rcan.run_folder.models import find_model
 
     told = options.model_copy(update={"model_dir": options.model_dir.absolute()})
     work = functools.partial(work_in_cluster, told, tuple(file_signature(find_model(options.model_dir))))
@@ -240,14 +240,14 @@ def _find_restorer(options):
 
 
 def work_in_cluster(options, model_state, sharing, request=None):
-    """What a worker does, see `rcan.restoration.cluster.perform`."""
-    from rcan.restoration.cluster import perform
+    """What a worker does, see `rcan.restoration.dask_cluster.perform`."""
+    from rcan.restoration.dask_cluster import perform
 
     return perform(_load_in_cluster, (options, model_state, sharing), request)
 
 
 def _load_in_cluster(options, _, sharing):
-    from rcan.volume import limit_cache
+    from rcan.io.cache import limit_cache
 
     limit_cache(_CACHE_BYTES)
     return _make_restorer(options, sharing=sharing)
@@ -260,9 +260,11 @@ def _make_restorer(options, *, sharing=1):
     """
     import numpy as np
 
-    from rcan import restoration
-    from rcan.checkpoint import load_model
-    from rcan.fingerprint import read_seen
+    from rcan.fingerprint.verdict import read_seen
+    from rcan.restoration.attention import with_local_attention
+    from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
+    from rcan.restoration.file import FileRestorer
+    from rcan.run_folder.models import load_model
 
     model, about = load_model(options.model_dir)
     ndim = len(model.input_shape) - 2
@@ -278,7 +280,7 @@ def _make_restorer(options, *, sharing=1):
                 f"--{flag} is {list(shape)}: the network restores {ndim}D blocks, give {ndim} numbers."
             )
     if options.attention == "local":
-        model = restoration.with_local_attention(model, _known(about, "patch_shape", "--attention local"))
+        model = with_local_attention(model, _known(about, "patch_shape", "--attention local"))
     training_range = None
     if options.normalize == "training":
         pairs = _known(about, "training", "--normalize training")
@@ -289,13 +291,13 @@ def _make_restorer(options, *, sharing=1):
             f"--strict needs the run folder of a training by this version: {options.model_dir} does not tell what the "
             "network was trained on. Name it with -m, or leave --strict out."
         )
-    devices = restoration.find_devices(options.devices)
-    engine = restoration.KerasEngine(model, devices)
+    devices = find_devices(options.devices)
+    engine = KerasEngine(model, devices)
     if options.ensemble:
-        engine = restoration.Ensemble(engine, options.ensemble, with_spread=options.uncertainty)
-    return restoration.FileRestorer(
+        engine = Ensemble(engine, options.ensemble, with_spread=options.uncertainty)
+    return FileRestorer(
         engine,
-        max_voxels=restoration.voxels_within_memory(model, devices * sharing),
+        max_voxels=voxels_within_memory(model, devices * sharing),
         tile_shape=options.block_shape,
         overlap=options.block_overlap_shape,
         percentiles=percentiles,

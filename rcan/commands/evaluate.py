@@ -63,13 +63,13 @@ def evaluate(options: EvaluateOptions):
     Raw and restored images and the best classical filters are scored against the ground truth; resolution, linearity,
     what the network makes of images without structure, and the spread of its ensemble are measured besides.
     """
-    from rcan.checkpoint import find_model
+    from rcan.run_folder.models import find_model
 
     find_model(options.model_dir)
     _check_output(options)
-    from rcan.evaluation.study import Study
-    from rcan.evaluation.subjects import pair_images
-    from rcan.volume import limit_cache
+    from rcan.assess.evaluation import Study
+    from rcan.assess.subjects import pair_images
+    from rcan.io.cache import limit_cache
 
     limit_cache(_CACHE_BYTES)
     paths = pair_images(options.input, options.ground_truth, options.repeat)
@@ -106,8 +106,8 @@ def _check_output(options):
 def _write(options, results, pictures):
     """Write the table, the numbers and the report."""
     from rcan.atomic_io import atomic_file, write_json
-    from rcan.evaluation.words import how_much
     from rcan.report.evaluation import write_evaluation_report
+    from rcan.report.text import how_much
 
     options.output.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -137,7 +137,7 @@ def _finite(value):
 
 def _tell(results):
     """Print the tables."""
-    from rcan.evaluation.words import (
+    from rcan.report.text import (
         FORMS,
         MEASURES,
         how_much,
@@ -204,7 +204,7 @@ def _length(value):
 
 def _note_spread(options, about, results):
     """Keep with the network what its spread must be multiplied by."""
-    from rcan.checkpoint import note_about
+    from rcan.run_folder.models import note_about
 
     calibration = results["calibration"]
     if not calibration or calibration["factor"] is None:

@@ -10,10 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rcan.assess.limits.study import Study, config_for, folder_of
 from rcan.atomic_io import file_signature
 from rcan.cli import run_command
-from rcan.commands.ladders import Study, config_for, folder_of
-from rcan.commands.microscope import (
+from rcan.config import Axes, Count
+from rcan.failures import describe_failure
+from rcan.options import Settings, option
+from rcan.simulation.settings import (
     APERTURE,
     BACKGROUND,
     GAIN,
@@ -27,9 +30,6 @@ from rcan.commands.microscope import (
     choose_widths,
     each_warning_once,
 )
-from rcan.config import Axes, Count
-from rcan.failures import describe_failure
-from rcan.options import Settings, option
 
 __all__ = ["main"]
 
@@ -139,10 +139,10 @@ def limits(options: LimitsOptions):
     learned, tested = _choose_inputs(options)
     _warn_of_learned(about, tested or [])
     settings = _settings(options, about, percentiles, learned, tested)
-    from rcan.checkpoint import load_model
-    from rcan.evaluation.breaking import find_limits
-    from rcan.evaluation.ladder_tables import format_ladder
-    from rcan.evaluation.limits import Step, adapt_network, measure_steps, open_study
+    from rcan.assess.limits.ends import find_limits
+    from rcan.assess.limits.exposures import Step, adapt_network, measure_steps, open_study
+    from rcan.assess.limits.tables import format_ladder
+    from rcan.run_folder.models import load_model
 
     _check_output(options)
     ladders = {
@@ -182,8 +182,8 @@ def limits(options: LimitsOptions):
 
 def _read_network(options):
     """What is known of the training, and the percentiles that the network's images are normalised by."""
-    from rcan.checkpoint import read_about
     from rcan.config import Config
+    from rcan.run_folder.models import read_about
 
     if options.train:
         return {}, config_for(options, "none").percentiles
@@ -193,7 +193,8 @@ def _read_network(options):
 
 def _choose_inputs(options):
     """Images to learn from, for --train, and images to test on; None where phantoms are drawn."""
-    from rcan.volume import is_zarr, list_volumes
+    from rcan.io.paths import list_volumes
+    from rcan.io.volume import is_zarr
 
     if options.input is None:
         return None, None
@@ -227,7 +228,7 @@ def _warn_of_learned(about, paths):
 
 def _settings(options, about, percentiles, learned, tested):
     """All that decides about the results of a step; the ladders themselves may grow."""
-    from rcan.checkpoint import digest_model
+    from rcan.run_folder.models import digest_model
 
     names = ("axes", "volumes", "shape", "background", "offset", "gain", "read_noise", "seed")
     settings = options.model_dump(mode="json", include={*names})
@@ -264,7 +265,7 @@ def _steps_to_show(ladders, found):
     """The ends of the ladder of photons, the step next to where it breaks, and the largest blur."""
     import numpy as np
 
-    from rcan.evaluation.limits import Step
+    from rcan.assess.limits.exposures import Step
 
     along = ladders["snr"]
     snrs = [step["snr"] for step in along]
@@ -289,8 +290,8 @@ def _going_on(options):
 
 
 def _write_results(options, ladders, found, notes, settings, pictures):
+    from rcan.assess.limits.tables import tabulate
     from rcan.atomic_io import atomic_file, list_versions, write_json
-    from rcan.evaluation.ladder_tables import tabulate
     from rcan.figures.style import save_png
     from rcan.report.limits import draw_study, write_limits_report
 
@@ -330,9 +331,9 @@ def _write_results(options, ladders, found, notes, settings, pictures):
 
 def _note_range(options, about, found, settings, voxel_size):
     """Keep the trusted range with the network, if it was found on images of its kind."""
-    from rcan.checkpoint import note_about
-    from rcan.evaluation.breaking import trusted_range
-    from rcan.fingerprint import read_seen
+    from rcan.assess.limits.ends import trusted_range
+    from rcan.fingerprint.verdict import read_seen
+    from rcan.run_folder.models import note_about
 
     if not about:
         print(f"{options.model_dir} has no training.json: its trusted range is in the report alone.")

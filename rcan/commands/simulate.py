@@ -7,7 +7,10 @@ from typing import Literal
 from pydantic import model_validator
 
 from rcan.cli import run_command
-from rcan.commands.microscope import (
+from rcan.config import Axes, Count
+from rcan.options import Settings, option
+from rcan.progress import Progress
+from rcan.simulation.settings import (
     APERTURE,
     BACKGROUND,
     GAIN,
@@ -21,9 +24,6 @@ from rcan.commands.microscope import (
     choose_widths,
     each_warning_once,
 )
-from rcan.config import Axes, Count
-from rcan.options import Settings, option
-from rcan.progress import Progress
 
 __all__ = ["main"]
 
@@ -85,8 +85,10 @@ def simulate(options: SimulateOptions):
     """
     import numpy as np
 
-    from rcan.simulation import degrade, make_phantom, simulate_pair
-    from rcan.volume import create_volume, open_volume
+    from rcan.io.tiff_writing import create_volume
+    from rcan.io.volume import open_volume
+    from rcan.simulation.microscope import degrade, simulate_pair
+    from rcan.simulation.phantoms import make_phantom
 
     source = open_volume(options.source, axes=options.axes) if options.source else None
     optics = {"voxel_size": _voxel_size(options, source)}
@@ -149,7 +151,7 @@ def _read_source(source):
     """A real volume as ground truth, and as the density of a specimen."""
     import numpy as np
 
-    from rcan.simulation import density_from_image
+    from rcan.simulation.microscope import density_from_image
 
     if len(source.frames) > 1:
         raise ValueError(

@@ -39,11 +39,12 @@ def train(options: TrainOptions):
     Every key of the config file can also be given as a flag, which counts more than the file. Keys of
     several parts are written as in JSON, lists of numbers as 16,256,256.
     """
-    from rcan.checkpoint import check_run_dir
+    from rcan.run_folder.layout import check_run_dir
 
     config = load_config(options.config, options.overrides)
     check_run_dir(config.output_dir, overwrite=options.overwrite or options.resume)
-    from rcan.training import is_chief, open_data, train
+    from rcan.training.devices import is_chief
+    from rcan.training.fit import open_data, train
 
     data = open_data(config, resume=options.resume)
     run_dir = train(config, data, overwrite=options.overwrite, resume=options.resume)
@@ -53,11 +54,11 @@ def train(options: TrainOptions):
 
 def _conclude(run_dir, data):
     """Score the best network, and say where to find it, its picture, its report, and the way on."""
+    from rcan.assess.scores import score_pair
     from rcan.atomic_io import atomic_file
-    from rcan.checkpoint import load_model
-    from rcan.evaluation import score_pair
-    from rcan.figures import draw_projections
+    from rcan.figures.projections import draw_projections
     from rcan.report.training import write_training_report
+    from rcan.run_folder.models import load_model
 
     model, _ = load_model(run_dir)
     kind = next(name for name in ("test", "validation", "training") if getattr(data, name))

@@ -21,19 +21,3 @@ features, errors
 Only some blocks of a large image are read, always the same ones. docs/trained_range.md has the method on a page, and
 how often it is right.
 """
-
-from rcan.fingerprint.measure import FINGERPRINT_VERSION, measure_fingerprint
-from rcan.fingerprint.noise import Noise, estimate_noise
-from rcan.fingerprint.verdict import WORDS, Verdict, compare_fingerprint, read_seen, summarise_fingerprints
-
-__all__ = [
-    "FINGERPRINT_VERSION",
-    "WORDS",
-    "Noise",
-    "Verdict",
-    "compare_fingerprint",
-    "estimate_noise",
-    "measure_fingerprint",
-    "read_seen",
-    "summarise_fingerprints",
-]

@@ -111,7 +111,7 @@ def read_seen(about):
     Parameters
     ----------
     about : dict
-        As `rcan.checkpoint.read_about`.
+        As `rcan.run_folder.read_about`.
 
     Returns
     -------

@@ -3,7 +3,3 @@
 `Page` knows how a report looks and nothing of what it says; `methods` knows the words. A report opens from the disk
 in any browser, asks no server for anything, and can be sent as it is.
 """
-
-from rcan.report.page import Page
-
-__all__ = ["Page"]

@@ -2,11 +2,21 @@
 
 import json
 
-from rcan.evaluation.frc import fourier_curves
-from rcan.evaluation.nulls import NULLS
-from rcan.evaluation.quantification import quantify
-from rcan.evaluation.resolution import AGAINST_TRUTH
-from rcan.evaluation.words import (
+from rcan.assess.nulls import NULLS
+from rcan.assess.quantification import quantify
+from rcan.assess.resolution.fourier import fourier_curves
+from rcan.assess.resolution.measures import AGAINST_TRUTH
+from rcan.figures.comparison import (
+    draw_calibration,
+    draw_null_pictures,
+    draw_nulls,
+    draw_scores,
+)
+from rcan.figures.intensities import draw_intensities
+from rcan.figures.spectra import plot_fourier_curves
+from rcan.report.methods import CITATIONS, describe_evaluation
+from rcan.report.page import Page
+from rcan.report.text import (
     COVERAGE,
     FORMS,
     MEASURES,
@@ -17,16 +27,6 @@ from rcan.evaluation.words import (
     null_table,
     percent,
 )
-from rcan.figures.evaluation import (
-    draw_calibration,
-    draw_null_pictures,
-    draw_nulls,
-    draw_scores,
-)
-from rcan.figures.quantification import draw_intensities
-from rcan.figures.resolution import plot_fourier_curves
-from rcan.report.methods import CITATIONS, describe_evaluation
-from rcan.report.page import Page
 
 __all__ = ["write_evaluation_report"]
 
@@ -54,7 +54,7 @@ def write_evaluation_report(path, results, pictures):
     path : path
         The HTML file.
     results, pictures : dict
-        From `rcan.evaluation.study.Study.run`, with ``settings`` among the results.
+        From `rcan.assess.evaluation.Study.run`, with ``settings`` among the results.
     """
     page = Page("Evaluation", results["model"]["path"])
     _add_scores(page, results)

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from rcan.evaluation.breaking import MEASURES, RULES, say_range, summarise
-from rcan.figures.limits import draw_ladder
+from rcan.assess.limits.ends import MEASURES, RULES, say_range, summarise
+from rcan.figures.ladders import draw_ladder
 from rcan.report.methods import CITATIONS, describe_limits
 from rcan.report.page import Page
 
@@ -63,9 +63,9 @@ def draw_study(ladder, steps, limits, *, seed):
     ----------
     ladder : {"snr", "blur"}
     steps : list of dict
-        Its steps, as `rcan.evaluation.limits.measure_steps` returns them.
+        Its steps, as `rcan.assess.limits.exposures.measure_steps` returns them.
     limits : dict
-        From `rcan.evaluation.breaking.find_limits`.
+        From `rcan.assess.limits.ends.find_limits`.
     seed : int
         Of the bootstrap.
 
@@ -101,7 +101,7 @@ def write_limits_report(path, *, subject, ladders, limits, notes, settings, pict
     ladders : dict of str to list of dict
         ``snr`` and ``blur``: measured steps.
     limits : dict
-        From `rcan.evaluation.breaking.find_limits`.
+        From `rcan.assess.limits.ends.find_limits`.
     notes : list of str
         What a reader has to know about the specimens.
     settings : dict

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from rcan import __version__
 from rcan.atomic_io import atomic_file
-from rcan.report.pictures import turn_volumes, view_volumes
-from rcan.report.vector import draw_svg
+from rcan.report.svg import draw_svg
+from rcan.report.viewer import turn_volumes, view_volumes
 
 __all__ = ["Page"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rcan.atomic_io import read_json
 from rcan.figures.history import best_epoch, plot_history
-from rcan.fingerprint import read_seen
+from rcan.fingerprint.verdict import read_seen
 from rcan.report.methods import CITATIONS, describe_training
 from rcan.report.page import Page
 from rcan.scores import mean_scores
@@ -33,11 +33,11 @@ def write_training_report(run_dir, *, scores, kind, images, shown, voxel_size, n
     run_dir : path
         With the files of a finished training.
     scores : dict of str to dict
-        By the name of the volume, from `rcan.evaluation.score_pair`.
+        By the name of the volume, from `rcan.assess.score_pair`.
     kind : {"test", "validation", "training"}
         What was scored.
     images : dict of str to ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Of one scored volume, from `rcan.evaluation.score_pair`.
+        Of one scored volume, from `rcan.assess.score_pair`.
     shown : str
         Its name.
     voxel_size : tuple of (float or None)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rcan.intensity import denormalise, to_dtype
+from rcan.io.tiff_writing import create_volume
 from rcan.scores import enlarge
-from rcan.volume import create_volume
 
 __all__ = ["Output", "Report"]
 
@@ -48,8 +48,8 @@ class Output:
     ----------
     how : FileRestorer
         Its settings.
-    raw : rcan.restoration.images.Image
-    gt : rcan.restoration.images.Image or None
+    raw : rcan.data.views.Image
+    gt : rcan.data.views.Image or None
     verdict : rcan.fingerprint.Verdict, optional
         Kept in the metadata.
     """

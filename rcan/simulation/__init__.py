@@ -12,24 +12,3 @@ and four times as wide as the sharp image), or of a real volume, which then is t
 
 References: Chen et al., Nat. Methods 18, 678 (2021), doi:10.1038/s41592-021-01155-x
 """
-
-from rcan.simulation.microscope import (
-    blur,
-    degrade,
-    density_from_image,
-    expose,
-    gaussian_widths,
-    simulate_pair,
-)
-from rcan.simulation.phantoms import PHANTOMS, make_phantom
-
-__all__ = [
-    "PHANTOMS",
-    "blur",
-    "degrade",
-    "density_from_image",
-    "expose",
-    "gaussian_widths",
-    "make_phantom",
-    "simulate_pair",
-]

@@ -13,15 +13,17 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 
-from rcan.checkpoint import save_model, save_state, write_history
 from rcan.config import parse_loss
+from rcan.data.patches import make_dataset
 from rcan.keras_setup import keras, tf
 from rcan.losses import METRICS, weighted_loss
-from rcan.patches import make_dataset
 from rcan.progress import Progress
+from rcan.run_folder.checkpoints import save_state
+from rcan.run_folder.layout import write_history
+from rcan.run_folder.models import save_model
 from rcan.training.devices import dtype_policy, is_chief
 from rcan.training.gradient import has_fast_stock_gradient, use_fast_gradient
-from rcan.training.stopping import StopRequest
+from rcan.training.stop_request import StopRequest
 
 _SAVING_INTERVAL = 600  # seconds between two saved states within an epoch
 _STEPS_BEFORE_ESTIMATE = 10
@@ -422,7 +424,7 @@ class Loop:
         Parameters
         ----------
         arrays, state
-            From `rcan.checkpoint.load_state`.
+            From `rcan.run_folder.load_state`.
         """
         for variable, array in zip(self._variables(), arrays, strict=True):
             variable.assign(array)

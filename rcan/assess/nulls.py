@@ -1,0 +1,294 @@
+"""What a network makes of images without structure.
+
+Three null images are restored beside the real one:
+
+* ``noise``: background and the noise of the camera, nothing else;
+* ``flat``: an even brightness, halfway between background and signal, with the noise that goes with it;
+* ``shuffled``: the real raw volume with its Fourier phases drawn anew, as in the surrogates of [1]_: the same power at
+  every spatial frequency, but nothing in its place.
+
+A null image is given to the network in the unit of the real volume, where background is 0 and signal 1: taken by its
+own percentiles, noise would be stretched to the contrast of a signal. As that is what happens to an image without a
+specimen when it is restored alone, it is measured, too (``stretched``).
+
+The number is a *contrast*: the standard deviation of the result, less its slow variation, over that of the ground
+truth. Results are in the unit of the ground truth, by the line that matches the real result to it. 0 is nothing, 1 as
+much structure as the specimen has. Noise cannot vanish altogether: the number is to be held against that of the best
+Gaussian filter, a linear filter, which averages noise but cannot invent anything. Of the shuffled volume, which has
+fluctuations of all sizes, a linear filter leaves about as much as of the real one; a network that makes more of it
+takes texture for specimen. The ``brightest`` voxels, the 99.9th percentile above the median, tell of what is rare and
+bright and hardly moves a standard deviation.
+
+References
+----------
+.. [1] Theiler et al., Testing for nonlinearity in time series: the method of surrogate data, Physica D 58, 77 (1992),
+   doi:10.1016/0167-2789(92)90102-S
+"""
+
+import functools
+import math
+
+import numpy as np
+from scipy import fft, ndimage
+
+from rcan.assess.subjects import central_part
+from rcan.fingerprint.noise import estimate_noise
+from rcan.intensity import fit_affine
+from rcan.scores import enlarge
+
+__all__ = [
+    "NULLS",
+    "best_gaussian",
+    "make_nulls",
+    "measure_contrast",
+    "measure_nulls",
+    "null_voxels",
+    "run_null_tests",
+    "shuffle_phases",
+]
+
+NULLS = {"noise": "noise alone", "flat": "flat field", "shuffled": "shuffled phases"}
+_FLAT_LEVEL = 0.5  # between background and signal
+_SLOW = 8  # voxels: the sigma of what counts as slow variation
+_MARGIN = 8  # voxels at the border, where a network sees zeros beyond the image
+_BRIGHTEST = 99.9  # percentile
+_MOST_PAIRS = 3
+_MOST_VOXELS = 2**19  # of the ground truth, of a pair
+_SIGMAS = 0, 0.5, 0.75, 1, 1.5, 2, 3  # voxels
+
+
+def make_nulls(raw, *, rng):
+    """Make images without structure that have the noise or the spectrum of a raw image.
+
+    Parameters
+    ----------
+    raw : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        Background 0 and signal 1. Its noise is measured with `rcan.fingerprint.estimate_noise`, and drawn anew from
+        normal distributions.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    nulls : dict of str to ndarray
+        By the names of `NULLS`, float32, of the shape of raw.
+    """
+    noises = [estimate_noise(raw[..., channel]) for channel in range(raw.shape[-1])]
+    levels = {"noise": [noise.background for noise in noises], "flat": [_FLAT_LEVEL] * len(noises)}
+    nulls = {}
+    for name, means in levels.items():
+        variances = [noise.variance(mean) for noise, mean in zip(noises, means, strict=True)]
+        nulls[name] = (means + np.sqrt(variances) * rng.standard_normal(raw.shape)).astype(np.float32)
+    return {**nulls, "shuffled": shuffle_phases(raw, rng=rng)}
+
+
+def shuffle_phases(image, *, rng):
+    """Draw the Fourier phases of an image anew: the power at every spatial frequency stays, on average.
+
+    The image is mirrored at its borders first, so that opposite borders that differ make no streaks.
+
+    Parameters
+    ----------
+    image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+    rng : numpy.random.Generator
+        Channels get the same phases.
+
+    Returns
+    -------
+    shuffled : ndarray of the same shape, float32
+        With the mean of the image.
+    """
+    space = tuple(range(image.ndim - 1))
+    mirrored = np.pad(
+        np.asarray(image, np.float32), [(0, size) for size in image.shape[:-1]] + [(0, 0)], mode="symmetric"
+    )
+    spectrum = np.abs(fft.rfftn(mirrored, axes=space))
+    mean = image.mean(axis=space, dtype=np.float64)
+    phases = fft.rfftn(rng.standard_normal((*mirrored.shape[:-1], 1), dtype=np.float32), axes=space)
+    phases /= np.maximum(np.abs(phases), np.finfo(np.float32).tiny)
+    spectrum = spectrum * phases
+    spectrum[(0,) * len(space)] = 0
+    shuffled = fft.irfftn(spectrum, mirrored.shape[:-1], axes=space)
+    inside = tuple(slice(0, size) for size in image.shape[:-1])
+    return (shuffled[inside] + mean).astype(np.float32)
+
+
+def measure_contrast(image):
+    """Standard deviation of what varies faster than over eight voxels, away from the borders.
+
+    Parameters
+    ----------
+    image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+
+    Returns
+    -------
+    contrast : float
+        Root mean square over the channels.
+    """
+    inside = np.asarray(_inside(image), np.float32)
+    fast = inside - ndimage.gaussian_filter(inside, (*(_SLOW,) * (image.ndim - 1), 0), mode="reflect")
+    return float(np.sqrt(np.mean(np.var(fast, axis=tuple(range(image.ndim - 1)), dtype=np.float64))))
+
+
+def _inside(image):
+    margins = (min(_MARGIN, size // 4) for size in image.shape[:-1])
+    return image[
+        tuple(slice(margin, size - margin) for margin, size in zip(margins, image.shape, strict=False))
+    ]
+
+
+def measure_nulls(filters, raw, gt, nulls, *, percentiles):
+    """Measure what filters make of null images.
+
+    Parameters
+    ----------
+    filters : dict of str to callable
+        From a normalised raw image to its result: the network, and what it is compared with. A result of the raw
+        image's size is enlarged to that of gt.
+    raw, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        The real image and its ground truth, background 0 and signal 1.
+    nulls : dict of str to ndarray
+        From `make_nulls`.
+    percentiles : tuple of float
+        Of an image that become 0 and 1 where it is restored alone.
+
+    Returns
+    -------
+    facts : dict
+        ``facts[null][filter]`` is a dictionary of ``contrast``, ``brightest``, ``stretched_contrast`` and
+        ``stretched_brightest``. The null ``"none"`` is the real image.
+    pictures : dict
+        ``pictures[null][filter]``: the middle plane (Y, X) of the first channel of each result, in the unit of gt;
+        ``"input"`` among the filters, in that of raw, and ``"NAME alone"``, of the image restored alone.
+    """
+    images, truth = {"none": raw, **nulls}, measure_contrast(gt)
+    facts = {null: {} for null in images}
+    pictures = {null: {"input": _middle(enlarge(image, gt.shape))} for null, image in images.items()}
+    for name, apply in filters.items():
+        line = fit_affine([(enlarge(apply(raw), gt.shape), gt)])
+        for null, image in images.items():
+            result = _in_unit(apply(image), line, gt)
+            facts[null][name] = _describe(result, truth)
+            pictures[null][name] = _middle(result)
+            if null != "none":
+                stretched = _in_unit(apply(_stretch(image, percentiles)), line, gt)
+                found = _describe(stretched, truth)
+                facts[null][name] |= {f"stretched_{key}": value for key, value in found.items()}
+                pictures[null][f"{name} alone"] = _middle(stretched)
+    return facts, pictures
+
+
+def _in_unit(result, line, gt):
+    return (line[:, 0] * enlarge(result, gt.shape) + line[:, 1]).astype(np.float32)
+
+
+def _describe(result, truth):
+    inside = _inside(result)
+    space = tuple(range(inside.ndim - 1))
+    low, high = np.percentile(inside, (50, _BRIGHTEST), axis=space)
+    return {
+        "contrast": measure_contrast(result) / truth if truth else np.nan,
+        "brightest": float(np.max(high - low)),
+    }
+
+
+def _middle(image):
+    return image[..., 0] if image.ndim == 3 else image[len(image) // 2, ..., 0]
+
+
+def _stretch(image, percentiles):
+    """The image in the unit of its own percentiles."""
+    low, high = np.percentile(image, percentiles, axis=tuple(range(image.ndim - 1)))
+    return ((image - low) / np.where(high > low, high - low, 1)).astype(np.float32)
+
+
+def best_gaussian(raw, gt):
+    """The Gaussian filter whose result correlates best with the ground truth.
+
+    Parameters
+    ----------
+    raw, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        Of the same channels; raw is enlarged to the size of gt.
+
+    Returns
+    -------
+    smooth : callable
+        From an image of the shape of raw to the filtered one of the shape of gt.
+    sigma : tuple of float
+        In voxels of gt: none, or 0.5 to 3 laterally and none, half or as many axially.
+    """
+    ratios = (0, 0.5, 1) if gt.ndim == 4 else (0,)
+    sigmas = {(ratio * side, side, side, 0)[-gt.ndim :] for side in _SIGMAS for ratio in ratios}
+
+    def smooth(image, sigma):
+        return ndimage.gaussian_filter(enlarge(np.asarray(image, np.float32), gt.shape), sigma)
+
+    def likeness(sigma):
+        return np.corrcoef(smooth(raw, sigma).ravel(), gt.ravel())[0, 1]
+
+    best = max(sorted(sigmas), key=likeness)
+    return functools.partial(smooth, sigma=best), best[:-1]
+
+
+def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
+    """Give a network the null images of some pairs.
+
+    Parameters
+    ----------
+    subjects : list of rcan.assess.Subject
+        Of at most three, evenly chosen, the central part of the first frame that is evaluated is used.
+    restorer : rcan.assess.Restorer
+    percentiles : tuple of float
+        The network's.
+    seed : int
+    progress : Progress
+        Advanced by `null_voxels`.
+
+    Returns
+    -------
+    facts : dict
+        As from `measure_nulls`: medians over the pairs, with the filters ``raw``, ``best Gaussian`` (both only where
+        raw and ground truth have the same channels) and ``restored``.
+    pictures : dict
+        As from `measure_nulls`, of the first pair.
+    """
+    found, shown = [], None
+    for number, (subject, part) in enumerate(_chosen(subjects)):
+        raw, gt = subject.read(subject.numbers[0], part)
+        filters = {}
+        if raw.shape[-1] == gt.shape[-1]:
+            filters = {"raw": lambda image: image, "best Gaussian": best_gaussian(raw, gt)[0]}
+        nulls = make_nulls(raw, rng=np.random.default_rng((seed, number)))
+        facts, pictures = measure_nulls(
+            {**filters, "restored": restorer.restore}, raw, gt, nulls, percentiles=percentiles
+        )
+        found.append(facts)
+        shown = shown or pictures
+        progress.advance(_voxels(part))
+    return {
+        null: {
+            name: {key: float(np.median([facts[null][name][key] for facts in found])) for key in values}
+            for name, values in filters.items()
+        }
+        for null, filters in found[0].items()
+    }, shown
+
+
+def null_voxels(subjects):
+    """Raw voxels that `run_null_tests` restores."""
+    return sum(_voxels(part) for _, part in _chosen(subjects))
+
+
+def _voxels(part):
+    return (1 + 2 * len(NULLS)) * math.prod(along.stop - along.start for along in part)
+
+
+def _chosen(subjects):
+    """Some pairs, and the part of each that is used."""
+    numbers = np.unique(
+        np.linspace(0, len(subjects) - 1, min(_MOST_PAIRS, len(subjects))).round().astype(int)
+    )
+    shapes = ((subjects[i], subjects[i].raw.volume.shape[:-1]) for i in numbers)
+    return [
+        (subject, central_part(shape, _MOST_VOXELS // math.prod(subject.factors)))
+        for subject, shape in shapes
+    ]

@@ -1,0 +1,1 @@
+"""Resolution in µm, by Fourier ring correlation and by image decorrelation analysis."""

@@ -1,0 +1,283 @@
+"""What the spread of an ensemble is worth: how often the truth lies within it, and by what it must be multiplied.
+
+The members of an ensemble are one network that sees an image turned and flipped. Where they disagree, the network is
+unsure; where all of them make the same mistake, they agree. The spread is therefore too small as a rule. A factor,
+found where the truth is known, makes it hold the truth as often as a standard deviation should [1]_: it corrects the
+spread on average over images like those, not voxel by voxel.
+
+References
+----------
+.. [1] Kuleshov, Fenner, Ermon, Accurate Uncertainties for Deep Learning Using Calibrated Regression, ICML (2018),
+   arXiv:1807.00263
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from rcan.assess.subjects import central_part
+from rcan.atomic_io import read_json
+from rcan.intensity import fit_affine
+from rcan.io.volume import open_volume
+
+__all__ = [
+    "Ratios",
+    "Source",
+    "choose_blocks",
+    "describe_coverage",
+    "find_factor",
+    "measure_blocks",
+    "measure_ratios",
+    "open_validation",
+]
+
+WITHIN_ONE, WITHIN_TWO = (
+    math.erf(k / math.sqrt(2)) for k in (1, 2)
+)  # 0.6827 and 0.9545, of a normal distribution
+SIGNAL = 0.1  # of the range of the truth; below it is mostly background
+_MOST_VALUES = 2**20  # of a frame
+_MOST_BLOCKS = 8
+_MOST_VOXELS = 2**19  # of the ground truth, of a block
+_LARGEST_FACTOR = 1000  # beyond, the members differ by rounding only
+_CURVE = np.append(np.linspace(0, 0.95, 20), 0.99)
+
+
+class Ratios(NamedTuple):
+    """Absolute errors in units of the spread, and the true intensities there.
+
+    Attributes
+    ----------
+    errors : ndarray of shape (N,)
+        Infinite where the members agree and are wrong.
+    truth : ndarray of shape (N,)
+        Background 0 and signal 1.
+    """
+
+    errors: np.ndarray
+    truth: np.ndarray
+
+    @classmethod
+    def joined(cls, parts):
+        """Those of several frames together."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def measure_ratios(mean, spread, gt):
+    """Compare the errors of a restored frame with the spread of its ensemble.
+
+    Parameters
+    ----------
+    mean, spread, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        Mean and standard deviation of the members; ground truth, background 0 and signal 1. The mean is matched to
+        the ground truth by a line for each channel, and the spread multiplied by its slope.
+
+    Returns
+    -------
+    ratios : Ratios
+        Of a million voxels, evenly chosen, where there are more.
+
+    Examples
+    --------
+    >>> gt = np.array([[[0.0], [0.0], [1.0], [1.0]]])
+    >>> mean = gt + np.array([[[0.01], [-0.01], [0.01], [-0.01]]])
+    >>> measure_ratios(mean, np.full(gt.shape, 0.005), gt).errors.round(1)
+    array([2., 2., 2., 2.])
+    """
+    gain, offset = fit_affine([(mean, gt)]).T
+    step = -(-mean.size // _MOST_VALUES)
+    errors, spreads, truth = (
+        np.asarray(values, np.float64).ravel()[::step]
+        for values in (np.abs(gain * mean + offset - gt), np.abs(gain) * spread, gt)
+    )
+    ratios = np.full(errors.shape, np.inf)
+    np.divide(errors, spreads, out=ratios, where=spreads > 0)
+    ratios[errors == 0] = 0
+    return Ratios(ratios, truth)
+
+
+def find_factor(ratios):
+    """What the spread must be multiplied by to hold the truth in 68.27 % of the voxels.
+
+    Parameters
+    ----------
+    ratios : Ratios
+
+    Returns
+    -------
+    factor : float or None
+        None where the members hardly differ: nothing can be made of such a spread.
+
+    Examples
+    --------
+    >>> round(find_factor(Ratios(np.linspace(0, 1, 10001), np.zeros(10001))), 4)
+    0.6827
+    """
+    factor = float(np.percentile(ratios.errors, 100 * WITHIN_ONE, method="higher"))
+    return factor if 0 < factor < _LARGEST_FACTOR else None
+
+
+def describe_coverage(ratios, factor):
+    """How often the truth lies within the spread, before and after it is multiplied by a factor.
+
+    Parameters
+    ----------
+    ratios : Ratios
+    factor : float
+
+    Returns
+    -------
+    facts : dict
+        ``within_one``, ``within_two``: shares of the voxels whose truth lies within one and two spreads, to be held
+        against 0.6827 and 0.9545; ``calibrated_within_one``, ``calibrated_within_two``: with the factor;
+        ``signal_within_one``: with the factor, where the truth is above a tenth of its range (None without such);
+        ``curve``: the shares that a normal distribution expects (``expected``), those found (``found``) and those with
+        the factor (``calibrated``).
+    """
+    errors = np.sort(ratios.errors)
+
+    def share(within):
+        return (np.searchsorted(errors, within, side="right") / len(errors)).tolist()
+
+    bounds = stats.norm.ppf((1 + _CURVE) / 2)  # in spreads
+    signal = ratios.errors[ratios.truth > SIGNAL]
+    return {
+        "within_one": share(1),
+        "within_two": share(2),
+        "calibrated_within_one": share(factor),
+        "calibrated_within_two": share(2 * factor),
+        "signal_within_one": float(np.mean(signal <= factor)) if len(signal) else None,
+        "num_voxels": len(errors),
+        "curve": {"expected": _CURVE.tolist(), "found": share(bounds), "calibrated": share(factor * bounds)},
+    }
+
+
+class Source(NamedTuple):
+    """Frames whose truth is known.
+
+    Attributes
+    ----------
+    read : callable
+        ``read(number, region)`` gives the normalised raw and ground truth of a region of raw.
+    shape : tuple of int
+        Spatial shape of raw.
+    numbers : sequence of int
+        Of the frames.
+    """
+
+    read: Callable
+    shape: tuple
+    numbers: Sequence
+
+    @classmethod
+    def of_pair(cls, pair):
+        """Of a `rcan.data.Pair`."""
+        return cls(pair.read, pair.raw.shape[:-1], range(len(pair.raw.frames)))
+
+    @classmethod
+    def of_subject(cls, subject):
+        """Of a `rcan.assess.Subject`."""
+        return cls(subject.read, subject.raw.volume.shape[:-1], subject.numbers)
+
+
+def choose_blocks(sources, *, factor=1):
+    """Choose frames, evenly spread, and of each the central part.
+
+    Parameters
+    ----------
+    sources : list of Source
+    factor : int
+        Voxels of the ground truth for each voxel of raw.
+
+    Returns
+    -------
+    blocks : list of (Source, int, tuple of slice)
+        At most eight: source, frame and region.
+    """
+    frames = [(source, number) for source in sources for number in source.numbers]
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(_MOST_BLOCKS, len(frames))).round().astype(int))
+    return [(*frames[i], central_part(frames[i][0].shape, _MOST_VOXELS // factor)) for i in chosen]
+
+
+def measure_blocks(blocks, restorer, *, size, progress):
+    """Restore blocks with an ensemble, and hold its spread against the errors.
+
+    Parameters
+    ----------
+    blocks : list of (Source, int, tuple of slice)
+        From `choose_blocks`; one at least.
+    restorer : rcan.assess.Restorer
+        Of an `Ensemble` with spread.
+    size : int
+        Its members.
+    progress : Progress
+        Advanced by `size` times the raw voxels.
+
+    Returns
+    -------
+    ratios : Ratios
+    """
+    parts = []
+    for source, number, region in blocks:
+        raw, gt = source.read(number, region)
+        mean, spread = np.split(restorer.restore(raw), 2, axis=-1)
+        parts.append(measure_ratios(mean, spread, gt))
+        progress.advance(size * math.prod(raw.shape[:-1]))
+    return Ratios.joined(parts)
+
+
+def open_validation(model_dir, about, *, ndim):
+    """Open the volumes, or their parts, that a network was validated on.
+
+    Parameters
+    ----------
+    model_dir : path
+        Run folder.
+    about : dict
+        Its training.json.
+    ndim : {2, 3}
+        Spatial axes of the network.
+
+    Returns
+    -------
+    pairs : list of rcan.data.Pair
+        Those whose files are there and hold what they held.
+    num_lost : int
+        The others.
+    """
+    config = Path(model_dir).parent if Path(model_dir).is_file() else Path(model_dir)
+    config = read_json(config / "config.json") if (config / "config.json").is_file() else {}
+    axes = {"raw": config.get("raw_data_format"), "gt": config.get("gt_data_format")}
+    recorded = about.get("validation", [])
+    pairs = [_open_recorded(facts, axes, "ZYXC" if ndim == 3 else "YXC") for facts in recorded]
+    found = [pair for pair in pairs if pair]
+    return found, len(recorded) - len(found)
+
+
+def _open_recorded(facts, axes, block_axes):
+    """A pair as training.json describes it; None where it is gone or another one now."""
+    from rcan.data.measurements import Records  # imports TensorFlow, whatever the backend
+    from rcan.data.pairs import Pair, digest_of  # imports TensorFlow, whatever the backend
+
+    volumes, records = [], Records()
+    for kind, digest in zip(("raw", "gt"), facts.get("digests", ()), strict=False):
+        try:
+            volume = open_volume(facts[kind], axes=axes[kind], block_axes=block_axes)
+            # Where training data were split, the end of the volume was set aside, see `rcan.data.hold_out`.
+            region = [
+                slice(whole - size, whole)
+                for whole, size in zip(volume.shape[:-1], facts[f"{kind}_shape"][:-1], strict=True)
+            ]
+            if any(part.start < 0 for part in region):
+                return None
+            if any(part.start > 0 for part in region):
+                volume = volume.crop(tuple(region))
+            if digest_of(volume, records) != digest:
+                return None
+        except (OSError, ValueError):
+            return None
+        volumes.append(volume)
+    return Pair(*volumes, *(np.array(facts[f"{kind}_range"]) for kind in ("raw", "gt"))) if volumes else None

@@ -1,0 +1,163 @@
+"""Which patch belongs to an index, and the batches that TensorFlow draws of them."""
+
+import numpy as np
+
+from rcan.data.foreground import Positions
+from rcan.data.measurements import Records
+from rcan.progress import Progress
+
+
+class PatchSampler:
+    """Draw patches: uniformly from all positions with enough signal, of all pairs and frames.
+
+    Parameters
+    ----------
+    pairs : list of Pair
+    patch_shape : tuple of int
+        `(Z, Y, X)` or `(Y, X)` in voxels of raw; fits into every pair.
+    seed : int
+        With an index it determines a patch.
+    augmented : bool
+        Turn and flip patches.
+    intensity_threshold : float
+        Normalised gt above which a voxel is signal; 0 or less accepts every patch.
+    area_ratio_threshold : float
+        Least share of signal voxels in a patch.
+    records : Records, optional
+        Keeps the positions with enough signal.
+
+    Attributes
+    ----------
+    num_positions : int
+        Positions with enough signal.
+    failure : Exception or None
+        What kept a patch from being read while it was streamed.
+
+    Raises
+    ------
+    ValueError
+        If no position has enough signal.
+    """
+
+    def __init__(
+        self,
+        pairs,
+        patch_shape,
+        *,
+        seed,
+        augmented,
+        intensity_threshold=0.25,
+        area_ratio_threshold=0.5,
+        records=None,
+    ):
+        records = records or Records()
+        self._patch_shape, self._seed, self._augmented = patch_shape, seed, augmented
+        self.failure = None
+        self._sites = [(pair, frame) for pair in pairs for frame in range(len(pair.raw.frames))]
+        self._positions = []
+        with Progress(len(self._sites), "Finding signal", unit="volume") as progress:
+            for pair, frame in self._sites:
+                self._positions.append(
+                    Positions(pair, frame, patch_shape, intensity_threshold, area_ratio_threshold, records)
+                )
+                progress.advance()
+        self._ends = np.cumsum([positions.count for positions in self._positions])
+        self.num_positions = int(self._ends[-1])
+        if not self.num_positions:
+            largest = max(positions.largest_share for positions in self._positions)
+            raise ValueError(
+                f"no patch of {_by(patch_shape)} voxels has enough signal: the largest share of voxels above "
+                f"intensity_threshold {intensity_threshold:g} is {largest:.3g}, area_ratio_threshold asks for "
+                f"{area_ratio_threshold:g}. Lower area_ratio_threshold below {largest:.3g}, or intensity_threshold."
+            )
+
+    def sample(self, index):
+        """Return the patch of an index.
+
+        Parameters
+        ----------
+        index : int
+
+        Returns
+        -------
+        raw, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
+            Normalised; gt is larger by the pairs' upscaling.
+        """
+        rng = np.random.default_rng((self._seed, int(index)))
+        rank = rng.integers(self.num_positions)
+        site = int(np.searchsorted(self._ends, rank, side="right"))
+        pair, frame = self._sites[site]
+        corner = self._positions[site].locate(rank - (self._ends[site] - self._positions[site].count))
+        region = tuple(
+            slice(start, start + size) for start, size in zip(corner, self._patch_shape, strict=True)
+        )
+        raw, gt = pair.read(frame, region)
+        if not self._augmented:
+            return raw, gt
+        square = raw.shape[-3] == raw.shape[-2] and gt.shape[-3] == gt.shape[-2]
+        turns = int(rng.integers(4)) if square else 2 * int(rng.integers(2))
+        flips = rng.integers(2, size=2).astype(bool)
+        return augment(raw, turns, *flips), augment(gt, turns, *flips)
+
+
+def augment(patch, turns, flip_y, flip_z):
+    """Turn a patch by quarter turns in the XY plane, then flip it.
+
+    Parameters
+    ----------
+    patch : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+    turns : int
+        Quarter turns, 0 to 3.
+    flip_y, flip_z : bool
+        Flips along Y and along Z (a plane has no Z to flip).
+
+    Returns
+    -------
+    patch : ndarray of the same shape, or with Y and X exchanged
+    """
+    patch = np.rot90(patch, turns, axes=(-3, -2))
+    if flip_y:
+        patch = np.flip(patch, axis=-3)
+    if flip_z and patch.ndim == 4:
+        patch = np.flip(patch, axis=0)
+    return np.ascontiguousarray(patch)
+
+
+def make_dataset(sampler, indices, *, batch_size):
+    """Stream patches as batches.
+
+    Parameters
+    ----------
+    sampler : PatchSampler
+    indices : sequence of int
+        Of the patches, in their order; what does not fill a batch is left out.
+    batch_size : int
+
+    Returns
+    -------
+    dataset : tf.data.Dataset
+        Of `(raw, gt)`, each `(batch_size, Z, Y, X, C)` float32, in the order of the indices. Where a patch cannot be
+        read, iterating ends in an error of TensorFlow's; what was wrong is kept as `sampler.failure`.
+    """
+    from rcan.keras_setup import tf
+
+    def sample(index):
+        try:
+            return sampler.sample(index)
+        except Exception as failure:
+            sampler.failure = failure
+            raise
+
+    shapes = [patch.shape for patch in sampler.sample(0)]
+
+    def read(index):
+        patches = tf.numpy_function(sample, [index], (tf.float32, tf.float32), stateful=False)
+        return tuple(tf.ensure_shape(patch, shape) for patch, shape in zip(patches, shapes, strict=True))
+
+    dataset = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
+    dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+def _by(shape):
+    return "x".join(map(str, shape))

@@ -1,0 +1,176 @@
+"""Files of microscope makers (CZI, ND2, LIF and others), read plane by plane through bioio's plugins.
+
+Planes are kept in the cache that all files share: a network reads overlapping tiles, and each would otherwise
+decode its planes again.
+"""
+
+import contextlib
+import math
+import os
+import re
+import threading
+import warnings
+
+import numpy as np
+
+from rcan.io.cache import cache
+from rcan.io.metadata import count_positions, name_axes
+from rcan.io.volume import one_error
+
+STORED_AXES = "PTCZYX"
+BATCH_BYTES = 2**26  # of planes that are read in one go
+PASSING = (OSError, MemoryError, ImportError)  # exceptions of a plugin that say enough
+
+
+class VendorSource:
+    """A microscope's file as an array read by slices; its scenes are positions if they are alike.
+
+    Parameters
+    ----------
+    path : Path
+    axes : str, optional
+        Overrides the metadata, see `rcan.io.metadata.name_axes`.
+
+    Attributes
+    ----------
+    path : Path
+    axes : str
+        One letter for each stored dimension, `_` for one of length 1.
+    shape : tuple of int
+        Positions, time points, channels, and planes of (Y, X).
+    dtype : numpy.dtype
+    voxel_size, channel_names, time_step
+        As in `rcan.io.Volume`.
+
+    Raises
+    ------
+    ImportError
+        If bioio, or its plugin for the format, is not installed.
+    ValueError
+        If the file is damaged, a photograph in colour, or has axes beyond ours.
+    """
+
+    def __init__(self, path, axes=None):
+        self.path = path
+        self._owner = object()  # of what the cache keeps of this file
+        self._lock = threading.Lock()  # a reader has one current scene
+        with open(path, "rb"):  # a missing file or a lack of rights ends here, as OSError
+            self._state = self.state()
+        reader_class = _find_reader(path)
+        with one_error(path, path.suffix, passing=PASSING):
+            self._reader = reader_class(str(path))
+            kinds = [self._examine(scene) for scene in range(len(self._reader.scenes))]
+            shape, self.dtype = kinds[0]
+            self._reader.set_scene(0)
+        count, left_out = count_positions(path, kinds, STORED_AXES[1:], shape, axes)
+        self.shape = (count, *shape)
+        self.axes, assumption = name_axes(path, STORED_AXES, self.shape, axes)
+        self._read_calibration()
+        for message in filter(None, (left_out, assumption)):
+            warnings.warn(message, stacklevel=3)
+
+    def _examine(self, scene):
+        """Shape (T, C, Z, Y, X) and type of a scene; refuses what is no stack of grey planes."""
+        self._reader.set_scene(scene)
+        sizes = dict(zip(self._reader.dims.order, self._reader.dims.shape, strict=True))
+        dtype = np.dtype(self._reader.dtype).newbyteorder("=")
+        if sizes.get("S", 1) > 1:
+            raise ValueError(
+                f"{self.path} is a colour photograph (RGB): grey values of one or more channels are expected. "
+                "Split its channels, and save them along a C axis."
+            )
+        others = {axis: size for axis, size in sizes.items() if size > 1 and axis not in STORED_AXES[1:]}
+        if others:
+            found = ", ".join(f"{axis}: {size}" for axis, size in others.items())
+            raise ValueError(
+                f"{self.path} has dimensions other than T, C, Z, Y and X ({found}; M is for the tiles of a mosaic): "
+                "export the part that is to be restored, stitched if need be, as OME-TIFF."
+            )
+        if dtype.kind not in "buif":
+            raise ValueError(f"{self.path} stores {dtype}: integers or real numbers are expected.")
+        return tuple(sizes.get(axis, 1) for axis in STORED_AXES[1:]), dtype
+
+    def _read_calibration(self):
+        """Note voxel size, channel names and time step, each unknown where the plugin does not find it."""
+        found = {}
+        for name in ("physical_pixel_sizes", "channel_names", "time_interval"):
+            with contextlib.suppress(Exception):  # plugins differ in how they say that there is none
+                found[name] = getattr(self._reader, name)
+        sizes = found.get("physical_pixel_sizes") or (None, None, None)
+        self.voxel_size = tuple(float(size) if size and size > 0 else None for size in sizes)
+        interval = found.get("time_interval")
+        seconds = interval.total_seconds() if interval else 0
+        self.time_step = seconds if seconds > 0 else None
+        names = tuple(map(str, found.get("channel_names") or ()))
+        is_made_up = any(re.fullmatch(r"Channel:\d+(:\d+)*", name) for name in names)  # by the plugin
+        self.channel_names = None if is_made_up else names
+
+    def read(self, slices):
+        """Read a part of the array, see `rcan.io.volume.Source`."""
+        *stacks, planes, rows, columns = (
+            range(*slices.get(axis, slice(None)).indices(size))
+            for axis, size in zip(self.axes, self.shape, strict=True)
+        )
+        part = np.empty([*map(len, (*stacks, planes, rows, columns))], self.dtype)
+        region = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        for where in np.ndindex(part.shape[:3]):
+            stack = tuple(indices[i] for indices, i in zip(stacks, where, strict=True))
+            for i, plane in enumerate(self._planes(stack, planes)):
+                part[(*where, i)] = plane[region]
+        return part
+
+    def _planes(self, stack, planes):
+        """The planes of a stack (position, time point, channel), from the file or from the cache."""
+        step = len(planes)
+        if self._reads_planes():
+            step = max(1, BATCH_BYTES // (math.prod(self.shape[-2:]) * self.dtype.itemsize))
+        for first in range(0, len(planes), step):
+            wanted = planes[first : first + step]
+            found = {z: cache.get(self._owner, (stack, z)) for z in wanted}
+            missing = [z for z, plane in found.items() if plane is None]
+            if missing:
+                for z, plane in zip(missing, self._decode(stack, missing), strict=True):
+                    found[z] = plane.copy()  # what is kept must not hold the others in memory
+                    cache.keep(self._owner, (stack, z), found[z])
+            yield from found.values()
+
+    def _decode(self, stack, planes):
+        """Read planes of a stack, (Z, Y, X)."""
+        position, time_point, channel = stack
+        with self._lock, one_error(self.path, self.path.suffix, passing=PASSING):
+            if self.state() != self._state:
+                raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
+            self._reader.set_scene(position)
+            chosen = {"T": time_point, "C": channel, "Z": planes}
+            if self._reads_planes():
+                return self._reader.get_image_data("ZYX", **chosen)
+            return self._reader.get_image_dask_data("ZYX", **chosen).compute(scheduler="synchronous")
+
+    def _reads_planes(self):
+        """Whether the plugin reads single planes by itself; through dask it takes seconds in a file of thousands."""
+        from bioio_base.reader import Reader
+
+        return type(self._reader)._read_indexed is not Reader._read_indexed
+
+    def state(self):
+        """Size and time of modification, by which a later state of the file is told."""
+        stat = os.stat(self.path)
+        return {"size": stat.st_size, "modified": stat.st_mtime_ns}
+
+    def close(self):
+        """Free the decoded planes; the next read decodes them again."""
+        cache.drop(self._owner)
+
+
+def _find_reader(path):
+    """The plugin for the suffix of a path."""
+    with contextlib.suppress(ImportError):
+        from bioio.plugins import get_plugins
+
+        plugins = get_plugins(use_cache=True).get(path.suffix.lower())
+        if plugins:
+            return plugins[0].metadata.get_reader()
+    raise ImportError(
+        f'{path} needs bioio and its plugin for {path.suffix} files: pip install "rcan[bioio]" brings those for .czi, '
+        ".nd2 and .lif; for others add bioio-bioformats."
+    )

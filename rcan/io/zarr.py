@@ -1,0 +1,323 @@
+"""Images in Zarr folders as one lazy array: OME-Zarr (NGFF) 0.4 and 0.5, and plain Zarr arrays.
+
+An OME-Zarr folder is one image, or a collection of them: several scenes of a file, the fields of a well, the wells
+of a plate. Images of one shape are positions, the axis P. Of each image the level of full resolution is read, chunk
+by chunk, only those that a region touches; the last ones are kept in a cache of limited size, so that tiles which
+overlap do not decode them again. Where Zarr 3 packs many chunks into one file (a shard), the chunk is what is read.
+
+A chunk that is not stored holds the fill value, says the standard: that is no damage.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import warnings
+from collections import namedtuple
+
+import numpy as np
+
+from rcan.atomic_io import read_json
+from rcan.io.cache import cache
+from rcan.io.metadata import SECONDS_PER_UNIT, UM_PER_UNIT, calibrate, name_axes
+from rcan.io.volume import is_zarr, one_error
+from rcan.memory import free_memory
+
+METADATA_FILES = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+# NGFF spells units out, as UDUNITS does; short ones are written all the same.
+_PREFIXES = {"pico": 1e-12, "nano": 1e-9, "micro": 1e-6, "milli": 1e-3, "centi": 1e-2, "deci": 0.1, "": 1.0}
+_UM = UM_PER_UNIT | {
+    f"{prefix}met{end}": 1e6 * by for prefix, by in _PREFIXES.items() for end in ("er", "re")
+}
+_SECONDS = SECONDS_PER_UNIT | {f"{prefix}second": by for prefix, by in _PREFIXES.items()}
+_SECONDS |= {"minute": 60.0, "day": 86400.0}
+_AXIS_OF_TYPE = {"time": "T", "channel": "C"}
+
+# One image: the array of full resolution; a letter, a step and its unit for each of its dimensions; the labels of
+# its channels; size and time of modification of its metadata files.
+Image = namedtuple("Image", "array letters scale units labels states")
+
+
+def import_zarr(path):
+    """Import zarr 3, or say how to get it.
+
+    Parameters
+    ----------
+    path : Path
+        What is to be read or written, for the message.
+
+    Returns
+    -------
+    zarr : module
+
+    Raises
+    ------
+    ImportError
+        If it is not installed, or too old for what NGFF 0.5 is stored in.
+    """
+    with contextlib.suppress(ImportError):
+        import zarr
+
+        if int(zarr.__version__.split(".")[0]) >= 3:
+            return zarr
+    raise ImportError(
+        f'{path} is a Zarr image, which needs zarr 3: pip install "rcan[zarr]" (Python 3.11 or newer).'
+    )
+
+
+class ZarrSource:
+    """One Zarr image, or the images of a collection along P, as an array read by slices.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of an image, of a plain array, of a well or a plate, or of the scenes of a file
+        (bioformats2raw.layout).
+    axes : str, optional
+        Overrides the metadata, see `rcan.io.metadata.name_axes`.
+
+    Attributes
+    ----------
+    path : Path
+    axes : str
+        One letter for each stored dimension, `_` for one of length 1 without a name; P comes first.
+    shape : tuple of int
+    dtype : numpy.dtype
+    voxel_size, channel_names, time_step
+        As in `rcan.io.Volume`; of the first image.
+    """
+
+    def __init__(self, path, axes=None):
+        self.path = path
+        self._owner = object()  # of what the cache keeps of this image
+        zarr = import_zarr(path)
+        with one_error(path, "Zarr", passing=MemoryError):
+            self._images = [_open_image(zarr, folder) for folder in _find_images(path)]
+            first, num_images = self._images[0], len(self._images)
+            if any(_kind(image) != _kind(first) for image in self._images):
+                self._images = [first]
+            self._check_format(first.array)
+            self._has_positions = len(self._images) > 1
+            named, assumption = name_axes(path, first.letters, first.array.shape, self._inner_axes(axes))
+            self.axes = "P" * self._has_positions + named
+            self.shape = (num_images,) * self._has_positions + first.array.shape
+            stored = first.array.dtype
+            self.dtype = np.dtype(np.uint8 if stored.kind == "b" else stored.newbyteorder("="))
+            self._calibrate(first, named)
+        if num_images > len(self._images):
+            warnings.warn(
+                f"{path} holds {num_images} images of different shape or type: only the first is read.",
+                stacklevel=3,
+            )
+        if assumption:
+            warnings.warn(assumption, stacklevel=3)
+
+    def _inner_axes(self, axes):
+        """What the user says of one image."""
+        if axes is None or not self._has_positions:
+            return axes
+        if axes[0] != "P":
+            raise ValueError(
+                f"{self.path} cannot have the axes {axes!r}: it holds {len(self._images)} images of one shape, so "
+                f"P comes first: P{axes.replace('P', '')}. Or open one of its images alone."
+            )
+        return axes[1:]
+
+    def _check_format(self, array):
+        """Refuse what is no grey value, and what cannot be decoded in the memory there is."""
+        if array.dtype.kind not in "buif":
+            raise ValueError(
+                f"{self.path} stores values of an unsupported kind ({array.dtype}): integers or real numbers "
+                "are expected. Save it as uint16 or float32."
+            )
+        if 0 in array.shape:
+            raise ValueError(f"{self.path} is {array.shape}: it holds no pixels. Export it again.")
+        chunk_shape = tuple(map(min, array.chunks, array.shape))
+        num_bytes = math.prod(chunk_shape) * array.dtype.itemsize
+        if num_bytes > free_memory():
+            raise ValueError(
+                f"{self.path} has chunks of {chunk_shape}, each {num_bytes / 2**30:.1f} GiB, which do not fit the "
+                "memory that is free. Store it in smaller chunks."
+            )
+
+    def _calibrate(self, image, named):
+        """Read voxel size, time step and channel names."""
+        axes = [letter if name == "_" else name for name, letter in zip(named, image.letters, strict=True)]
+        steps = dict(zip(axes, zip(image.scale, image.units, strict=True), strict=True))
+        self.voxel_size = tuple(calibrate(*steps.get(axis, (None, None)), _UM) for axis in "ZYX")
+        self.time_step = calibrate(*steps.get("T", (None, None)), _SECONDS)
+        self.channel_names = image.labels if all(image.labels) else None
+
+    def read(self, slices):
+        """Read a part of the array, see `rcan.io.volume.Source`."""
+        index = [slices.get(axis, slice(0, size)) for axis, size in zip(self.axes, self.shape, strict=True)]
+        positions = range(len(self._images))[index[0]] if self._has_positions else (0,)
+        region = index[1:] if self._has_positions else index
+        part = np.empty([s.stop - s.start for s in index], self.dtype)
+        images = part if self._has_positions else part[np.newaxis]
+        with one_error(self.path, "Zarr", passing=MemoryError):  # a codec's own OSError has no number
+            for position, target in zip(positions, images, strict=True):
+                self._check_unchanged(position)
+                self._read_image(position, region, target)
+        return part
+
+    def _check_unchanged(self, position):
+        states = self._images[position].states
+        if states != _states(states):
+            raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
+
+    def _read_image(self, position, region, target):
+        """Fill `target` from the chunks that a region of one image touches."""
+        chunk_shape = self._images[position].array.chunks
+        touched = (range(s.start // c, -(-s.stop // c)) for s, c in zip(region, chunk_shape, strict=True))
+        for number in itertools.product(*touched):
+            chunk = self._decode(position, number, chunk_shape)
+            starts = [i * size for i, size in zip(number, chunk_shape, strict=True)]
+            into, out_of = overlap(region, starts, chunk.shape)
+            target[into] = chunk[out_of]
+
+    def _decode(self, position, number, chunk_shape):
+        """Decode one chunk, or take it from the cache."""
+        chunk = cache.get(self._owner, (position, number))
+        if chunk is None:
+            array = self._images[position].array
+            where = (slice(i * size, (i + 1) * size) for i, size in zip(number, chunk_shape, strict=True))
+            chunk = np.asarray(array[tuple(where)]).astype(self.dtype, copy=False)
+            cache.keep(self._owner, (position, number), chunk)
+        return chunk
+
+    def state(self):
+        """Digest of size and time of modification of all metadata files, by which a later state is told."""
+        states = sorted((str(file), *facts) for image in self._images for file, facts in image.states.items())
+        return {"metadata": hashlib.sha256(json.dumps(states).encode()).hexdigest()}
+
+    def close(self):
+        """Free the decoded chunks; the next read decodes them again."""
+        cache.drop(self._owner)
+
+
+def overlap(region, starts, shape):
+    """What a region and a block have in common.
+
+    Parameters
+    ----------
+    region : sequence of slice
+    starts, shape : sequence of int
+        Where the block begins, in the coordinates of the region, and how long it is.
+
+    Returns
+    -------
+    in_region, in_block : tuple of slice
+        The same voxels, counted from the start of each.
+    """
+    limits = [
+        (max(s.start, start), min(s.stop, start + length), s.start, start)
+        for s, start, length in zip(region, starts, shape, strict=True)
+    ]
+    in_region = tuple(slice(low - first, high - first) for low, high, first, _ in limits)
+    return in_region, tuple(slice(low - start, high - start) for low, high, _, start in limits)
+
+
+def _kind(image):
+    """What images have in common that are positions of one."""
+    return image.array.shape, image.array.dtype, image.letters
+
+
+def _attributes(folder):
+    """The OME attributes of a group or array."""
+    if (folder / "zarr.json").is_file():
+        attributes = read_json(folder / "zarr.json").get("attributes", {})
+        return attributes.get("ome", attributes)
+    if (folder / ".zattrs").is_file():
+        return read_json(folder / ".zattrs")
+    if is_zarr(folder):
+        return {}
+    raise ValueError(
+        f"{folder} is missing, or has lost its metadata ({', '.join(METADATA_FILES[:2])}). Copy the image again."
+    )
+
+
+def _find_images(path):
+    """The folder of each image: of `path` itself, or in the order of the collection that it is."""
+    attributes = _attributes(path)
+    if "multiscales" in attributes or _is_array(path):
+        return [path]
+    if "plate" in attributes:
+        wells = [path / well["path"] for well in attributes["plate"]["wells"]]
+        folders = [well / field["path"] for well in wells for field in _attributes(well)["well"]["images"]]
+    elif "well" in attributes:
+        folders = [path / field["path"] for field in attributes["well"]["images"]]
+    elif "bioformats2raw.layout" in attributes:
+        names = _attributes(path / "OME").get("series") if is_zarr(path / "OME") else None
+        numbers = itertools.takewhile(lambda name: is_zarr(path / name), map(str, itertools.count()))
+        folders = [path / name for name in names or numbers]
+    else:
+        raise ValueError(
+            f"{path} is a Zarr group without OME metadata: name the folder of one of its images or arrays."
+        )
+    if not folders:
+        raise ValueError(
+            f"{path} declares no image: it is empty, or has lost metadata. Copy or export it again."
+        )
+    return folders
+
+
+def _is_array(folder):
+    if (folder / "zarr.json").is_file():
+        return read_json(folder / "zarr.json").get("node_type") == "array"
+    return (folder / ".zarray").is_file()
+
+
+def _open_image(zarr, folder):
+    """Open the array of full resolution; its pixels are not read."""
+    attributes = _attributes(folder)
+    if _is_array(folder):
+        array = zarr.open_array(folder, mode="r")
+        names = getattr(array.metadata, "dimension_names", None) or ("",) * (array.ndim - 2) + ("y", "x")
+        unknown = (None,) * array.ndim
+        return Image(array, _letters(names), unknown, unknown, (), _states_of(folder))
+    multiscale = attributes["multiscales"][0]
+    level = multiscale["datasets"][0]
+    if not _is_array(folder / level["path"]):
+        raise ValueError(f"{folder} has lost its array {level['path']!r}. Copy or export it again.")
+    array = zarr.open_array(folder / level["path"], mode="r")
+    # before 0.3 axes had no names: the standard knew five, in this order
+    axes = multiscale.get("axes") or list("tczyx")[-array.ndim :]
+    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
+    letters = _letters([axis["name"] for axis in axes], [axis.get("type") for axis in axes])
+    steps = [
+        transformation["scale"]
+        for part in (level, multiscale)
+        for transformation in part.get("coordinateTransformations") or ()
+        if "scale" in transformation
+    ]
+    if any(len(numbers) != array.ndim for numbers in (axes, *steps)):
+        raise ValueError(
+            f"{folder} is damaged: its array has {array.ndim} dimensions, its metadata describe "
+            f"{' and '.join(str(len(numbers)) for numbers in (axes, *steps))}. Export it again."
+        )
+    scale = [math.prod(factors) for factors in zip(*steps, strict=True)] if steps else (None,) * array.ndim
+    labels = tuple(channel.get("label") for channel in attributes.get("omero", {}).get("channels", ()))
+    units = tuple(axis.get("unit") for axis in axes)
+    return Image(array, letters, tuple(scale), units, labels, _states_of(folder, folder / level["path"]))
+
+
+def _letters(names, types=()):
+    """A letter for each axis: that of its name, else that of its type, else Q, which says nothing."""
+    types = types or (None,) * len(names)
+    return "".join(
+        name.upper() if name in [*"tczyxTCZYX"] else _AXIS_OF_TYPE.get(kind, "Q")
+        for name, kind in zip(names, types, strict=True)
+    )
+
+
+def _states_of(*folders):
+    files = [folder / name for folder in folders for name in METADATA_FILES]
+    return _states(file for file in files if file.is_file())
+
+
+def _states(files):
+    """Size and time of modification by file."""
+    return {file: (stat.st_size, stat.st_mtime_ns) for file in files for stat in [os.stat(file)]}

@@ -1,0 +1,383 @@
+"""Restoring one file with all machines of a Dask cluster.
+
+The main process opens the file, finds its intensity ranges, settles its tiles and makes the output. What it hands
+out are *parts*: a box of the output whose sides are borders of chunks, and the frames that share these chunks, so
+that no chunk is written by two. The worker that gets a part reads, restores and writes it, and returns counts.
+Tiles that reach into two boxes are computed for both, always as tiles of the whole volume: the result is that of
+one machine. Dask gives the part of a worker that dies to another, which writes the same chunks again.
+
+A scheduler imports what its tasks name. Tasks therefore name `work` of the command, whose module is light, and
+hold nothing but plain values, arrays and writers.
+"""
+
+import dataclasses
+import glob
+import itertools
+import logging
+import math
+import os
+import platform
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from rcan.atomic_io import partial_path
+from rcan.failures import describe_failure
+from rcan.restoration.dask_parts import group_frames, split_volume
+from rcan.restoration.engine import is_out_of_memory
+from rcan.restoration.tiled import TileTooLarge
+from rcan.restoration.tiles import tile_axis
+
+__all__ = ["Cluster", "Facts", "perform"]
+
+PATIENCE = 600  # seconds without any worker until the job is given up
+_LOOK_INTERVAL = 2  # seconds
+_GRACE = 2  # seconds for a block that is being written when a job ends early
+_CORES_PER_PROCESS = 4  # one network uses that many well
+_SIGN = ".in-work"  # in the folder of an output that is being written; without it nobody writes there
+
+
+class Facts(NamedTuple):
+    """What the main process knows of an engine that only the workers have."""
+
+    factors: tuple
+    num_channels: tuple
+
+
+class Cluster:
+    """Workers that restore parts of files; a context manager.
+
+    Parameters
+    ----------
+    address : str
+        Of a scheduler, or ``"local"`` for processes of this machine, which end with the `with` block.
+    work : callable
+        What the workers run: ``work(sharing, request)`` returns `perform`'s outcome. Must be importable by name
+        without Keras.
+    on_cpu : bool
+        Whether the GPUs of this machine are left alone by ``"local"``.
+
+    Raises
+    ------
+    ImportError
+        If Dask is not installed.
+    ConnectionError
+        If nobody answers at the address.
+    """
+
+    def __init__(self, address, work, *, on_cpu=False):
+        self._distributed = _import_distributed()
+        self._address, self._work, self._on_cpu = address, work, on_cpu
+        self._sharing = 1  # processes that share the memory of a machine
+
+    def __enter__(self):
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what users need to know is said here
+        with ExitStack() as stack:
+            address = self._address
+            if address == "local":
+                with _without_interrupts():
+                    address = stack.enter_context(self._start_here()).scheduler_address
+            try:
+                client = self._distributed.Client(address, set_as_default=False)
+            except (OSError, ValueError, self._distributed.TimeoutError) as failure:
+                raise ConnectionError(
+                    f"{self._address}: no Dask scheduler answers there ({failure}). Name the address that the "
+                    "scheduler has printed with --scheduler, or `local`."
+                ) from failure
+            self._client = stack.enter_context(client)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception):
+        self._stack.close()
+
+    def _start_here(self):
+        """Processes of this machine: one for some cores each, or one for all GPUs, which it uses at once."""
+        from dask.system import CPU_COUNT
+
+        has_gpus = not self._on_cpu and _has_gpus()
+        number = 1 if has_gpus else max(2, CPU_COUNT // _CORES_PER_PROCESS)
+        return self._distributed.LocalCluster(
+            n_workers=number,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            memory_limit=None,  # a tile is chosen to fit; Dask would end the process instead
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            silence_logs="CRITICAL",
+            env={
+                "TF_NUM_INTRAOP_THREADS": str(max(1, CPU_COUNT // number)),
+                "PYTHONWARNINGS": "ignore",  # the main process has said it
+            },
+        )
+
+    def make_restorer(self):
+        """Let a worker load the network, and learn how files are restored with it.
+
+        Returns
+        -------
+        restorer : rcan.restoration.FileRestorer
+            Without an engine; its parts are restored by this cluster.
+
+        Raises
+        ------
+        ValueError, OSError
+            If the network cannot be loaded there, or no worker comes.
+        """
+        self._wait_for(self._submit(os.getpid))  # an adaptive cluster starts workers once there is work
+        hosts = Counter(address.rpartition(":")[0] for address in self._workers())
+        self._sharing = max(hosts.values(), default=1)
+        restorer = self._value_of(self._wait_for(self._submit(self._work, self._sharing)))
+        return dataclasses.replace(restorer, cluster=self)
+
+    def restore(self, restorer, raw, files, report, progress, seams):
+        """Restore a file that is open into outputs that are; returns when all parts are written.
+
+        Parameters
+        ----------
+        restorer : rcan.restoration.FileRestorer
+        raw : rcan.data.views.Image
+        files : list of rcan.io.zarr_writing.ZarrDestination
+        report : rcan.restoration.Report
+            Tells how tiles are cut; the values of all parts are counted there.
+        progress : Progress
+            Of all raw voxels.
+        seams : rcan.restoration.seams.SeamMeter
+            Adds up what those of all parts have seen.
+
+        Raises
+        ------
+        ValueError
+            If a part cannot be restored.
+        MemoryError
+            If a worker has too little memory for a tile.
+        ConnectionError
+            If the scheduler is gone, or all workers are for `PATIENCE` seconds.
+        """
+        shape, factors = raw.volume.shape[:-1], restorer.engine.factors
+        chunk_shape = files[0].chunk_shape
+        cuts = [
+            tile_axis(*axis) for axis in zip(shape, report.tile_shape, report.overlap, factors, strict=True)
+        ]
+        groups = group_frames(raw.frames, chunk_shape[0])
+        parts = split_volume(
+            cuts,
+            steps=list(map(math.lcm, chunk_shape[-len(shape) :], factors)),
+            num_repeats=len(groups),
+            num_workers=max(1, len(self._workers())),
+        )
+        fixed = {
+            "raw_path": os.path.abspath(raw.volume.path),
+            "writers": [file.writer for file in files],
+            "signs": [str(partial_path(file.path.absolute()) / _SIGN) for file in files],
+            "tile_shape": report.tile_shape,
+            "overlap": report.overlap,
+        }
+        requests = (
+            {**fixed, "ranges": {number: raw.range_of(number) for number in numbers}, "part": part}
+            for numbers in groups
+            for part in parts
+        )
+        with closing(self._perform_all(requests, fixed["signs"])) as results:
+            for request, (num_clipped, num_values, steps) in results:
+                report.num_clipped += num_clipped
+                report.num_values += num_values
+                seams.steps += steps
+                num_written = math.prod(side.stop - side.start for side in request["part"])
+                progress.advance(len(request["ranges"]) * num_written // math.prod(factors))
+
+    def _perform_all(self, requests, signs):
+        """Requests and their results as they come."""
+        finished, underway = queue.SimpleQueue(), {}
+        for sign in signs:
+            Path(sign).touch()
+        try:
+            while True:
+                most = 2 * max(1, len(self._workers()))  # one in work and one waiting, each
+                for request in itertools.islice(requests, max(0, most - len(underway))):
+                    underway[self._submit(self._work, self._sharing, request, finished=finished)] = request
+                if not underway:
+                    return
+                future = self._next(finished)
+                request = underway.pop(future)
+                yield request, self._value_of(future, request["raw_path"])
+        finally:
+            for sign in signs:
+                Path(sign).unlink(missing_ok=True)
+            if underway:
+                self._let_go(underway, finished)
+
+    def _let_go(self, underway, finished):
+        """Give blocks that are being written a moment, and forget the rest: a tile in work cannot be stopped."""
+        end = time.monotonic() + _GRACE
+        with suppress(queue.Empty):
+            while underway:
+                underway.pop(finished.get(timeout=max(0, end - time.monotonic())))
+        with suppress(OSError, RuntimeError, self._distributed.TimeoutError):  # whoever is gone has let go
+            self._client.cancel([*underway], force=True)
+
+    def _submit(self, *task, finished=None):
+        future = self._client.submit(*task, pure=False)
+        if finished:
+            future.add_done_callback(finished.put)
+        return future
+
+    def _wait_for(self, future):
+        finished = queue.SimpleQueue()
+        future.add_done_callback(finished.put)
+        return self._next(finished)
+
+    def _next(self, finished):
+        """The next task that has ended; without workers only for a while."""
+        seen = time.monotonic()
+        while True:
+            with suppress(queue.Empty):
+                return finished.get(timeout=_LOOK_INTERVAL)
+            if self._workers():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > PATIENCE:
+                raise ConnectionError(
+                    f"{self._address}: there has been no worker for {PATIENCE} s. Start workers, or leave --scheduler "
+                    "out to restore on this machine."
+                )
+
+    def _workers(self):
+        """Addresses of the workers there are."""
+        try:
+            return [*self._client.nthreads()]
+        except Exception as failure:
+            raise self._lost() from failure
+
+    def _lost(self):
+        return ConnectionError(
+            f"{self._address}: the Dask scheduler is gone, or has dropped this work. Start it again, with workers, and "
+            "repeat this."
+        )
+
+    def _value_of(self, future, path=None):
+        """What a task that has ended returned, or why there is nothing."""
+        name = path or self._address
+        try:
+            kind, value = future.result(timeout=PATIENCE)
+        except self._distributed.KilledWorker as failure:
+            raise ValueError(
+                f"{name}: {failure.allowed_failures + 1} workers have died one after the other at the same part. They "
+                "may have too little memory: smaller tiles (--block_shape) need less, and their logs tell more."
+            ) from failure
+        except (OSError, CancelledError, self._distributed.TimeoutError) as failure:
+            raise self._lost() from failure
+        except Exception as failure:
+            raise ValueError(
+                f"{name}: a worker cannot begin ({describe_failure(failure)}). Scheduler and workers need the same "
+                "Python packages as this process."
+            ) from failure
+        if kind == "done":
+            return value
+        raise (TileTooLarge if kind == "memory" else ValueError)(
+            value if name in value else f"{name}: {value}"
+        )
+
+
+def _import_distributed():
+    try:
+        import distributed
+    except ImportError as failure:
+        raise ImportError('--scheduler needs Dask: pip install "rcan[dask]"') from failure
+    return distributed
+
+
+@contextmanager
+def _without_interrupts():
+    """Let processes that start here ignore Ctrl-C, which reaches them as well: who started them ends them."""
+    if threading.current_thread() is not threading.main_thread():  # where Python changes no handlers
+        yield
+        return
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+def _has_gpus():
+    try:
+        return "GPU" in subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    except OSError:
+        return False
+
+
+# In a worker
+
+
+_lock = threading.Lock()
+_loaded = {}  # the network of the newest job, by what it was loaded from
+
+
+def perform(load, key, request=None):
+    """Do in a worker what the main process has asked for; nothing is raised.
+
+    Parameters
+    ----------
+    load : callable
+        ``load(*key)`` returns the `rcan.restoration.FileRestorer` with its engine; called once while the key stays.
+    key : tuple
+        Hashable.
+    request : dict, optional
+        A part, as `Cluster.restore` describes it; where not given, what the main process has to know.
+
+    Returns
+    -------
+    kind : {"done", "memory", "failed"}
+    value : object
+        What came of it; a message if it failed.
+    """
+    try:
+        with _lock:
+            if key not in _loaded:
+                _loaded.clear()
+                _loaded[key] = load(*key)
+            restorer = _loaded[key]
+        if request:
+            return "done", _restore_part(restorer, **request)
+        facts = Facts(restorer.engine.factors, restorer.engine.num_channels)
+        return "done", dataclasses.replace(restorer, engine=facts)
+    except Exception as failure:
+        message = " ".join(describe_failure(failure).splitlines())
+        return "memory" if is_out_of_memory(failure) else "failed", f"{message} (on {platform.node()})"
+
+
+def _restore_part(restorer, *, raw_path, writers, signs, ranges, part, tile_shape, overlap):
+    if not os.path.exists(raw_path) and not glob.glob(raw_path):
+        raise FileNotFoundError(f"{raw_path} is not seen: all machines must have it under this name.")
+    for sign in signs:
+        if not os.path.exists(sign):
+            folder = Path(sign).parents[1]
+            raise FileNotFoundError(f"{folder} is not seen as it is: all machines must write to this folder.")
+    guarded = [_GuardedWriter(*pair) for pair in zip(writers, signs, strict=True)]
+    report, seams = restorer.restore_part(
+        raw_path, guarded, ranges, part, tile_shape=tile_shape, overlap=overlap
+    )
+    return report.num_clipped, report.num_values, seams.steps
+
+
+class _GuardedWriter:
+    """A writer that stops when the main process has given up, so that nothing of it comes back after its removal."""
+
+    def __init__(self, writer, sign):
+        self._writer, self._sign = writer, sign
+
+    def write(self, frame, region, block):
+        open(self._sign).close()  # asks a network disk, which remembers what only exists
+        self._writer.write(frame, region, block)
+
+    def flush(self):
+        open(self._sign).close()
+        self._writer.flush()

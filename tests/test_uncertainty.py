@@ -1,0 +1,135 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rcan.assess.uncertainty import (
+    Ratios,
+    describe_coverage,
+    find_factor,
+    measure_ratios,
+    open_validation,
+)
+from rcan.config import Config
+from rcan.training.fit import train
+
+
+def uncertain(rng, *, true_factor, shape=(16, 80, 80, 1)):
+    """Ground truth, and a mean and a spread whose errors are normal and so many spreads wide."""
+    gt = rng.uniform(0, 1, shape)
+    spread = rng.uniform(0.001, 0.01, shape)
+    return gt + true_factor * spread * rng.standard_normal(shape), spread, gt
+
+
+@pytest.mark.parametrize("true_factor", [0.5, 1, 3.2])
+def test_the_factor_is_the_width_of_the_errors_in_spreads(rng, true_factor):
+    ratios = measure_ratios(*uncertain(rng, true_factor=true_factor))
+    assert find_factor(ratios) == pytest.approx(true_factor, rel=0.03)
+
+
+def test_coverage_is_that_of_a_normal_distribution_once_calibrated(rng):
+    ratios = measure_ratios(*uncertain(rng, true_factor=2))
+    facts = describe_coverage(ratios, find_factor(ratios))
+    assert facts["within_one"] == pytest.approx(2 * stats.norm.cdf(0.5) - 1, abs=0.01)
+    assert facts["within_two"] == pytest.approx(2 * stats.norm.cdf(1) - 1, abs=0.01)
+    assert facts["calibrated_within_one"] == pytest.approx(0.6827, abs=1e-4)
+    assert facts["calibrated_within_two"] == pytest.approx(0.9545, abs=0.005)
+    assert facts["signal_within_one"] == pytest.approx(0.68, abs=0.02)
+    curve = facts["curve"]
+    np.testing.assert_allclose(curve["calibrated"], curve["expected"], atol=0.01)
+    assert curve["found"][10] < 0.4
+
+
+def test_a_factor_is_checked_on_other_data_than_it_was_found_on(rng):
+    found = find_factor(measure_ratios(*uncertain(rng, true_factor=2)))
+    harder = measure_ratios(*uncertain(rng, true_factor=4))
+    assert describe_coverage(harder, found)["calibrated_within_one"] == pytest.approx(
+        2 * stats.norm.cdf(0.5) - 1, abs=0.01
+    )
+
+
+def test_gain_and_offset_of_the_network_do_not_count(rng):
+    mean, spread, gt = uncertain(rng, true_factor=2)
+    plain, scaled = measure_ratios(mean, spread, gt), measure_ratios(5 * mean - 3, 5 * spread, gt)
+    np.testing.assert_allclose(scaled.errors, plain.errors, rtol=1e-6)
+
+
+def test_channels_are_matched_one_by_one(rng):
+    mean, spread, gt = uncertain(rng, true_factor=2, shape=(8, 40, 40, 2))
+    scale = np.array([5, -2])
+    np.testing.assert_allclose(
+        measure_ratios(scale * mean, abs(scale) * spread, gt).errors,
+        measure_ratios(mean, spread, gt).errors,
+        rtol=1e-6,
+    )
+
+
+def test_members_that_agree_and_are_wrong_cannot_be_calibrated(rng):
+    gt = rng.uniform(0, 1, (4, 20, 20, 1))
+    wrong = gt + rng.normal(0, 0.1, gt.shape)
+    assert find_factor(measure_ratios(wrong, np.zeros(gt.shape), gt)) is None
+    assert find_factor(measure_ratios(wrong, np.full(gt.shape, 1e-8), gt)) is None
+
+
+def test_a_share_of_voxels_without_spread_is_never_within():
+    ratios = Ratios(np.array([0.1, 0.5, 0.9, np.inf]), np.ones(4))
+    facts = describe_coverage(ratios, 100.0)
+    assert facts["within_one"] == facts["calibrated_within_two"] == 0.75
+
+
+def test_many_voxels_are_thinned_out_evenly(rng):
+    mean, spread, gt = uncertain(rng, true_factor=2, shape=(40, 200, 200, 1))
+    ratios = measure_ratios(mean, spread, gt)
+    assert 2**19 < len(ratios.errors) <= 2**20
+    assert find_factor(ratios) == pytest.approx(2, rel=0.01)
+
+
+# The volumes that the network was validated on
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_config):
+    """Run folders of networks whose validation data are whole volumes, and the ends of volumes."""
+    folder = tmp_path_factory.mktemp("trained")
+    runs = {}
+    for name, num_pairs in (("whole", 5), ("ends", 2)):
+        values = tiny_config(folder / name, num_pairs=num_pairs, validation_split=0.25)
+        runs[name] = train(Config.model_validate_json(json.dumps(values)))
+    return runs
+
+
+def about(run_dir):
+    return json.loads((run_dir / "training.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["whole", "ends"])
+def test_the_validation_data_of_the_training_are_found_again(trained, name):
+    pairs, num_lost = open_validation(trained[name], about(trained[name]), ndim=3)
+    recorded = about(trained[name])["validation"]
+    assert num_lost == 0
+    assert [list(pair.raw.shape) for pair in pairs] == [facts["raw_shape"] for facts in recorded]
+    for pair, facts in zip(pairs, recorded, strict=True):
+        np.testing.assert_allclose(pair.raw_range, facts["raw_range"])
+
+
+def test_no_voxel_of_the_validation_data_was_learned_from(trained):
+    """8 x 24 x 28 voxels, of which the last quarter along x is set aside."""
+    pairs, _ = open_validation(trained["ends"], about(trained["ends"]), ndim=3)
+    assert [pair.raw.identity["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
+    assert [pair.gt.identity["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
+
+
+def test_validation_data_that_are_gone_or_changed_are_not_used(trained, write_tiff, rng):
+    run_dir = trained["whole"]
+    facts = about(run_dir)
+    gone = {**facts["validation"][0], "raw": "/nowhere/a.tif"}
+    changed = {**facts["validation"][0], "digests": ["0" * 24] * 2}
+    larger = {**facts["validation"][0], "raw_shape": [8, 24, 29, 1]}
+    recorded = {"validation": [facts["validation"][0], gone, changed, larger]}
+    pairs, num_lost = open_validation(run_dir, recorded, ndim=3)
+    assert (len(pairs), num_lost) == (1, 3)
+
+
+def test_a_network_without_record_has_no_validation_data(tiny_models):
+    assert open_validation(tiny_models / "3d.keras", {}, ndim=3) == ([], 0)
