@@ -33,6 +33,7 @@ def psnr(gt, restored):
 
     Examples
     --------
+    >>> import numpy as np
     >>> round(float(psnr(np.zeros((1, 4, 4, 1)), np.full((1, 4, 4, 1), 0.1))[0]), 3)
     20.0
     """
@@ -105,6 +106,7 @@ def weighted_loss(weights):
 
     Examples
     --------
+    >>> import numpy as np
     >>> loss = weighted_loss({"mae": 1, "mse": 0.5})
     >>> float(loss(np.zeros((1, 4, 4, 1)), np.full((1, 4, 4, 1), 2.0))[0])
     4.0

@@ -687,7 +687,7 @@ def test_a_corrupt_file_ends_in_one_quiet_line(data_dir, name, axes, capfd):
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory in the unit of Linux")
 def test_corrupt_files_take_little_memory(data_dir):
     script = (
-        "import resource, sys; from rcan.io import open_volume; import rcan.io.tiff\n"
+        "import resource, sys; from rcan.io.volume import open_volume; import rcan.io.tiff\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "for path in sys.argv[1:]:\n"

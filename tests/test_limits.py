@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from rcan.assess import limits as study
+from rcan.assess.limits import exposures as study
 from rcan.assess.limits.ends import find_end, find_limits, say_range, summarise, trusted_range
 from rcan.assess.limits.exposures import (
     Microscope,

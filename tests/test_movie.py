@@ -219,7 +219,7 @@ def names(folder):
 def drawn(monkeypatch):
     """What is drawn of each picture, which is not: images by title, by kind."""
     told = {}
-    for kind in ("draw_projections", "write_movie"):
+    for kind in ("projections.draw_projections", "movie.write_movie"):
 
         def draw(path, images, kind=kind, **options):
             told[kind.partition(".")[2]] = images, options

@@ -22,7 +22,7 @@ from rcan.training.fit import train
 
 DYING = """
 import os, signal, sys
-from rcan.run_folder import states
+from rcan.run_folder import checkpoints as states
 from rcan.commands.train import main
 
 save = states.write_json

@@ -293,7 +293,7 @@ def simulate_pair(density, *, voxel_size, fwhm, photons, blur_factor=2, rng, **c
 
     Examples
     --------
-    >>> from rcan.simulation import make_phantom
+    >>> from rcan.simulation.phantoms import make_phantom
     >>> rng, voxel_size = np.random.default_rng(0), (0.3, 0.1, 0.1)
     >>> phantom = make_phantom("spheres", (8, 32, 32), voxel_size=voxel_size, rng=rng)
     >>> raw, gt = simulate_pair(phantom, voxel_size=voxel_size, fwhm=gaussian_widths(), photons=20, rng=rng)
