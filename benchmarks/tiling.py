@@ -148,12 +148,12 @@ def main():
 
     tiles.RAMP_SHARE = arguments.ramp or tiles.RAMP_SHARE
 
-    model, about = rcan.load_model(arguments.m)
-    patch = tuple(about["patch_shape"])
+    model, record = rcan.load_model(arguments.m)
+    patch = record.patch_shape
 
     def read(path):
         volume = rcan.open_volume(path)
-        whole = rcan.normalise(volume.read(), rcan.percentile_range(volume, about["percentiles"]))
+        whole = rcan.normalise(volume.read(), rcan.percentile_range(volume, record.percentiles))
         return np.ascontiguousarray(whole[:, : arguments.crop, : arguments.crop])
 
     raw = read(arguments.i)

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from rcan.fingerprint.domain import DOMAIN_STATUSES, compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.fingerprint.verdict import WORDS, compare_fingerprint, summarise_fingerprints
 from rcan.io.volume import open_volume
 from rcan.simulation.microscope import degrade, density_from_image, gaussian_widths
 from rcan.simulation.phantoms import PHANTOMS, make_phantom
@@ -158,12 +158,12 @@ def show(title, same, changed):
     for name in judged[SIZES[0]]:
         cells = []
         for size in SIZES:
-            counts = Counter(verdict.word for verdict in judged[size][name])
-            cells.append(" / ".join(f"{100 * counts[word] / counts.total():.1f}" for word in WORDS))
+            counts = Counter(verdict.domain_status for verdict in judged[size][name])
+            cells.append(" / ".join(f"{100 * counts[word] / counts.total():.1f}" for word in DOMAIN_STATUSES))
         reasons = Counter(
             re.match("[A-Za-z ]+", verdict.reasons[0])[0].strip()
             for verdict in judged[SIZES[-1]][name]
-            if verdict.word != "inside"
+            if verdict.domain_status != "inside"
         )
         number = len(changed.get(name, same))
         print(

@@ -16,6 +16,7 @@ from rcan.options import Settings, option
 __all__ = ["Config", "ImagePair", "load_config", "parse_loss"]
 
 _LOSSES = ("mae", "mse", "charbonnier", "ssim")
+DEFAULT_PERCENTILES = (2, 99.9)
 _OLD_NAMES = {"input_shape": "patch_shape"}
 
 
@@ -137,7 +138,7 @@ class Config(Settings):
         None, "training patch, Z,Y,X or Y,X, cut down to the smallest volume (default: 16,256,256 or 256,256)"
     )
     percentiles: Annotated[tuple[float, float], AfterValidator(_check_percentiles)] = option(
-        (2, 99.9), "percentiles that become 0 and 1"
+        DEFAULT_PERCENTILES, "percentiles that become 0 and 1"
     )
     data_augmentation: bool = option(True, "turn and flip patches")
     intensity_threshold: float = option(

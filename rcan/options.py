@@ -59,12 +59,16 @@ class Settings(BaseModel):
             With one line for each wrong value, naming key, value and rule; `UsageError` if one is a flag.
         """
         try:
-            return cls.model_validate_json(json.dumps(values))
+            return cls._validate(values)
         except ValidationError as failure:
             problems = failure.errors()
         within = {problem["loc"][:-1] for problem in problems}  # a wrong item explains its list
         lines = [cls._describe(problem, shown) for problem in problems if problem["loc"] not in within - {()}]
         raise (UsageError if any(line.startswith("--") for line in lines) else ValueError)("\n".join(lines))
+
+    @classmethod
+    def _validate(cls, values):
+        return cls.model_validate_json(json.dumps(values))
 
     @classmethod
     def _describe(cls, problem, shown):

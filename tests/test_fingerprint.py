@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from rcan.fingerprint.domain import DOMAIN_STATUSES, TrustedRange, compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.fingerprint.noise import estimate_noise
-from rcan.fingerprint.verdict import WORDS, compare_fingerprint, read_seen, summarise_fingerprints
 from rcan.io.volume import open_volume
+from rcan.run_folder.record import TrainingRecord
 from rcan.simulation.microscope import degrade, density_from_image, expose, gaussian_widths
 from rcan.simulation.phantoms import make_phantom
 
@@ -243,7 +244,7 @@ def test_values_that_are_no_numbers_are_refused():
 
 
 def test_images_of_the_same_simulation_are_not_outside(seen):
-    words = [compare_fingerprint(measure(seed), seen).word for seed in range(100, 120)]
+    words = [compare_fingerprint(measure(seed), seen).domain_status for seed in range(100, 120)]
     assert words.count("outside") == 0
     assert words.count("inside") >= 15
 
@@ -251,7 +252,7 @@ def test_images_of_the_same_simulation_are_not_outside(seen):
 @pytest.mark.parametrize(("photons", "side"), [(5, "SNR 1"), (100, "SNR 8")])
 def test_another_signal_to_noise_ratio_is_outside(seen, photons, side):
     verdict = compare_fingerprint(measure(100, photons=photons), seen)
-    assert verdict.word == "outside"
+    assert verdict.domain_status == "outside"
     assert verdict.reasons[0].startswith(side)
     assert str(verdict).startswith(f"outside: {side}")
     assert ", trained on 3" in verdict.reasons[0]
@@ -262,7 +263,7 @@ def test_another_signal_to_noise_ratio_is_outside(seen, photons, side):
 )
 def test_another_blur_or_structure_is_not_inside(seen, change):
     assert "inside" not in [
-        compare_fingerprint(measure(seed, **change), seen).word for seed in range(100, 104)
+        compare_fingerprint(measure(seed, **change), seen).domain_status for seed in range(100, 104)
     ]
 
 
@@ -271,40 +272,43 @@ def test_another_blur_or_structure_is_not_inside(seen, change):
 )
 def test_the_voxel_size_is_compared(seen, size, word):
     verdict = compare_fingerprint(measure(3) | {"voxel_size": [0.3, size, size]}, seen)
-    assert verdict.word == word
+    assert verdict.domain_status == word
     if word != "inside":
         assert verdict.reasons == [f"voxels of {size:g} µm along y and x, trained on 0.1"]
 
 
 def test_an_unknown_voxel_size_is_mentioned_only(seen):
     verdict = compare_fingerprint(measure(3) | {"voxel_size": [None] * 3}, seen)
-    assert verdict.word == "inside"
+    assert verdict.domain_status == "inside"
     assert verdict.reasons[-1] == "voxel size unknown, not compared"
 
 
 def test_what_was_trained_on_unknown_voxels_says_nothing_of_them(seen):
-    unknown = seen | {"voxel_size": [None] * 3}
+    unknown = seen.model_copy(update={"voxel_size": (None,) * 3})
     assert "voxel" not in str(compare_fingerprint(measure(3), unknown))
 
 
 @pytest.mark.parametrize(("low", "word"), [(2.0, "inside"), (None, "inside"), (6.0, "outside")])
 def test_below_the_trusted_range_is_outside(seen, low, word):
-    verdict = compare_fingerprint(measure(3), seen, {"snr": [low, None], "blur": [None, 3.0]})
-    assert verdict.word == word
+    verdict = compare_fingerprint(measure(3), seen, TrustedRange(snr=(low, None), blur=(None, 3.0)))
+    assert verdict.domain_status == word
     if word == "outside":
         assert verdict.reasons[0].endswith("the network is to be trusted from 6")
 
 
 def test_nothing_is_inside_where_the_network_was_never_better(seen):
-    never = {"snr": [9.0, 1.0], "gains": False, "tested": {"snr": [1.0, 9.0]}}
+    never = TrustedRange(snr=(9.0, 1.0), gains=False, tested={"snr": (1.0, 9.0)})
     verdict = compare_fingerprint(measure(3), seen, never)
-    assert verdict.word == "outside"
+    assert verdict.domain_status == "outside"
     assert verdict.reasons[0].endswith("the network was no better than classical methods from 1 to 9")
 
 
 def test_above_the_trusted_range_is_outside(seen):
-    verdict = compare_fingerprint(measure(3), seen, {"snr": [None, 2.0], "blur": [None, None]})
-    assert (verdict.word, verdict.reasons[0][-36:]) == ("outside", "the network is to be trusted up to 2")
+    verdict = compare_fingerprint(measure(3), seen, TrustedRange(snr=(None, 2.0)))
+    assert (verdict.domain_status, verdict.reasons[0][-36:]) == (
+        "outside",
+        "the network is to be trusted up to 2",
+    )
 
 
 def test_saturation_is_on_the_edge(seen):
@@ -317,18 +321,21 @@ def test_saturation_is_on_the_edge(seen):
 def test_a_network_of_one_channel_judges_all_channels(seen):
     both = np.concatenate([simulate(3), simulate(3, photons=5)], -1)
     verdict = compare_fingerprint(measure_fingerprint(Image(both)), seen)
-    assert verdict.word == "outside"
+    assert verdict.domain_status == "outside"
     assert verdict.reasons[0].startswith("channel 1: SNR 1")
 
 
 def test_one_training_volume_gives_a_wide_range():
     one, many = (summarise_fingerprints([measure(seed) for seed in range(number)]) for number in (1, 4))
     sharper = measure(100, blur_factor=3)
-    words = [WORDS.index(compare_fingerprint(sharper, seen).word) for seen in (one, many)]
+    words = [DOMAIN_STATUSES.index(compare_fingerprint(sharper, seen).domain_status) for seen in (one, many)]
     assert words[0] <= words[1]
 
 
 def test_a_range_of_another_version_is_unknown(seen):
-    assert read_seen({"seen": seen}) == seen
-    assert read_seen({"seen": seen | {"version": 0}}) is None
-    assert read_seen({}) is None
+    values = seen.model_dump(mode="json")
+    for key in ("training_fingerprint", "seen"):  # the second is what earlier versions wrote
+        assert TrainingRecord.read({key: values}, "training.json").training_fingerprint == seen
+        other = {key: {**values, "version": 0}}
+        assert TrainingRecord.read(other, "training.json").training_fingerprint is None
+    assert TrainingRecord().training_fingerprint is None

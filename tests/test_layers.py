@@ -20,6 +20,7 @@ CHAIN = [
     "config",
     "progress",
     "atomic_io",
+    "records",
     "memory",
     "intensity",
     "scores",

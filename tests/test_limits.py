@@ -27,7 +27,7 @@ from rcan.commands.limits import main
 from rcan.figures.ladders import draw_ladder
 from rcan.fingerprint.measure import FINGERPRINT_VERSION, measure_fingerprint
 from rcan.io.volume import open_volume
-from rcan.run_folder.models import read_about
+from rcan.run_folder.models import read_record
 from rcan.simulation.microscope import expose
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
@@ -228,23 +228,23 @@ def test_limits_are_those_of_the_rules():
         f"Restored is better than the best classical reference from SNR {low:.3g} to {high:.3g}."
     )
     assert "from blur 1 (the first step) to 3 (the last step)" in say_range(limits, "blur")
-    facts = trusted_range(limits, smallest_blur=1)
-    assert facts["gains"] is True
-    assert facts["snr"] == [limits["snr_low"]["end"].position, limits["snr_high"]["end"].position]
-    assert facts["blur"] == [1, pytest.approx(2.5)]
-    assert facts["tested"] == {"snr": [1, 64], "blur": [1, 3]}
-    assert json.loads(json.dumps(facts)) == facts
+    facts = trusted_range(limits, smallest_blur=1, settings={})
+    assert facts.gains is True
+    assert facts.snr == (limits["snr_low"]["end"].position, limits["snr_high"]["end"].position)
+    assert facts.blur == (1, pytest.approx(2.5))
+    assert facts.tested == {"snr": (1, 64), "blur": (1, 3)}
+    assert type(facts).checked(json.loads(json.dumps(facts.model_dump(mode="json")))) == facts
 
 
 def test_trusted_range_is_open_where_nothing_breaks_and_empty_where_all_is_broken():
     steps = [measured(position, restored=25) for position in (1, 2, 4)]
-    facts = trusted_range(find_limits({"snr": steps, "blur": steps}, seed=0), smallest_blur=1)
-    assert facts["snr"] == [None, None]
+    facts = trusted_range(find_limits({"snr": steps, "blur": steps}, seed=0), smallest_blur=1, settings={})
+    assert facts.snr == (None, None)
     steps = [measured(position, restored=15, lateral=0.5) for position in (1, 2, 4)]
-    facts = trusted_range(find_limits({"snr": steps, "blur": steps}, seed=0), smallest_blur=1)
-    low, high = facts["snr"]
+    facts = trusted_range(find_limits({"snr": steps, "blur": steps}, seed=0), smallest_blur=1, settings={})
+    low, high = facts.snr
     assert low > high
-    assert facts["blur"] == [1, 1]
+    assert facts.blur == (1, 1)
 
 
 def test_nothing_is_regained_where_nothing_was_lost():
@@ -442,17 +442,18 @@ def test_table_has_the_means_and_intervals_of_the_exposures(finished):
 
 
 def test_trusted_range_is_kept_with_the_network(finished):
-    facts = read_about(finished / "model")["trusted_range"]
-    assert facts["snr"][0] > facts["snr"][1]  # an identity is to be trusted nowhere
-    assert facts["settings"]["photons"] == 5
-    assert facts["words"]["snr_low"].startswith("no gain at any step")
-    assert facts["gains"] is False
+    trusted = read_record(finished / "model").trusted_range
+    assert trusted.snr[0] > trusted.snr[1]  # an identity is to be trusted nowhere
+    assert trusted.settings["photons"] == 5
+    assert trusted.words["snr_low"].startswith("no gain at any step")
+    assert trusted.gains is False
 
 
 def test_the_range_of_images_with_other_voxels_is_not_kept(finished, capsys):
-    about = read_about(finished / "model")
-    seen = {"version": FINGERPRINT_VERSION, "voxel_size": [[0.3, 0.3], [0.2, 0.2], [0.2, 0.2]]}
-    write_json(finished / "model" / "training.json", {**about, "seen": seen})
+    about = json.loads((finished / "model" / "training.json").read_text())
+    sizes = [[0.3, 0.3], [0.2, 0.2], [0.2, 0.2]]
+    fingerprint = {"version": FINGERPRINT_VERSION, "num_volumes": 1, "voxel_size": sizes, "channels": []}
+    write_json(finished / "model" / "training.json", {**about, "training_fingerprint": fingerprint})
     assert main(["-m", str(finished / "model"), "-o", str(finished / "out"), *TINY]) == 0
     assert "voxels of these images have another size" in capsys.readouterr().err
     write_json(finished / "model" / "training.json", about)
@@ -592,7 +593,7 @@ def test_images_of_a_user_are_the_ground_truth(run_dir, tmp_path, write_tiff, ca
 
 def test_training_data_as_input_is_warned_of(run_dir, tmp_path, write_tiff, capsys):
     path = write_tiff(tmp_path / "a.tif", np.zeros((4, 24, 24), np.uint8), "ZYX")
-    pairs = {"training": [{"gt": str(path), "voxel_size": VOXEL_SIZE}]}
+    pairs = {"training": [{"raw": "raw.tif", "gt": str(path), "voxel_size": VOXEL_SIZE}]}
     (run_dir / "training.json").write_text(json.dumps(pairs))
     assert main(["-m", str(run_dir), "-i", str(path), "-o", str(tmp_path / "out"), *TINY]) == 1
     assert "a.tif is training data of this network" in capsys.readouterr().err
@@ -683,8 +684,7 @@ def test_networks_are_trained_for_each_step_and_kept(tmp_path, config_path):
     assert main(flags) == 0
     networks = tmp_path / "out" / "steps" / "networks"
     assert sorted(path.name for path in networks.iterdir()) == ["photons_5_blur_1", "photons_5_blur_2"]
-    about = read_about(networks / "photons_5_blur_2")
-    learned = {pair["gt"] for pair in about["training"] + about["validation"]}
+    learned = {pair.gt for pair in read_record(networks / "photons_5_blur_2").pairs}
     assert len(learned) == 2
     tested = draw_specimens(
         3,

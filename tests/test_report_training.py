@@ -11,17 +11,18 @@ import pytest
 
 from rcan import __version__
 from rcan.commands.train import main as train
+from rcan.fingerprint.domain import compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.fingerprint.verdict import compare_fingerprint, summarise_fingerprints
 from rcan.io.volume import open_volume
 from rcan.report.methods import CITATIONS, describe_evaluation, describe_limits, describe_training
 from rcan.report.training import write_training_report
+from rcan.run_folder.record import TrainingRecord
 
 ROOT = Path(__file__).parents[1]
 NASTY = "a<b> & 'd' </script>.tif"
 
 
-def about(**values):
+def training_json(**values):
     pair = {
         "raw": "/data/raw/1.tif",
         "gt": "/data/gt/1.tif",
@@ -43,6 +44,10 @@ def about(**values):
         "validation": [other],
         **values,
     }
+
+
+def record(**values):
+    return TrainingRecord.checked(training_json(**values))
 
 
 def config(**values):
@@ -79,7 +84,7 @@ HISTORY = [
 
 def test_a_methods_paragraph_has_the_numbers_of_the_run():
     values = config(num_residual_groups=2, num_residual_blocks=3, num_channels=16, channel_reduction=4)
-    words = describe_training(about(), values, history=HISTORY, num_parameters=37123)
+    words = describe_training(record(), values, history=HISTORY, num_parameters=37123)
     for part in (
         "2 residual groups of 3 residual channel attention blocks, 16 feature channels, channel reduction 4, 37,123 "
         "parameters",
@@ -107,16 +112,17 @@ def test_a_methods_paragraph_has_the_numbers_of_the_run():
     ],
 )
 def test_a_methods_paragraph_mentions_what_was_used(values, said):
-    assert said in describe_training(about(), config(**values), history=HISTORY)
-    assert said not in describe_training(about(), config(), history=HISTORY)
+    assert said in describe_training(record(), config(**values), history=HISTORY)
+    assert said not in describe_training(record(), config(), history=HISTORY)
 
 
 def test_a_methods_paragraph_of_planes_and_of_held_out_parts():
-    facts = about(patch_shape=[64, 64], upscaling=[2, 2])
     shape = {"raw_shape": [96, 80, 1], "gt_shape": [192, 160, 1]}
-    facts["training"] = [{**pair, **shape} for pair in facts["training"]]
-    facts["validation"] = facts["training"][:1]
-    words = describe_training(facts, config(data_augmentation=False, intensity_threshold=0), history=HISTORY)
+    training = [{**pair, **shape} for pair in training_json()["training"]]
+    held_out = record(patch_shape=[64, 64], upscaling=[2, 2], training=training, validation=training[:1])
+    words = describe_training(
+        held_out, config(data_augmentation=False, intensity_threshold=0), history=HISTORY
+    )
     assert words.startswith("A two-dimensional")
     assert "enlarging 2 × 2 times (YX)" in words
     assert (
@@ -199,7 +205,7 @@ def run_dir(tmp_path):
     """A run folder as far as its report needs it."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "training.json").write_text(json.dumps(about()))
+    (folder / "training.json").write_text(json.dumps(training_json()))
     (folder / "config.json").write_text(json.dumps(config()))
     with open(folder / "history.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, HISTORY[0])
@@ -265,7 +271,9 @@ def test_the_trained_range_is_named_as_apply_names_it(run_dir, rng):
     with open_volume(ROOT / "sample/test/raw/mixture_000.tif") as volume:
         found = measure_fingerprint(volume.with_block_axes("ZYXC"))
     seen = summarise_fingerprints([found])
-    (run_dir / "training.json").write_text(json.dumps(about(seen=seen)))
+    (run_dir / "training.json").write_text(
+        json.dumps(training_json(training_fingerprint=seen.model_dump(mode="json")))
+    )
     cells = texts_of("td", report_of(run_dir, rng))
     other = json.loads(json.dumps(found))
     for name in other["channels"][0]["features"]:

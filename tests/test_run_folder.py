@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from rcan.atomic_io import atomic_file, write_json
+from rcan.fingerprint.domain import TrustedRange
 from rcan.model import build_rcan
 from rcan.run_folder.layout import check_run_dir, create_run, write_history
-from rcan.run_folder.models import find_model, load_model, note_about, read_about, save_model
+from rcan.run_folder.models import add_to_record, find_model, load_model, read_record, save_model
+from rcan.run_folder.record import SpreadRecord, TrainingRecord
 
 TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}
 OLD_RUN = (
@@ -194,32 +196,36 @@ def test_missing_model_is_an_error_with_a_way_out(tmp_path, name, message):
 def test_loaded_model_gives_the_output_of_the_saved(tmp_path, upscaling, rng):
     model = build_rcan(**TINY, upscaling=upscaling)
     save_model(model, tmp_path / "best.keras")
-    loaded, about = load_model(tmp_path)
+    loaded, record = load_model(tmp_path)
     x = rng.uniform(size=(1, 4, 8, 9, 1))
     np.testing.assert_array_equal(loaded(x), model(x))
-    assert about == {}
+    assert record == TrainingRecord()
 
 
 def test_loaded_model_comes_with_what_is_known_of_its_training(tmp_path):
     save_model(build_rcan(**TINY), tmp_path / "best.keras")
     write_json(tmp_path / "training.json", {"percentiles": [1, 99]})
-    assert load_model(tmp_path)[1] == load_model(tmp_path / "best.keras")[1] == {"percentiles": [1, 99]}
+    assert (
+        load_model(tmp_path)[1]
+        == load_model(tmp_path / "best.keras")[1]
+        == TrainingRecord(percentiles=(1, 99))
+    )
 
 
 def test_what_is_found_out_later_stands_beside_what_was_known(tmp_path):
     (tmp_path / "best.keras").write_text("network")
     write_json(tmp_path / "training.json", {"seed": 3})
-    note_about(tmp_path, "spread", {"factor": 2.5})
-    about = read_about(tmp_path / "best.keras")
-    assert (about["seed"], about["spread"]["factor"]) == (3, 2.5)
+    add_to_record(tmp_path, "spread", SpreadRecord(factor=2.5, ensemble=8, found_on="validation"))
+    record = read_record(tmp_path / "best.keras")
+    assert (record.seed, record.spread.factor) == (3, 2.5)
 
 
 def test_what_was_found_out_about_an_earlier_network_is_not_of_the_present_one(tmp_path):
     (tmp_path / "best.keras").write_text("network")
     write_json(tmp_path / "training.json", {"seed": 3})
-    note_about(tmp_path, "trusted_range", {"snr": [2, None]})
+    add_to_record(tmp_path, "trusted_range", TrustedRange(snr=(2, None)))
     (tmp_path / "best.keras").write_text("trained further")
-    assert read_about(tmp_path) == {"seed": 3}
+    assert read_record(tmp_path) == TrainingRecord(seed=3)
 
 
 def test_file_that_is_no_model_is_an_error_with_its_name(tmp_path):

@@ -9,11 +9,14 @@ import tifffile
 from keras import layers
 from scipy import ndimage
 
+from rcan.atomic_io import write_json
 from rcan.commands.apply import main
 from rcan.config import Config
+from rcan.fingerprint.domain import TrustedRange, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.fingerprint.verdict import read_seen, summarise_fingerprints
 from rcan.io.volume import open_volume
+from rcan.run_folder.models import add_to_record, read_record
+from rcan.run_folder.record import TrainingRecord
 from rcan.simulation.microscope import expose
 from rcan.training import fit as training_run
 from rcan.training.fit import train
@@ -44,15 +47,16 @@ def network(tmp_path, write_tiff):
     """A run folder of a network that changes nothing, with the range of eight volumes."""
     files = [write_tiff(tmp_path / "seen" / f"{seed}.tif", picture(seed), "ZYX") for seed in range(8)]
     return save_network(
-        tmp_path / "run", seen=summarise_fingerprints([measure_fingerprint(open_volume(f)) for f in files])
+        tmp_path / "run", summarise_fingerprints([measure_fingerprint(open_volume(f)) for f in files])
     )
 
 
-def save_network(folder, *, ndim=3, **about):
+def save_network(folder, fingerprint=None, *, ndim=3):
     folder.mkdir(parents=True, exist_ok=True)
     inputs = keras.Input((None,) * ndim + (1,))
     keras.Model(inputs, layers.Rescaling(1.0)(inputs)).save(folder / "best.keras")
-    (folder / "training.json").write_text(json.dumps({"percentiles": (2, 99.9), **about}))
+    record = TrainingRecord(training_fingerprint=fingerprint)
+    write_json(folder / "training.json", record.as_json())
     return folder
 
 
@@ -70,33 +74,38 @@ def apply(capfd):
 
 def test_training_writes_down_the_range_of_its_raw_volumes(tmp_path, tiny_config):
     config = Config.checked(tiny_config(tmp_path, num_pairs=3, validation_split=0))
-    seen = read_seen(json.loads((train(config) / "training.json").read_text()))
+    trained = read_record(train(config)).training_fingerprint
     files = [open_volume(path) for path in sorted((tmp_path / "raw").iterdir())]
     snrs = [measure_fingerprint(file)["channels"][0]["features"]["snr"] for file in files]
-    assert seen["num_volumes"] == 3
-    assert seen["channels"][0]["features"]["snr"]["range"] == [min(snrs), max(snrs)]
+    assert trained.num_volumes == 3
+    assert trained.channels[0].features["snr"].range == (min(snrs), max(snrs))
 
 
 def test_validation_volumes_are_in_the_range(tmp_path, tiny_config):
     config = Config.checked(tiny_config(tmp_path, num_pairs=2))  # the end of each is held out
-    assert json.loads((train(config) / "training.json").read_text())["seen"]["num_volumes"] == 4
+    assert (
+        json.loads((train(config) / "training.json").read_text())["training_fingerprint"]["num_volumes"] == 4
+    )
 
 
 def test_a_second_training_measures_nothing_again(tmp_path, tiny_config, monkeypatch):
     config = Config.checked(tiny_config(tmp_path))
-    first = json.loads((train(config) / "training.json").read_text())["seen"]
+    first = json.loads((train(config) / "training.json").read_text())["training_fingerprint"]
     monkeypatch.setattr(training_run, "measure_fingerprint", None)
-    assert json.loads((train(config, overwrite=True) / "training.json").read_text())["seen"] == first
+    assert (
+        json.loads((train(config, overwrite=True) / "training.json").read_text())["training_fingerprint"]
+        == first
+    )
 
 
 def test_a_run_of_an_earlier_version_goes_on_and_gets_its_range(tmp_path, tiny_config):
     values = tiny_config(tmp_path)
     about_path = train(Config.checked(values)) / "training.json"
     about = json.loads(about_path.read_text())
-    seen = about.pop("seen")
+    fingerprint = about.pop("training_fingerprint")
     about_path.write_text(json.dumps(about))
     train(Config.checked({**values, "epochs": 2}), resume=True)
-    assert json.loads(about_path.read_text()) == {**about, "seen": seen}
+    assert json.loads(about_path.read_text()) == {**about, "training_fingerprint": fingerprint}
 
 
 def test_applying_says_what_the_network_has_seen(network, images, apply, tmp_path):
@@ -140,9 +149,7 @@ def test_strict_leaves_a_single_image_alone(network, images, apply, tmp_path):
 
 
 def test_below_the_trusted_range_is_outside(network, images, apply, tmp_path):
-    from rcan.run_folder.models import note_about
-
-    note_about(network, "trusted_range", {"snr": [30.0, None], "blur": [None, None]})
+    add_to_record(network, "trusted_range", TrustedRange(snr=(30.0, None)))
     lines, _ = apply("-m", network, "-i", images / "alike.tif", "-o", tmp_path / "out.tif")
     assert any("alike.tif: outside: SNR" in line and "to be trusted from 30" in line for line in lines)
 
@@ -205,8 +212,8 @@ def test_planes_are_judged_by_a_network_of_planes(apply, write_tiff, tmp_path):
         write_tiff(tmp_path / "seen" / f"{seed}.tif", picture(seed, shape=(64, 64)), "YX")
         for seed in range(8)
     ]
-    seen = summarise_fingerprints([measure_fingerprint(open_volume(f, block_axes="YXC")) for f in files])
-    network = save_network(tmp_path / "run", ndim=2, seen=seen)
+    trained = summarise_fingerprints([measure_fingerprint(open_volume(f, block_axes="YXC")) for f in files])
+    network = save_network(tmp_path / "run", trained, ndim=2)
     stack = np.stack([picture(seed, photons=2, shape=(64, 64)) for seed in range(50, 54)])
     path = write_tiff(tmp_path / "raw.tif", stack, "ZYX")
     lines, _ = apply("-m", network, "-i", path, "-o", tmp_path / "out.tif")

@@ -30,7 +30,7 @@ def read_history(run_dir):
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def read_about(run_dir):
+def read_training_json(run_dir):
     return json.loads((run_dir / "training.json").read_text())
 
 
@@ -178,7 +178,7 @@ def test_recorded_patch_shape_is_the_one_that_was_used(tmp_path, tiny_config):
     with pytest.warns(UserWarning, match=r"patch_shape \[16, 16, 16\] is cut down .*: \[8, 16, 16\]"):
         run_dir = train_with(tiny_config(tmp_path, patch_shape=[16, 16, 16]))
     assert json.loads((run_dir / "config.json").read_text())["patch_shape"] == [8, 16, 16]
-    assert read_about(run_dir)["patch_shape"] == [8, 16, 16]
+    assert read_training_json(run_dir)["patch_shape"] == [8, 16, 16]
 
 
 def test_patch_that_is_not_square_is_said_to_lose_quarter_turns(tmp_path, tiny_config):
@@ -187,7 +187,7 @@ def test_patch_that_is_not_square_is_said_to_lose_quarter_turns(tmp_path, tiny_c
 
 
 def test_training_json_describes_versions_data_and_intensities(run, validated):
-    about = read_about(run)
+    about = read_training_json(run)
     assert {"rcan", "python", "keras", "tensorflow", "numpy"} <= set(about["versions"])
     assert (about["seed"], about["percentiles"], about["upscaling"]) == (0, [2, 99.9], [1, 1, 1])
     assert [pair["raw_shape"] for pair in about["training"]] == [[12, 24, 28, 1]] * 2
@@ -208,7 +208,7 @@ def test_overwriting_replaces_the_run(tmp_path, tiny_config):
     train_with(values)
     run_dir = train_with({**values, "epochs": 1, "seed": 1}, overwrite=True)
     assert len(read_history(run_dir)["epoch"]) == 1
-    assert read_about(run_dir)["seed"] == 1
+    assert read_training_json(run_dir)["seed"] == 1
     assert len(list((run_dir / "train").iterdir())) == 1
 
 
@@ -262,7 +262,7 @@ def test_without_validation_data_the_training_loss_decides(tmp_path, tiny_config
         for one, other in zip(weights_of(run_dir, "best.keras"), weights_of(run_dir), strict=True)
     )
     assert same == best_is_last
-    assert read_about(run_dir)["validation"] == []
+    assert read_training_json(run_dir)["validation"] == []
 
 
 # Repeatability
@@ -324,7 +324,7 @@ def test_of_few_pairs_a_slab_of_each_is_validated_on(tmp_path, tiny_config):
 
 def test_validation_slab_smaller_than_a_patch_is_validated_on_whole(tmp_path, tiny_config):
     run_dir = train_with(tiny_config(tmp_path, validation_split=0.1))
-    assert read_about(run_dir)["validation"][0]["raw_shape"] == [8, 24, 3, 1]
+    assert read_training_json(run_dir)["validation"][0]["raw_shape"] == [8, 24, 3, 1]
     assert np.isfinite(read_history(run_dir)["val_loss"]).all()
 
 
@@ -364,7 +364,7 @@ def test_patch_shape_of_two_numbers_trains_a_2d_network(tmp_path, tiny_config, a
     run_dir = train_with(tiny_config(tmp_path, axes=axes, patch_shape=[16, 16]))
     model = keras.saving.load_model(run_dir / "best.keras")
     assert model.input_shape == (None, None, None, 1)
-    frames = [pair["num_frames"] for pair in read_about(run_dir)["training"]]
+    frames = [pair["num_frames"] for pair in read_training_json(run_dir)["training"]]
     assert frames == [{"YX": 1, "ZYX": 8, "TYX": 2}[axes]] * 2
 
 
@@ -373,7 +373,7 @@ def test_images_without_patch_shape_train_a_2d_network(tmp_path, tiny_config):
     del values["patch_shape"]
     with pytest.warns(UserWarning, match=r"\[256, 256\] is cut down"):
         run_dir = train_with(values)
-    assert len(read_about(run_dir)["patch_shape"]) == 2
+    assert len(read_training_json(run_dir)["patch_shape"]) == 2
 
 
 def test_two_channels_train_to_one(tmp_path, tiny_config, noisy_pair):
@@ -387,13 +387,13 @@ def test_two_channels_train_to_one(tmp_path, tiny_config, noisy_pair):
     assert (model.input_shape[-1], model.output_shape[-1]) == (2, 1)
     expected = np.percentile(tifffile.imread(tmp_path / "raw" / "0.tif"), (2, 99.9), axis=(1, 2, 3)).T
     (found,) = (
-        pair["raw_range"] for pair in read_about(run_dir)["training"] if pair["raw"].endswith("0.tif")
+        pair["raw_range"] for pair in read_training_json(run_dir)["training"] if pair["raw"].endswith("0.tif")
     )
     np.testing.assert_allclose(found, expected)
 
 
 def test_time_lapse_trains_on_all_its_time_points(tmp_path, tiny_config):
-    about = read_about(train_with(tiny_config(tmp_path, axes="TZYX")))
+    about = read_training_json(train_with(tiny_config(tmp_path, axes="TZYX")))
     assert [pair["num_frames"] for pair in about["training"]] == [2, 2]
 
 
@@ -407,7 +407,7 @@ def test_larger_gt_trains_the_upscaling_head(tmp_path, tiny_config, write_tiff, 
     model, _ = load_model(run_dir)
     assert model(np.zeros((1, 3, 8, 9, 1))).shape == (1, *np.multiply((3, 8, 9), factors), 1)
     assert any(isinstance(layer, PixelShuffle) for layer in model.layers)
-    assert read_about(run_dir)["upscaling"] == list(factors)
+    assert read_training_json(run_dir)["upscaling"] == list(factors)
     assert np.isfinite(read_history(run_dir)["val_ssim"]).all()
 
 

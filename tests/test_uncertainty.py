@@ -12,6 +12,7 @@ from rcan.assess.uncertainty import (
     open_validation,
 )
 from rcan.config import Config
+from rcan.run_folder.record import TrainingRecord
 from rcan.training.fit import train
 
 
@@ -99,37 +100,37 @@ def trained(tmp_path_factory, tiny_config):
     return runs
 
 
-def about(run_dir):
-    return json.loads((run_dir / "training.json").read_text())
+def record_of(run_dir):
+    return TrainingRecord.load(run_dir / "training.json")
 
 
 @pytest.mark.parametrize("name", ["whole", "ends"])
 def test_the_validation_data_of_the_training_are_found_again(trained, name):
-    pairs, num_lost = open_validation(trained[name], about(trained[name]), ndim=3)
-    recorded = about(trained[name])["validation"]
+    pairs, num_lost = open_validation(trained[name], record_of(trained[name]), ndim=3)
+    recorded = record_of(trained[name]).validation
     assert num_lost == 0
-    assert [list(pair.raw.shape) for pair in pairs] == [facts["raw_shape"] for facts in recorded]
+    assert [list(pair.raw.shape) for pair in pairs] == [list(facts.raw_shape) for facts in recorded]
     for pair, facts in zip(pairs, recorded, strict=True):
-        np.testing.assert_allclose(pair.raw_range, facts["raw_range"])
+        np.testing.assert_allclose(pair.raw_range, facts.raw_range)
 
 
 def test_no_voxel_of_the_validation_data_was_learned_from(trained):
     """8 x 24 x 28 voxels, of which the last quarter along x is set aside."""
-    pairs, _ = open_validation(trained["ends"], about(trained["ends"]), ndim=3)
+    pairs, _ = open_validation(trained["ends"], record_of(trained["ends"]), ndim=3)
     assert [pair.raw.identity["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
     assert [pair.gt.identity["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
 
 
 def test_validation_data_that_are_gone_or_changed_are_not_used(trained, write_tiff, rng):
     run_dir = trained["whole"]
-    facts = about(run_dir)
-    gone = {**facts["validation"][0], "raw": "/nowhere/a.tif"}
-    changed = {**facts["validation"][0], "digests": ["0" * 24] * 2}
-    larger = {**facts["validation"][0], "raw_shape": [8, 24, 29, 1]}
-    recorded = {"validation": [facts["validation"][0], gone, changed, larger]}
+    first = record_of(run_dir).validation[0]
+    gone = first.model_copy(update={"raw": "/nowhere/a.tif"})
+    changed = first.model_copy(update={"digests": ("0" * 24,) * 2})
+    larger = first.model_copy(update={"raw_shape": (8, 24, 29, 1)})
+    recorded = TrainingRecord(validation=(first, gone, changed, larger))
     pairs, num_lost = open_validation(run_dir, recorded, ndim=3)
     assert (len(pairs), num_lost) == (1, 3)
 
 
 def test_a_network_without_record_has_no_validation_data(tiny_models):
-    assert open_validation(tiny_models / "3d.keras", {}, ndim=3) == ([], 0)
+    assert open_validation(tiny_models / "3d.keras", TrainingRecord(), ndim=3) == ([], 0)

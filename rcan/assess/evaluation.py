@@ -17,7 +17,6 @@ from rcan.assess.uncertainty import (
     open_validation,
 )
 from rcan.atomic_io import list_versions
-from rcan.config import Config
 from rcan.progress import Progress
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
 from rcan.run_folder.models import digest_model, find_model, load_model
@@ -44,8 +43,8 @@ class Study:
 
     Attributes
     ----------
-    about : dict
-        The network's training.json.
+    record : rcan.run_folder.record.TrainingRecord
+        What is known of the network.
     subjects : list of Subject
         After `open`.
 
@@ -57,9 +56,9 @@ class Study:
 
     def __init__(self, model_dir, *, ensemble=None, devices="auto", seed=0):
         self._model_dir, self._seed, self._ensemble = Path(model_dir), seed, ensemble or _ENSEMBLE
-        model, self.about = load_model(model_dir)
+        model, self.record = load_model(model_dir)
         self._num_parameters = model.count_params()
-        self._percentiles = tuple(self.about.get("percentiles", Config.model_fields["percentiles"].default))
+        self._percentiles = self.record.percentiles
         names = find_devices(devices)
         self._engine, self._most = (
             KerasEngine(model, names),
@@ -109,8 +108,7 @@ class Study:
             )
 
     def _has_learned_from(self, subject):
-        pairs = [*self.about.get("training", []), *self.about.get("validation", [])]
-        learned = {os.path.realpath(pair[kind]) for pair in pairs for kind in ("raw", "gt")}
+        learned = self.record.real_paths()
         return any(os.path.realpath(image.volume.path) in learned for image in (subject.raw, subject.gt))
 
     def run(self, *, calibrate=True):
@@ -199,17 +197,17 @@ class Study:
             warnings.warn(f"the spread of the ensemble is not calibrated: {failure}", stacklevel=3)
             return None
         return _Calibration(
-            self._model_dir, self.about, Restorer(engine, self._most), self._ensemble, self.subjects
+            self._model_dir, self.record, Restorer(engine, self._most), self._ensemble, self.subjects
         )
 
 
 class _Calibration:
     """The blocks that the spread of an ensemble is compared with the errors on."""
 
-    def __init__(self, model_dir, about, restorer, size, subjects):
-        self._restorer, self._size, self._known = restorer, size, about.get("spread")
+    def __init__(self, model_dir, record, restorer, size, subjects):
+        self._restorer, self._size, self._known = restorer, size, record.spread
         factors = restorer.engine.factors
-        pairs, self._num_lost = open_validation(model_dir, about, ndim=len(factors))
+        pairs, self._num_lost = open_validation(model_dir, record, ndim=len(factors))
         sources = {
             "validation": [Source.of_pair(pair) for pair in pairs],
             "evaluated": [Source.of_subject(subject) for subject in subjects],
@@ -230,13 +228,14 @@ class _Calibration:
         }
         found_on = "validation" if "validation" in ratios else "evaluated"
         factor = find_factor(ratios[found_on])
-        known = self._known or {}
+        known = self._known
         if (
-            found_on == "evaluated"
-            and known.get("found_on") == "validation"
-            and known["ensemble"] == self._size
+            known
+            and found_on == "evaluated"
+            and known.found_on == "validation"
+            and known.ensemble == self._size
         ):
-            found_on, factor = "validation", known["factor"]  # of an earlier call, when its images were there
+            found_on, factor = "validation", known.factor  # of an earlier call, when its images were there
         return {
             "factor": factor,
             "ensemble": self._size,

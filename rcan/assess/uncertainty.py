@@ -229,15 +229,14 @@ def measure_blocks(blocks, restorer, *, size, progress):
     return Ratios.joined(parts)
 
 
-def open_validation(model_dir, about, *, ndim):
+def open_validation(model_dir, record, *, ndim):
     """Open the volumes, or their parts, that a network was validated on.
 
     Parameters
     ----------
     model_dir : path
         Run folder.
-    about : dict
-        Its training.json.
+    record : rcan.run_folder.record.TrainingRecord
     ndim : {2, 3}
         Spatial axes of the network.
 
@@ -251,25 +250,26 @@ def open_validation(model_dir, about, *, ndim):
     config = Path(model_dir).parent if Path(model_dir).is_file() else Path(model_dir)
     config = read_json(config / "config.json") if (config / "config.json").is_file() else {}
     axes = {"raw": config.get("raw_data_format"), "gt": config.get("gt_data_format")}
-    recorded = about.get("validation", [])
-    pairs = [_open_recorded(facts, axes, "ZYXC" if ndim == 3 else "YXC") for facts in recorded]
+    pairs = [_open_recorded(each, axes, "ZYXC" if ndim == 3 else "YXC") for each in record.validation]
     found = [pair for pair in pairs if pair]
-    return found, len(recorded) - len(found)
+    return found, len(pairs) - len(found)
 
 
-def _open_recorded(facts, axes, block_axes):
+def _open_recorded(recorded, axes, block_axes):
     """A pair as training.json describes it; None where it is gone or another one now."""
     from rcan.data.measurements import Records  # imports TensorFlow, whatever the backend
     from rcan.data.pairs import Pair, digest_of  # imports TensorFlow, whatever the backend
 
     volumes, records = [], Records()
-    for kind, digest in zip(("raw", "gt"), facts.get("digests", ()), strict=False):
+    for kind, digest in zip(("raw", "gt"), recorded.digests, strict=False):
         try:
-            volume = open_volume(facts[kind], axes=axes[kind], block_axes=block_axes)
+            volume = open_volume(getattr(recorded, kind), axes=axes[kind], block_axes=block_axes)
             # Where training data were split, the end of the volume was set aside, see `rcan.data.hold_out`.
             region = [
                 slice(whole - size, whole)
-                for whole, size in zip(volume.shape[:-1], facts[f"{kind}_shape"][:-1], strict=True)
+                for whole, size in zip(
+                    volume.shape[:-1], getattr(recorded, f"{kind}_shape")[:-1], strict=True
+                )
             ]
             if any(part.start < 0 for part in region):
                 return None
@@ -280,4 +280,4 @@ def _open_recorded(facts, axes, block_axes):
         except (OSError, ValueError):
             return None
         volumes.append(volume)
-    return Pair(*volumes, *(np.array(facts[f"{kind}_range"]) for kind in ("raw", "gt"))) if volumes else None
+    return Pair(*volumes, np.array(recorded.raw_range), np.array(recorded.gt_range)) if volumes else None

@@ -176,15 +176,15 @@ def apply(options: ApplyOptions):
     with contextlib.ExitStack() as stack:
         if todo or options.watch:
             from rcan.io.cache import limit_cache
-            from rcan.run_folder.models import read_about
+            from rcan.run_folder.models import read_record
 
             limit_cache(_CACHE_BYTES)
             run.restorer = stack.enter_context(_find_restorer(options))
-            about = read_about(options.model_dir)
-            run.protect(about, todo)
+            record = read_record(options.model_dir)
+            run.protect(record, todo)
             if options.uncertainty:
-                print(_describe_uncertainty(options, about), flush=True)
-            if not run.restorer.seen:
+                print(_describe_uncertainty(options, record), flush=True)
+            if not run.restorer.training_fingerprint:
                 print(
                     f"{options.model_dir} does not tell what the network was trained on: whether images are like that "
                     "is unknown.",
@@ -202,24 +202,24 @@ def apply(options: ApplyOptions):
         raise ValueError(f"{len(run.failed)} of {run.num_images} images were not restored, see above.")
 
 
-def _describe_uncertainty(options, about):
+def _describe_uncertainty(options, record):
     """What the second image is, in words."""
-    spread = about.get("spread")
+    spread = record.spread
     if not spread:
         return (
             "The uncertainty is the spread of the ensemble as it is, as a rule smaller than the errors: rcan evaluate "
             "finds by what it must be multiplied."
         )
-    if choose_spread_factor(options, about) is None:
+    if choose_spread_factor(options, record) is None:
         return (
             f"The uncertainty is the spread of the ensemble as it is: it was calibrated for an ensemble of "
-            f"{spread['ensemble']} only. rcan evaluate --ensemble {options.ensemble} does it for this one."
+            f"{spread.ensemble} only. rcan evaluate --ensemble {options.ensemble} does it for this one."
         )
-    bright = spread.get("signal_within_one")
+    bright = spread.signal_within_one
     in_signal = "" if bright is None else f" ({100 * bright:.0f} % where there is signal)"
     return (
-        f"The uncertainty is the spread of the ensemble times {spread['factor']:.3g}, which held the truth in "
-        f"{100 * spread['calibrated_within_one']:.0f} % of the voxels of the {spread['found_on']} images"
+        f"The uncertainty is the spread of the ensemble times {spread.factor:.3g}, which held the truth in "
+        f"{100 * spread.calibrated_within_one:.0f} % of the voxels of the {spread.found_on} images"
         f"{in_signal}; of images that are unlike them it says nothing."
     )
 
@@ -260,15 +260,14 @@ def _make_restorer(options, *, sharing=1):
     """
     import numpy as np
 
-    from rcan.fingerprint.verdict import read_seen
     from rcan.restoration.attention import with_local_attention
     from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
     from rcan.restoration.file import FileRestorer
     from rcan.run_folder.models import load_model
 
-    model, about = load_model(options.model_dir)
+    model, record = load_model(options.model_dir)
     ndim = len(model.input_shape) - 2
-    percentiles = choose_percentiles(options, about)
+    percentiles = choose_percentiles(options, record)
     if percentiles[0] >= percentiles[1]:
         raise ValueError(
             f"percentiles {percentiles[0]:g} and {percentiles[1]:g}: --p_min must be below --p_max."
@@ -280,13 +279,12 @@ def _make_restorer(options, *, sharing=1):
                 f"--{flag} is {list(shape)}: the network restores {ndim}D blocks, give {ndim} numbers."
             )
     if options.attention == "local":
-        model = with_local_attention(model, _known(about, "patch_shape", "--attention local"))
+        model = with_local_attention(model, _known(record.patch_shape, "--attention local"))
     training_range = None
     if options.normalize == "training":
-        pairs = _known(about, "training", "--normalize training")
-        training_range = np.median([pair["raw_range"] for pair in pairs], axis=0)
-    seen = read_seen(about)
-    if options.strict and not seen:
+        pairs = _known(record.training, "--normalize training")
+        training_range = np.median([pair.raw_range for pair in pairs], axis=0)
+    if options.strict and not record.training_fingerprint:
         raise ValueError(
             f"--strict needs the run folder of a training by this version: {options.model_dir} does not tell what the "
             "network was trained on. Name it with -m, or leave --strict out."
@@ -311,19 +309,19 @@ def _make_restorer(options, *, sharing=1):
         rescale=options.rescale,
         stretch=options.normalize_output_range_between_zero_and_one,
         with_spread=options.uncertainty,
-        spread_factor=choose_spread_factor(options, about) or 1.0,
-        seen=seen,
-        trusted_range=about.get("trusted_range"),
+        spread_factor=choose_spread_factor(options, record) or 1.0,
+        training_fingerprint=record.training_fingerprint,
+        trusted_range=record.trusted_range,
     )
 
 
-def _known(about, key, flag):
+def _known(fact, flag):
     """A fact of the training that a flag needs."""
-    if key not in about:
+    if not fact:
         raise ValueError(
             f"{flag} needs the run folder of the training, whose training.json tells: name it with -m."
         )
-    return about[key]
+    return fact
 
 
 main = functools.partial(run_command, apply, prog="apply.py")

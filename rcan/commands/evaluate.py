@@ -84,7 +84,7 @@ def evaluate(options: EvaluateOptions):
     results["settings"] = options.model_dump(mode="json")
     _write(options, results, pictures)
     _tell(results)
-    _note_spread(options, study.about, results)
+    _keep_spread(options, results)
     print(f"\nReport: {options.output / 'report.html'}", flush=True)
 
 
@@ -202,14 +202,15 @@ def _length(value):
     return "-" if value is None else f"{value:.3f}"
 
 
-def _note_spread(options, about, results):
+def _keep_spread(options, results):
     """Keep with the network what its spread must be multiplied by."""
-    from rcan.run_folder.models import note_about
+    from rcan.run_folder.models import add_to_record, has_record
+    from rcan.run_folder.record import SpreadRecord
 
     calibration = results["calibration"]
     if not calibration or calibration["factor"] is None:
         return
-    if not about:
+    if not has_record(options.model_dir):
         print(f"{options.model_dir} has no training.json: the factor is in the report alone.")
         return
     covered = calibration["coverage"].get(calibration["found_on"])
@@ -222,7 +223,7 @@ def _note_spread(options, about, results):
     facts = {name: calibration[name] for name in ("factor", "ensemble", "found_on")}
     facts |= {name: value for name, value in covered.items() if name != "curve"}
     try:
-        note_about(options.model_dir, "spread", facts)
+        add_to_record(options.model_dir, "spread", SpreadRecord(**facts))
     except OSError as failure:
         warnings.warn(f"the factor is in the report alone: {describe_failure(failure)}", stacklevel=2)
         return

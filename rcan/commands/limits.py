@@ -135,10 +135,11 @@ def limits(options: LimitsOptions):
     with raw and with the best classical method. Finished steps are kept: the same call goes on after an
     interruption.
     """
-    about, percentiles = _read_network(options)
+    record = _read_network(options)
+    percentiles = record.percentiles
     learned, tested = _choose_inputs(options)
-    _warn_of_learned(about, tested or [])
-    settings = _settings(options, about, percentiles, learned, tested)
+    _warn_of_learned(record, tested or [])
+    settings = _settings(options, record, percentiles, learned, tested)
     from rcan.assess.limits.ends import find_limits
     from rcan.assess.limits.exposures import Step, adapt_network, measure_steps, open_study
     from rcan.assess.limits.tables import format_ladder
@@ -177,18 +178,17 @@ def limits(options: LimitsOptions):
         print(f"\n{format_ladder(name, along, found, seed=options.seed)}")
     print(f"\nReport: {options.output / 'report.html'}", flush=True)
     if not options.train:
-        _note_range(options, about, found, settings, specimens[0].voxel_size)
+        _keep_range(options, record, found, settings, specimens[0].voxel_size)
 
 
 def _read_network(options):
-    """What is known of the training, and the percentiles that the network's images are normalised by."""
-    from rcan.config import Config
-    from rcan.run_folder.models import read_about
+    """What is known of the network; of networks that are to be trained, their percentiles."""
+    from rcan.run_folder.models import read_record
+    from rcan.run_folder.record import TrainingRecord
 
     if options.train:
-        return {}, config_for(options, "none").percentiles
-    about = read_about(options.model_dir)
-    return about, tuple(about.get("percentiles", Config.model_fields["percentiles"].default))
+        return TrainingRecord(percentiles=config_for(options, "none").percentiles)
+    return read_record(options.model_dir)
 
 
 def _choose_inputs(options):
@@ -214,10 +214,9 @@ def _choose_inputs(options):
     return learned[: options.training_volumes], tested[: options.volumes]
 
 
-def _warn_of_learned(about, paths):
+def _warn_of_learned(record, paths):
     """A network restores what it has learned from better than what is new to it."""
-    pairs = [*about.get("training", []), *about.get("validation", [])]
-    learned = {os.path.realpath(pair["gt"]) for pair in pairs}
+    learned = record.real_paths(["gt"])
     seen = [path for path in paths if os.path.realpath(path) in learned]
     if seen:
         warnings.warn(
@@ -226,7 +225,7 @@ def _warn_of_learned(about, paths):
         )
 
 
-def _settings(options, about, percentiles, learned, tested):
+def _settings(options, record, percentiles, learned, tested):
     """All that decides about the results of a step; the ladders themselves may grow."""
     from rcan.run_folder.models import digest_model
 
@@ -238,7 +237,7 @@ def _settings(options, about, percentiles, learned, tested):
         settings["voxel_size"] = options.voxel_size
     else:
         settings["phantoms"] = options.phantoms
-        sizes = [pair["voxel_size"] for pair in about.get("training", [])]
+        sizes = [pair.voxel_size for pair in record.training]
         known = sizes[0] if sizes and None not in sizes[0] else _VOXEL_SIZE
         settings["voxel_size"] = options.voxel_size or known
     if not options.train:
@@ -329,16 +328,16 @@ def _write_results(options, ladders, found, notes, settings, pictures):
     )
 
 
-def _note_range(options, about, found, settings, voxel_size):
+def _keep_range(options, record, found, settings, voxel_size):
     """Keep the trusted range with the network, if it was found on images of its kind."""
     from rcan.assess.limits.ends import trusted_range
-    from rcan.fingerprint.verdict import read_seen
-    from rcan.run_folder.models import note_about
+    from rcan.run_folder.models import add_to_record, has_record
 
-    if not about:
+    if not has_record(options.model_dir):
         print(f"{options.model_dir} has no training.json: its trusted range is in the report alone.")
         return
-    known = zip(voxel_size, read_seen(about)["voxel_size"] if read_seen(about) else [None] * 3, strict=True)
+    fingerprint = record.training_fingerprint
+    known = zip(voxel_size, fingerprint.voxel_size if fingerprint else [None] * 3, strict=True)
     if any(ends and not ends[0] / _VOXEL_RATIO < size < ends[1] * _VOXEL_RATIO for size, ends in known):
         warnings.warn(
             "the trusted range is in the report alone: the voxels of these images have another size than those of the "
@@ -346,14 +345,14 @@ def _note_range(options, about, found, settings, voxel_size):
             stacklevel=2,
         )
         return
-    facts = trusted_range(found, smallest_blur=min(options.blur_ladder))
-    fixed = {"photons": options.photons, "blur": options.blur}
+    settings = {**settings, "photons": options.photons, "blur": options.blur}
+    facts = trusted_range(found, smallest_blur=min(options.blur_ladder), settings=settings)
     try:
-        note_about(options.model_dir, "trusted_range", {**facts, "settings": {**settings, **fixed}})
+        add_to_record(options.model_dir, "trusted_range", facts)
     except OSError as failure:
         warnings.warn(f"the trusted range is in the report alone: {describe_failure(failure)}", stacklevel=2)
         return
-    instead = ", instead of that of an earlier study" * ("trusted_range" in about)
+    instead = ", instead of that of an earlier study" * bool(record.trusted_range)
     print(f"Trusted range: kept with the network in {options.model_dir}{instead}")
 
 

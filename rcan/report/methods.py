@@ -35,13 +35,12 @@ _SCHEDULES = {
 }
 
 
-def describe_training(about, config, *, history=(), num_parameters=None):
+def describe_training(record, config, *, history=(), num_parameters=None):
     """Say how a network was trained.
 
     Parameters
     ----------
-    about : dict
-        Contents of a run's training.json.
+    record : rcan.run_folder.record.TrainingRecord
     config : dict
         Contents of its config.json.
     history : list of dict
@@ -53,19 +52,19 @@ def describe_training(about, config, *, history=(), num_parameters=None):
     -------
     paragraph : str
     """
-    ndim = len(about["patch_shape"])
+    ndim = len(record.patch_shape)
     noun = "volume" if ndim == 3 else "image"
     return " ".join(
         [
-            _describe_network(about, config, ndim, num_parameters),
-            *_describe_pairs(about, noun),
-            _describe_patches(about, config, ndim),
-            *_describe_steps(config, history, has_validation=bool(about["validation"])),
+            _describe_network(record, config, ndim, num_parameters),
+            *_describe_pairs(record, noun),
+            _describe_patches(record, config, ndim),
+            *_describe_steps(config, history, has_validation=bool(record.validation)),
         ]
     )
 
 
-def _describe_network(about, config, ndim, num_parameters):
+def _describe_network(record, config, ndim, num_parameters):
     kind = {3: "three", 2: "two"}[ndim]
     size = (
         f"{_count(config['num_residual_groups'], 'residual group')} of "
@@ -74,8 +73,8 @@ def _describe_network(about, config, ndim, num_parameters):
     )
     if num_parameters:
         size += f", {num_parameters:,} parameters"
-    versions = about["versions"]
-    factors = about["upscaling"]
+    versions = record.versions
+    factors = record.upscaling
     larger = f", enlarging {_by(factors)} times ({'ZYX'[-ndim:]})" if max(factors) > 1 else ""
     first = config["initial_model"]
     begun = f", beginning with the weights of {Path(first).name}" if first else ""
@@ -85,10 +84,10 @@ def _describe_network(about, config, ndim, num_parameters):
     )
 
 
-def _describe_pairs(about, noun):
-    training, validation = about["training"], about["validation"]
-    shapes = {tuple(pair["gt_shape"][:-1]) for pair in training}
-    sizes = {tuple(pair["voxel_size"]) for pair in training}
+def _describe_pairs(record, noun):
+    training, validation = record.training, record.validation
+    shapes = {tuple(pair.gt_shape[:-1]) for pair in training}
+    sizes = {tuple(pair.voxel_size) for pair in training}
     if len(shapes) == 1:
         shape = next(iter(shapes))
         extent = f" of {_by(shape)} voxels ({'ZYX'[-len(shape) :]})"
@@ -96,16 +95,16 @@ def _describe_pairs(about, noun):
             extent += f" of {_by(next(iter(sizes))[-len(shape) :])} µm"
     else:
         extent = ""
-    num_frames = sum(pair["num_frames"] for pair in training)
+    num_frames = sum(pair.num_frames for pair in training)
     frames = f" ({num_frames} frames in all)" if num_frames > len(training) else ""
     learned = (
         f"It learned from {_count(len(training), 'pair')} of raw and ground-truth {noun}s{extent}{frames}"
     )
-    low, high = about["percentiles"]
+    low, high = record.percentiles
     scaled = f"The grey values at percentiles {low:g} and {high:g} of each {noun} and channel were mapped to 0 and 1."
     if not validation:
         return f"{learned}.", scaled
-    if {pair["raw"] for pair in validation} <= {pair["raw"] for pair in training}:
+    if {pair.raw for pair in validation} <= {pair.raw for pair in training}:
         held = f"a part of each {noun} that was not trained on was kept for validation"
     else:
         verb = "was" if len(validation) == 1 else "were"
@@ -113,8 +112,8 @@ def _describe_pairs(about, noun):
     return f"{learned}; {held}.", scaled
 
 
-def _describe_patches(about, config, ndim):
-    words = f"Patches of {_by(about['patch_shape'])} voxels ({'ZYX'[-ndim:]}) were drawn at random"
+def _describe_patches(record, config, ndim):
+    words = f"Patches of {_by(record.patch_shape)} voxels ({'ZYX'[-ndim:]}) were drawn at random"
     threshold, share = config["intensity_threshold"], config["area_ratio_threshold"]
     if threshold > 0 and share > 0:
         signal = f"at least {100 * share:g} % of the voxels exceed {threshold:g} in the ground truth"

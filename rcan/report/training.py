@@ -9,15 +9,15 @@ import numpy as np
 
 from rcan.atomic_io import read_json
 from rcan.figures.history import best_epoch, plot_history
-from rcan.fingerprint.verdict import read_seen
 from rcan.report.methods import CITATIONS, describe_training
 from rcan.report.page import Page
+from rcan.run_folder.record import TrainingRecord
 from rcan.scores import mean_scores
 
 __all__ = ["write_training_report"]
 
 _MOST_PAIRS = 50  # in the table of the data
-_SEEN = {  # features that are kept as logarithms, see rcan.fingerprint
+_FEATURES = {  # features that are kept as logarithms, see rcan.fingerprint
     "snr": "signal-to-noise ratio",
     "lateral": "lateral fine structure, share of the coarse",
     "axial": "axial fine structure, share of the coarse",
@@ -53,33 +53,33 @@ def write_training_report(run_dir, *, scores, kind, images, shown, voxel_size, n
         If a file of the run cannot be read, or the report cannot be written.
     """
     run_dir = Path(run_dir)
-    about, config = (read_json(run_dir / f"{name}.json") for name in ("training", "config"))
+    record, config = TrainingRecord.load(run_dir / "training.json"), read_json(run_dir / "config.json")
     with open(run_dir / "history.csv", newline="", encoding="utf-8") as file:
         history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     page = Page("Training", run_dir.absolute().name)
     page.section("Overview")
-    page.text(*_overview(about, config, history, scores, kind))
+    page.text(*_overview(record, config, history, scores, kind))
     page.text("Restore volumes with:")
     page.text(command, copy=True)
     _add_curves(page, history)
     _add_scores(page, scores, kind)
     _add_images(page, images, shown, voxel_size, run_dir / "patches.png")
-    _add_data(page, about)
+    _add_data(page, record)
     page.section("Methods")
-    page.text(describe_training(about, config, history=history, num_parameters=num_parameters), copy=True)
+    page.text(describe_training(record, config, history=history, num_parameters=num_parameters), copy=True)
     page.text("Please cite:", *CITATIONS)
     page.section("Settings")
     page.details("settings (config.json)", json.dumps(config, indent=2, ensure_ascii=False))
-    page.details("versions", "\n".join(f"{name} {version}" for name, version in about["versions"].items()))
+    page.details("versions", "\n".join(f"{name} {version}" for name, version in record.versions.items()))
     page.write(run_dir / "report.html")
 
 
-def _overview(about, config, history, scores, kind):
+def _overview(record, config, history, scores, kind):
     """The outcome in a few sentences."""
     size = "{num_residual_groups} × {num_residual_blocks} blocks of {num_channels} channels".format(**config)
     seconds = sum(row["seconds"] for row in history)
     took = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.1f} minutes"
-    pairs = f"{len(about['training'])} training and {len(about['validation'])} validation pairs"
+    pairs = f"{len(record.training)} training and {len(record.validation)} validation pairs"
     early = "" if len(history) == config["epochs"] else f" of {config['epochs']}, stopped early,"
     yield (
         f"A residual channel attention network ({size}) was trained on {pairs} for {len(history)} epochs{early} in "
@@ -165,10 +165,10 @@ def _add_images(page, images, shown, voxel_size, patches):
         )
 
 
-def _add_data(page, about):
+def _add_data(page, record):
     page.section("Data")
-    pairs = [(kind, pair) for kind in ("training", "validation") for pair in about[kind]]
-    low, high = about["percentiles"]
+    pairs = [(kind, pair) for kind in ("training", "validation") for pair in getattr(record, kind)]
+    low, high = record.percentiles
     left_out = f" {_MOST_PAIRS} of {len(pairs)} pairs are listed." if len(pairs) > _MOST_PAIRS else ""
     page.table(
         [
@@ -183,39 +183,44 @@ def _add_data(page, about):
         ],
         [
             [
-                Path(pair["raw"]).name,
-                Path(pair["gt"]).name,
+                Path(pair.raw).name,
+                Path(pair.gt).name,
                 kind,
                 _shapes(pair),
-                str(pair["num_frames"]),
-                _by("?" if size is None else f"{size:.3g}" for size in pair["voxel_size"]),
-                _ranges(pair["raw_range"]),
-                _ranges(pair["gt_range"]),
+                str(pair.num_frames),
+                _by("?" if size is None else f"{size:.3g}" for size in pair.voxel_size),
+                _ranges(pair.raw_range),
+                _ranges(pair.gt_range),
             ]
             for kind, pair in pairs[:_MOST_PAIRS]
         ],
         caption=f"Ranges are the grey values at percentiles {low:g} and {high:g}, which became 0 and 1.{left_out}",
     )
-    seen = read_seen(about)
-    if seen:
+    fingerprint = record.training_fingerprint
+    if fingerprint:
         page.table(
-            ["of the raw volumes", *(["channel"] if len(seen["channels"]) > 1 else []), "lowest", "highest"],
+            [
+                "of the raw volumes",
+                *(["channel"] if len(fingerprint.channels) > 1 else []),
+                "lowest",
+                "highest",
+            ],
             [
                 [
                     words,
-                    *([str(number)] if len(seen["channels"]) > 1 else []),
-                    *(float(f"{math.exp(end):.3g}") for end in channel["features"][name]["range"]),
+                    *([str(number)] if len(fingerprint.channels) > 1 else []),
+                    *(float(f"{math.exp(end):.3g}") for end in channel.features[name].range),
                 ]
-                for name, words in _SEEN.items()
-                for number, channel in enumerate(seen["channels"])
-                if name in channel["features"]
+                for name, words in _FEATURES.items()
+                for number, channel in enumerate(fingerprint.channels)
+                if name in channel.features
             ],
             caption="The trained range: apply.py compares each image with it and says whether it lies inside.",
         )
 
 
 def _shapes(pair):
-    raw, gt = pair["raw_shape"], pair["gt_shape"]
+    raw, gt = pair.raw_shape, pair.gt_shape
     return _by(raw) if raw == gt else f"{_by(raw)} to {_by(gt)}"
 
 

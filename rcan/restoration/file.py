@@ -16,7 +16,7 @@ import numpy as np
 
 from rcan.atomic_io import preallocate, report_errors_as
 from rcan.data.views import check_fit, see_image
-from rcan.fingerprint.verdict import compare_fingerprint
+from rcan.fingerprint.domain import compare_fingerprint
 from rcan.intensity import fit_affine
 from rcan.io.volume import open_volume
 from rcan.progress import Progress
@@ -71,10 +71,9 @@ class FileRestorer:
         As `rcan.io.create_volume`.
     cluster : rcan.restoration.dask_cluster.Cluster or None
         Its workers restore the parts of a file; this process does where None.
-    seen : dict or None
-        What the network was trained on, as `rcan.fingerprint.summarise_fingerprints`.
-    trusted_range : dict or None
-        As `rcan.fingerprint.compare_fingerprint`.
+    training_fingerprint : rcan.fingerprint.domain.TrainingFingerprint or None
+        What the network was trained on.
+    trusted_range : rcan.fingerprint.domain.TrustedRange or None
     """
 
     engine: object
@@ -95,8 +94,8 @@ class FileRestorer:
     spread_factor: float = 1.0
     file_format: str = "imagej"
     cluster: object | None = None
-    seen: dict | None = None
-    trusted_range: dict | None = None
+    training_fingerprint: object | None = None
+    trusted_range: object | None = None
     num_channels: tuple = field(init=False)  # read and restored
 
     def __post_init__(self):
@@ -153,8 +152,10 @@ class FileRestorer:
                 gt = self._see(file, self.num_channels[1], is_gt=True)
                 check_fit(raw, gt, self._restored_shape(raw.volume))
             verdict = None
-            if self.seen:
-                verdict = compare_fingerprint(raw.fingerprint(), self.seen, self.trusted_range)
+            if self.training_fingerprint:
+                verdict = compare_fingerprint(
+                    raw.fingerprint(), self.training_fingerprint, self.trusted_range
+                )
                 if when_judged:
                     when_judged(verdict)
             output = Output(self, raw, gt, verdict)

@@ -15,7 +15,6 @@ from rcan.restoration.pictures import draw_pictures
 
 __all__ = ["Run", "choose_percentiles", "choose_spread_factor"]
 
-_DEFAULT_PERCENTILES = (2, 99.9)  # of a network whose training is not known
 _SCORE_COLUMNS = ["file", "psnr_raw", "psnr_restored", "ssim_raw", "ssim_restored"]
 _LOOK_INTERVAL = 1  # seconds
 # Flags that decide about the values of an output.
@@ -25,41 +24,39 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-def choose_percentiles(options, about):
+def choose_percentiles(options, record):
     """Percentiles that become 0 and 1: as the flags say, else as trained.
 
     Parameters
     ----------
     options : ApplyOptions
-    about : dict
-        What is known of the network, as `rcan.run_folder.read_about`.
+    record : rcan.run_folder.record.TrainingRecord
 
     Returns
     -------
     low, high : float
         2 and 99.9 where the training is not known.
     """
-    low, high = about.get("percentiles", _DEFAULT_PERCENTILES)
+    low, high = record.percentiles
     return low if options.p_min is None else options.p_min, high if options.p_max is None else options.p_max
 
 
-def choose_spread_factor(options, about):
+def choose_spread_factor(options, record):
     """What the spread of the ensemble is multiplied by, so that it holds the truth as often as it should.
 
     Parameters
     ----------
     options : ApplyOptions
-    about : dict
-        What is known of the network, as `rcan.run_folder.read_about`.
+    record : rcan.run_folder.record.TrainingRecord
 
     Returns
     -------
     factor : float or None
         As `rcan evaluate` has found it for an ensemble of this size; None without one, or without uncertainty.
     """
-    spread = about.get("spread", {})
-    is_known = options.uncertainty and spread.get("ensemble") == options.ensemble
-    return spread["factor"] if is_known else None
+    spread = record.spread
+    is_known = options.uncertainty and spread and spread.ensemble == options.ensemble
+    return spread.factor if is_known else None
 
 
 class Run:
@@ -96,10 +93,9 @@ class Run:
         """Images that the call is about, as far as known."""
         return len(self._seen | self.failed.keys())
 
-    def protect(self, about, jobs):
+    def protect(self, record, jobs):
         """Refuse to replace what the network has learned from, whatever else a user allows."""
-        pairs = [*about.get("training", []), *about.get("validation", [])]
-        self._learned_from = {os.path.realpath(pair[kind]) for pair in pairs for kind in ("raw", "gt")}
+        self._learned_from = record.real_paths()
         for job in jobs:
             self._check_protected(job)
 
@@ -241,7 +237,7 @@ class Run:
             )
         facts = {"seams": report.seams, "num_clipped": report.num_clipped}
         if report.verdict:
-            facts |= {"trained_range": report.verdict.word, "reasons": report.verdict.reasons}
+            facts |= {"trained_range": report.verdict.domain_status, "reasons": report.verdict.reasons}
         outdated = self._rows.pop(job.output.name, None)
         if report.scores:
             self._scores[job.output.name] = self._rows[job.output.name] = report.scores
@@ -254,7 +250,7 @@ class Run:
     def _hear(self, job, verdict):
         """Say whether the network has seen such images, and leave others alone where that is asked for."""
         print(f"{job.raw.name}: {verdict}", flush=True)
-        if self._options.strict and verdict.word == "outside":
+        if self._options.strict and verdict.domain_status == "outside":
             raise ValueError(
                 f"{job.raw} is unlike the training data, and --strict leaves it alone ({verdict}). Train on such "
                 "images, or leave --strict out."
@@ -318,12 +314,12 @@ def _identity(path):
 
 def _settings(options):
     """All of a call that decides about the values of an output, for the manifest."""
-    from rcan.run_folder.models import digest_model, read_about
+    from rcan.run_folder.models import digest_model, read_record
 
     values = options.model_dump(mode="json", include={*_SETTINGS})
-    about = read_about(options.model_dir)
-    values["p_min"], values["p_max"] = choose_percentiles(options, about)
-    values["spread_factor"] = choose_spread_factor(options, about)
+    record = read_record(options.model_dir)
+    values["p_min"], values["p_max"] = choose_percentiles(options, record)
+    values["spread_factor"] = choose_spread_factor(options, record)
     return {
         "model": digest_model(options.model_dir),
         **{name: value for name, value in values.items() if value is not None and value is not False},

@@ -125,7 +125,7 @@ class Output:
             shown = np.stack([0 * shown[:, 0], np.ptp(shown, axis=1)], axis=-1)
         file.display_range = shown[np.arange(num_channels) % len(shown)]
         if self._verdict:
-            file.notes = {"trained_range": self._verdict.word, "reasons": self._verdict.reasons}
+            file.notes = {"trained_range": self._verdict.domain_status, "reasons": self._verdict.reasons}
         if is_spread:
             file.notes = {**file.notes, "spread_factor": f"{self._how.spread_factor:.6g}"}
         return file

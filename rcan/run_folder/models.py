@@ -6,10 +6,19 @@ from pathlib import Path
 
 from rcan.atomic_io import atomic_file, read_json, write_json
 from rcan.run_folder.layout import MODELS
+from rcan.run_folder.record import TrainingRecord
 
-__all__ = ["digest_model", "find_model", "load_model", "note_about", "read_about", "save_model"]
+__all__ = [
+    "add_to_record",
+    "digest_model",
+    "find_model",
+    "has_record",
+    "load_model",
+    "read_record",
+    "save_model",
+]
 
-_NOTES = ("spread", "trusted_range")  # what is found out about a network after its training
+_ADDED = ("spread", "trusted_range")  # found out about a network after its training
 
 
 def save_model(model, path):
@@ -70,8 +79,8 @@ def load_model(model_dir):
     -------
     model : keras.Model
         Ready to be called; not compiled.
-    about : dict
-        Contents of the `training.json` beside the model, empty where there is none.
+    record : TrainingRecord
+        The `training.json` beside the model, the defaults where there is none.
 
     Raises
     ------
@@ -92,11 +101,11 @@ def load_model(model_dir):
             f"{path} is damaged, or no Keras model that can be loaded. Copy it again, or name another with -m. "
             f"({reason})"
         ) from failure
-    return model, read_about(path)
+    return model, read_record(path)
 
 
-def read_about(model_dir):
-    """Read what is known about a trained network, without loading it.
+def read_record(model_dir):
+    """Read what is known of a trained network, without loading it.
 
     Parameters
     ----------
@@ -105,46 +114,51 @@ def read_about(model_dir):
 
     Returns
     -------
-    about : dict
-        Contents of the `training.json` beside the model, empty where there is none. What `note_about` has added for
-        another network than that of now is left out.
+    record : TrainingRecord
+        The `training.json` beside the model, the defaults where there is none. What a study has added about another
+        network than that of now is left out.
 
     Raises
     ------
     FileNotFoundError
         If there is no model.
     ValueError
-        If it is not JSON.
+        If the file is no such record.
     """
     path = find_model(model_dir).with_name("training.json")
-    about = read_json(path) if path.is_file() else {}
-    if all(key not in about for key in _NOTES):
-        return about
-    digest = digest_model(model_dir)
-    return {key: fact for key, fact in about.items() if key not in _NOTES or fact["model"] == digest}
+    if not path.is_file():
+        return TrainingRecord()
+    record = TrainingRecord.load(path)
+    added = [name for name in _ADDED if getattr(record, name)]
+    digest = digest_model(model_dir) if added else None
+    outdated = [name for name in added if getattr(record, name).model != digest]
+    return record.model_copy(update=dict.fromkeys(outdated))
 
 
-def note_about(model_dir, key, facts):
-    """Add to a network's `training.json` what was found out about it later.
+def has_record(model_dir):
+    """Whether a `training.json` lies beside the model."""
+    return find_model(model_dir).with_name("training.json").is_file()
+
+
+def add_to_record(model_dir, name, facts):
+    """Add to a network's `training.json` what was found out about it after its training.
 
     Parameters
     ----------
     model_dir : path
         A run folder, or a ``.keras`` file beside its `training.json`.
-    key : {"spread", "trusted_range"}
-    facts : dict
-        JSON. Kept with the digest of the network, as a training that goes on makes another network.
+    name : {"spread", "trusted_range"}
+    facts : SpreadRecord or TrustedRange
+        Kept with the digest of the network, as a training that goes on makes another network.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no `training.json`.
     OSError
-        If it cannot be written.
+        If there is no `training.json`, or it cannot be written.
     """
     path = find_model(model_dir).with_name("training.json")
-    about = read_json(path)
-    write_json(path, {**about, key: {**facts, "model": digest_model(model_dir)}})
+    facts = facts.model_copy(update={"model": digest_model(model_dir)})
+    write_json(path, {**read_json(path), name: facts.model_dump(mode="json")})
 
 
 def digest_model(model_dir):

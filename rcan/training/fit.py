@@ -13,14 +13,15 @@ from rcan.config import load_config
 from rcan.data.measurements import Records
 from rcan.data.pairs import digest_of, hold_out, open_pairs
 from rcan.data.patches import PatchSampler
+from rcan.fingerprint.domain import summarise_fingerprints
 from rcan.fingerprint.measure import FINGERPRINT_VERSION, measure_fingerprint
-from rcan.fingerprint.verdict import read_seen, summarise_fingerprints
 from rcan.io.cache import limit_cache
 from rcan.model import build_rcan
 from rcan.progress import Progress
 from rcan.run_folder.checkpoints import load_state
 from rcan.run_folder.layout import check_run_dir, create_run
-from rcan.run_folder.models import load_model, read_about
+from rcan.run_folder.models import load_model, read_record
+from rcan.run_folder.record import PairRecord, TrainingRecord
 from rcan.training.callbacks import Board
 from rcan.training.devices import choose_strategy, is_chief
 from rcan.training.forecast import forecast
@@ -106,12 +107,15 @@ def train(config, data=None, *, overwrite=False, resume=False):
         )
     if is_chief():
         if not state:
-            summary = {**_summary(config, data), "seen": _measure_seen(data)}
+            record = _describe_training(config, data, _measure_fingerprint(data))
             create_run(run_dir, overwrite=overwrite)
             data.records.forget_others()
-            write_json(run_dir / "training.json", summary)
-        elif not read_seen(about := read_json(run_dir / "training.json")):  # of an earlier version
-            write_json(run_dir / "training.json", {**about, "seen": _measure_seen(data)})
+            write_json(run_dir / "training.json", record.as_json())
+        elif not TrainingRecord.load(run_dir / "training.json").training_fingerprint:  # of an earlier version
+            earlier = read_json(run_dir / "training.json")
+            earlier.pop("seen", None)
+            fingerprint = _measure_fingerprint(data).model_dump(mode="json")
+            write_json(run_dir / "training.json", {**earlier, "training_fingerprint": fingerprint})
         write_json(run_dir / "config.json", _as_json(config))
     loop.run()
     return run_dir
@@ -173,8 +177,8 @@ def _check_unchanged(config, data, run_dir):
             f"{run_dir} cannot go on with other settings: {', '.join(changes)}. Restore them, or start another run "
             "with -o."
         )
-    earlier = _resolved(read_json(run_dir / "training.json"))
-    now = _resolved(json.loads(json.dumps(_summary(config, data), default=str)))
+    records = TrainingRecord.load(run_dir / "training.json"), _describe_training(config, data)
+    earlier, now = (_resolved(record.model_dump(mode="json")) for record in records)
     for part in ("training", "validation"):
         changed = [pair for pair in now[part] if pair not in earlier[part]]
         if changed or len(now[part]) != len(earlier[part]):
@@ -220,8 +224,8 @@ def open_data(config, *, resume=False):
     if config.initial_model and "percentiles" not in config.model_fields_set:
         earlier = Path(config.output_dir or "") / "training.json"
         is_there = resume and earlier.is_file()  # the model may be gone by now
-        about = read_json(earlier) if is_there else read_about(config.initial_model)
-        percentiles = tuple(about.get("percentiles", percentiles))
+        record = TrainingRecord.load(earlier) if is_there else read_record(config.initial_model)
+        percentiles = record.percentiles
     folder = Path(config.output_dir) / "measured" if config.output_dir else None
     records = Records(folder) if is_chief() else Records.temporary()
     options = {
@@ -298,7 +302,7 @@ def _make_samplers(config, data):
         )
 
 
-def _measure_seen(data):
+def _measure_fingerprint(data):
     """The range of the raw volumes that the network learns from and is chosen by."""
     pairs, fingerprints = [*data.training, *data.validation], []
     with Progress(len(pairs), "Measuring the trained range", unit="volume") as progress:
@@ -314,28 +318,29 @@ def _measure_seen(data):
     return summarise_fingerprints(fingerprints)
 
 
-def _summary(config, data):
+def _describe_training(config, data, fingerprint=None):
     """What a user of the trained network has to know about its training."""
 
     def describe(pair):
-        return {
-            "raw": pair.raw.path,
-            "gt": pair.gt.path,
-            "raw_shape": pair.raw.shape,
-            "gt_shape": pair.gt.shape,
-            "num_frames": len(pair.raw.frames),
-            "voxel_size": pair.raw.voxel_size,
-            "raw_range": pair.raw_range.tolist(),
-            "gt_range": pair.gt_range.tolist(),
-            "digests": [digest_of(volume, data.records) for volume in (pair.raw, pair.gt)],
-        }
+        return PairRecord(
+            raw=str(pair.raw.path),
+            gt=str(pair.gt.path),
+            raw_shape=pair.raw.shape,
+            gt_shape=pair.gt.shape,
+            num_frames=len(pair.raw.frames),
+            voxel_size=pair.raw.voxel_size,
+            raw_range=tuple(map(tuple, pair.raw_range.tolist())),
+            gt_range=tuple(map(tuple, pair.gt_range.tolist())),
+            digests=tuple(digest_of(volume, data.records) for volume in (pair.raw, pair.gt)),
+        )
 
-    return {
-        "versions": list_versions("keras", "tensorflow", "numpy", "tifffile"),
-        "seed": config.seed,
-        "percentiles": config.percentiles,
-        "patch_shape": config.patch_shape,
-        "upscaling": data.training[0].upscaling,
-        "training": [describe(pair) for pair in data.training],
-        "validation": [describe(pair) for pair in data.validation],
-    }
+    return TrainingRecord(
+        versions=list_versions("keras", "tensorflow", "numpy", "tifffile"),
+        seed=config.seed,
+        percentiles=config.percentiles,
+        patch_shape=config.patch_shape,
+        upscaling=data.training[0].upscaling,
+        training=tuple(map(describe, data.training)),
+        validation=tuple(map(describe, data.validation)),
+        training_fingerprint=fingerprint,
+    )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rcan.assess.scores import bootstrap_interval
+from rcan.fingerprint.domain import TrustedRange
 
 __all__ = ["MEASURES", "RULES", "End", "find_end", "find_limits", "say_range", "summarise", "trusted_range"]
 
@@ -284,8 +285,11 @@ def _scores_at(position, positions, steps, scale):
     }
 
 
-def trusted_range(limits, *, smallest_blur):
-    """What is kept with a network: between which ends its results are to be trusted.
+def trusted_range(limits, *, smallest_blur, settings):
+    """Find between which ends the results of a network are to be trusted, to be kept with it.
+
+    Where the network gained at no step of a ladder, the low end is its last step or the high end its first: that is
+    all that is known.
 
     Parameters
     ----------
@@ -293,14 +297,12 @@ def trusted_range(limits, *, smallest_blur):
         From `find_limits`.
     smallest_blur : float
         First step of the ladder of blur.
+    settings : dict
+        Of the study.
 
     Returns
     -------
-    facts : dict
-        ``snr`` and ``blur``: low and high end, None where the ladder shows no end. Where the network gained at no step
-        of the ladder, the low end is its last step or the high end its first: all that is known, and ``gains`` is
-        False where that is so of the SNR. Besides ``tested``
-        (the ladders), ``words``, ``intervals`` and ``rules``, by the names of `RULES`.
+    trusted : rcan.fingerprint.domain.TrustedRange
     """
 
     def bound(name):
@@ -311,19 +313,22 @@ def trusted_range(limits, *, smallest_blur):
 
     ends = {name: limit["end"] for name, limit in limits.items()}
     intervals = {
-        name: [end.loose_position, end.position] if end.side == "low" else [end.position, end.loose_position]
+        name: (end.loose_position, end.position) if end.side == "low" else (end.position, end.loose_position)
         for name, end in ends.items()
         if end.state == "found"
     }
-    return {
-        "snr": [bound("snr_low"), bound("snr_high")],
-        "blur": [float(smallest_blur) if smallest_blur == 1 else None, bound("blur_high")],
-        "gains": ends["snr_low"].state != "never",
-        "tested": {ladder: list(ends[f"{ladder}_high"].tested) for ladder in ("snr", "blur")},
-        "words": {name: str(end) for name, end in ends.items()},
-        "intervals": intervals,
-        "rules": {name: f"{limit['title']}: {limit['rule']}" for name, limit in limits.items()},
-    }
+    return TrustedRange.checked(
+        {
+            "snr": [bound("snr_low"), bound("snr_high")],
+            "blur": [float(smallest_blur) if smallest_blur == 1 else None, bound("blur_high")],
+            "gains": ends["snr_low"].state != "never",
+            "tested": {ladder: ends[f"{ladder}_high"].tested for ladder in ("snr", "blur")},
+            "words": {name: str(end) for name, end in ends.items()},
+            "intervals": intervals,
+            "rules": {name: f"{limit['title']}: {limit['rule']}" for name, limit in limits.items()},
+            "settings": settings,
+        }
+    )
 
 
 def summarise(step, image, measure, *, seed):

@@ -14,13 +14,24 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import Field
 from scipy import stats
 
 from rcan.fingerprint.measure import FINGERPRINT_VERSION
+from rcan.records import Record
 
-__all__ = ["WORDS", "Verdict", "compare_fingerprint", "read_seen", "summarise_fingerprints"]
+__all__ = [
+    "DOMAIN_STATUSES",
+    "ChannelRange",
+    "FeatureRange",
+    "TrainingFingerprint",
+    "TrustedRange",
+    "Verdict",
+    "compare_fingerprint",
+    "summarise_fingerprints",
+]
 
-WORDS = ("inside", "edge", "outside")
+DOMAIN_STATUSES = ("inside", "edge", "outside")
 _FALSE_ALARMS = 0.05
 _FREEDOM = 4  # degrees of freedom of the spread for each volume
 _INSIDE = 0.5  # of the tolerance
@@ -48,21 +59,79 @@ _FEATURES = {
 _NEED_WINDOW = ("lateral", "axial")  # comparable in windows of the same size only
 
 
+class FeatureRange(Record):
+    """Lowest and highest value of a feature over the training volumes, and how far volumes of the kind may scatter."""
+
+    range: tuple[float, float]
+    error: float
+    step: float
+    num_volumes: int
+
+
+class ChannelRange(Record):
+    """The range of one channel over all training volumes; histogram and spectrum are means, for reports."""
+
+    window: tuple[int, ...]  # voxels of a window of the spectrum, axial and lateral
+    features: dict[str, FeatureRange]
+    saturated: float  # largest share of the voxels
+    histogram: tuple[float, ...]
+    spectrum: dict[str, dict | None]
+
+
+class TrainingFingerprint(Record):
+    """The range of the raw volumes that a network learned from and was chosen by."""
+
+    version: int
+    num_volumes: int
+    voxel_size: tuple[tuple[float, float] | None, ...]  # lowest and highest along z, y and x, in µm
+    channels: tuple[ChannelRange, ...]
+
+
+class TrustedRange(Record):
+    """Between which ends the results of a network are to be trusted, as `rcan limits` has found.
+
+    Attributes
+    ----------
+    snr, blur : (float or None, float or None)
+        Low and high end; None where the ladder shows no end.
+    gains : bool
+        False where the network was better than the best classical method at no step of the ladder.
+    tested : dict of str to tuple of float
+        First and last step of the ladders ``snr`` and ``blur``.
+    words, intervals, rules : dict
+        By the names of `rcan.assess.limits.ends.RULES`.
+    settings : dict
+        Of the study.
+    model : str or None
+        Digest of the network.
+    """
+
+    snr: tuple[float | None, float | None] = (None, None)
+    blur: tuple[float | None, float | None] = (None, None)
+    gains: bool = True
+    tested: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    words: dict[str, str] = Field(default_factory=dict)
+    intervals: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
+    rules: dict[str, str] = Field(default_factory=dict)
+    settings: dict = Field(default_factory=dict)
+    model: str | None = None
+
+
 class Verdict(NamedTuple):
     """What a comparison came to.
 
     Attributes
     ----------
-    word : {"inside", "edge", "outside"}
+    domain_status : {"inside", "edge", "outside"}
     reasons : list of str
         The weightiest first; what is said of an image that is inside is its SNR.
     """
 
-    word: str
+    domain_status: str
     reasons: list
 
     def __str__(self):
-        return f"{self.word}: {'; '.join(self.reasons[:_MOST_SAID])}"
+        return f"{self.domain_status}: {'; '.join(self.reasons[:_MOST_SAID])}"
 
 
 class _Finding(NamedTuple):
@@ -88,38 +157,19 @@ def summarise_fingerprints(fingerprints):
 
     Returns
     -------
-    seen : dict
-        JSON: lowest and highest voxel size, and for each channel the lowest and highest value of every feature, its
-        spread, and the mean spectrum and histogram.
+    training : TrainingFingerprint
     """
     sizes = zip(*(fingerprint["voxel_size"] for fingerprint in fingerprints), strict=True)
     known = [[size for size in along if size] for along in sizes]
-    return {
-        "version": FINGERPRINT_VERSION,
-        "num_volumes": len(fingerprints),
-        "voxel_size": [[min(along), max(along)] if along else None for along in known],
-        "channels": [
+    return TrainingFingerprint(
+        version=FINGERPRINT_VERSION,
+        num_volumes=len(fingerprints),
+        voxel_size=tuple((min(along), max(along)) if along else None for along in known),
+        channels=tuple(
             _summarise_channel(same)
             for same in zip(*(fingerprint["channels"] for fingerprint in fingerprints), strict=True)
-        ],
-    }
-
-
-def read_seen(about):
-    """The range that a network is trained on, from what is known of the network.
-
-    Parameters
-    ----------
-    about : dict
-        As `rcan.run_folder.read_about`.
-
-    Returns
-    -------
-    seen : dict or None
-        From `summarise_fingerprints`; None where nothing or another version has measured it.
-    """
-    seen = about.get("seen") or {}
-    return seen if seen.get("version") == FINGERPRINT_VERSION else None
+        ),
+    )
 
 
 def _summarise_channel(same):
@@ -135,19 +185,19 @@ def _summarise_channel(same):
         if not values.size:
             continue
         errors = [one["errors"][name] for one in found if one["errors"][name] is not None]
-        features[name] = {
-            "range": [float(values[0]), float(values[-1])],
-            "error": math.sqrt(np.mean(np.square(errors))) if errors else feature.least / 2,
-            "step": float(np.median(np.diff(values))) if len(values) > 1 else 0.0,
-            "num_volumes": len(values),
-        }
-    return {
-        "window": list(window),
-        "features": features,
-        "saturated": max(channel["saturated"] for channel in same),
-        "histogram": np.mean([channel["histogram"] for channel in same], axis=0).round(4).tolist(),
-        "spectrum": {direction: _mean_spectrum(alike, direction) for direction in ("lateral", "axial")},
-    }
+        features[name] = FeatureRange(
+            range=(float(values[0]), float(values[-1])),
+            error=math.sqrt(np.mean(np.square(errors))) if errors else feature.least / 2,
+            step=float(np.median(np.diff(values))) if len(values) > 1 else 0.0,
+            num_volumes=len(values),
+        )
+    return ChannelRange(
+        window=window,
+        features=features,
+        saturated=max(channel["saturated"] for channel in same),
+        histogram=tuple(np.mean([channel["histogram"] for channel in same], axis=0).round(4).tolist()),
+        spectrum={direction: _mean_spectrum(alike, direction) for direction in ("lateral", "axial")},
+    )
 
 
 def _mean_spectrum(channels, direction):
@@ -158,20 +208,19 @@ def _mean_spectrum(channels, direction):
     return {**known[0], "power": [float(f"{value:.3g}") for value in power]}
 
 
-def compare_fingerprint(fingerprint, seen, trusted=None):
+def compare_fingerprint(fingerprint, training, trusted=None):
     """Compare an image with what a network was trained on.
 
     Parameters
     ----------
     fingerprint : dict
         From `measure_fingerprint`.
-    seen : dict
-        From `summarise_fingerprints`. A network of one channel restores all channels of an image: each is compared
+    training : TrainingFingerprint
+        Of the network. A network of one channel restores all channels of an image: each is compared
         with it.
-    trusted : dict, optional
-        What a study of the network's limits found: ``{"snr": [low, high]}``, either end None where there is none, and
-        ``gains``, False where the network was better than classical methods at no step. An image of another SNR is
-        outside, whatever the network was trained on.
+    trusted : TrustedRange, optional
+        What a study of the network's limits has found. An image of another SNR is outside, whatever the network was
+        trained on.
 
     Returns
     -------
@@ -183,14 +232,14 @@ def compare_fingerprint(fingerprint, seen, trusted=None):
     --------
     ::
 
-        seen = summarise_fingerprints([measure_fingerprint(volume) for volume in training])
-        print(compare_fingerprint(measure_fingerprint(image), seen))  # outside: SNR 2.1, trained on 4 to 15
+        training = summarise_fingerprints([measure_fingerprint(volume) for volume in training])
+        print(compare_fingerprint(measure_fingerprint(image), training))  # outside: SNR 2.1, trained on 4 to 15
     """
-    findings = _compare_voxels(fingerprint, seen)
+    findings = _compare_voxels(fingerprint, training)
     channels = fingerprint["channels"]
     for number, channel in enumerate(channels):
-        own = _compare_trusted(channel, trusted or {})
-        own += _compare_channel(channel, seen["channels"][number if len(seen["channels"]) > 1 else 0])
+        own = _compare_trusted(channel, trusted or TrustedRange())
+        own += _compare_channel(channel, training.channels[number if len(training.channels) > 1 else 0])
         prefix = f"channel {channel['number']}: " if len(channels) > 1 else ""
         findings += [finding._replace(words=prefix + finding.words) for finding in own]
     said = sorted((finding for finding in findings if finding.excess > _INSIDE), key=_Finding.place)
@@ -198,26 +247,26 @@ def compare_fingerprint(fingerprint, seen, trusted=None):
         said = [finding for finding in findings if finding.name == "snr"]
     reasons = [finding.words for finding in said]
     axes = [axis for axis, size in zip("zyx", fingerprint["voxel_size"], strict=True) if not size]
-    if any(seen["voxel_size"]) and set(axes) & set("zyx"[-fingerprint["ndim"] :]):
+    if any(training.voxel_size) and set(axes) & set("zyx"[-fingerprint["ndim"] :]):
         reasons.append("voxel size unknown, not compared")
     worst = max(finding.excess for finding in findings)
-    return Verdict(WORDS[int(worst > _INSIDE) + int(worst > 1)], reasons)
+    return Verdict(DOMAIN_STATUSES[int(worst > _INSIDE) + int(worst > 1)], reasons)
 
 
-def _compare_channel(channel, seen):
+def _compare_channel(channel, training):
     """How far each feature is beyond the training data."""
     findings = []
-    for name, known in seen["features"].items():
+    for name, known in training.features.items():
         value = channel["features"][name]
-        if value is None or (name in _NEED_WINDOW and channel["window"] != seen["window"]):
+        if value is None or (name in _NEED_WINDOW and tuple(channel["window"]) != training.window):
             continue
-        low, high = known["range"]
+        low, high = known.range
         tolerance = max(_tolerance(known, channel["errors"][name]), _FEATURES[name].least)
         excess = max(low - value, value - high) / tolerance
         findings.append(_Finding(name, excess, _say(name, value, low, high)))
-    allowed = max(10 * seen["saturated"], _SATURATED)
+    allowed = max(10 * training.saturated, _SATURATED)
     if channel["saturated"] > allowed:
-        share, before = (f"{100 * value:.2g} %" for value in (channel["saturated"], seen["saturated"]))
+        share, before = (f"{100 * value:.2g} %" for value in (channel["saturated"], training.saturated))
         words = f"{share} of the voxels are saturated, in training {before} at most"
         findings.append(_Finding("saturated", 1.0, words))
     return findings
@@ -225,11 +274,9 @@ def _compare_channel(channel, seen):
 
 def _tolerance(known, error):
     """What a feature of another image of the same kind may be beyond the range of the training data."""
-    num = known["num_volumes"]
-    error = np.clip(
-        error or 0, known["error"], _MOST_OWN * known["error"]
-    )  # few blocks scatter more than many
-    spread = math.hypot((1 + 1 / num) * error, known["step"])
+    num = known.num_volumes
+    error = np.clip(error or 0, known.error, _MOST_OWN * known.error)  # few blocks scatter more than many
+    spread = math.hypot((1 + 1 / num) * error, known.step)
     quantile = stats.t.ppf(1 - _FALSE_ALARMS / 2 / len(_FEATURES), _FREEDOM * num)
     return float(quantile * math.sqrt(1 + 1 / num) * spread)
 
@@ -246,10 +293,10 @@ def _round(number):
 
 def _compare_trusted(channel, trusted):
     """An SNR at which the network was found to be no better than classical methods, or than raw itself."""
-    low, high = trusted.get("snr") or (None, None)
+    low, high = trusted.snr
     snr = channel["snr"]
-    if not trusted.get("gains", True):
-        first, last = map(_round, trusted["tested"]["snr"])
+    if not trusted.gains:
+        first, last = map(_round, trusted.tested["snr"])
         words = f"SNR {_round(snr)}, the network was no better than classical methods from {first} to {last}"
         return [_Finding("trusted", math.inf, words)]
     if low is not None and snr < low:
@@ -261,10 +308,10 @@ def _compare_trusted(channel, trusted):
     return [_Finding("trusted", math.inf, f"SNR {_round(snr)}, the network is to be trusted {bound}")]
 
 
-def _compare_voxels(fingerprint, seen):
+def _compare_voxels(fingerprint, training):
     """How far the sides of a voxel are beyond the training data."""
     alike = {}  # axes by what is said of them
-    for axis, size, known in zip("zyx", fingerprint["voxel_size"], seen["voxel_size"], strict=True):
+    for axis, size, known in zip("zyx", fingerprint["voxel_size"], training.voxel_size, strict=True):
         if size and known and axis in "zyx"[-fingerprint["ndim"] :]:
             alike.setdefault((f"{size:.3g}", *(f"{number:.3g}" for number in known)), []).append(
                 (axis, size, known)
