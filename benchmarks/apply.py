@@ -32,7 +32,7 @@ def measure_efficiency(name, model, shape, rounds, folder):
     from rcan.io.tiff_writing import create_volume
     from rcan.restoration.engine import KerasEngine, voxels_within_memory
     from rcan.restoration.file import FileRestorer
-    from rcan.restoration.tiled import plan_tiles
+    from rcan.restoration.tiled import TiledRestorer
     from rcan.restoration.tiles import tile_axis
 
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def measure_efficiency(name, model, shape, rounds, folder):
         file.write({}, None, rng.poisson(200, (*shape, 1)))
     engine = KerasEngine(model)
     max_voxels = voxels_within_memory(model, ("cpu:0",))
-    tile, overlap = plan_tiles(shape, max_voxels=max_voxels)
+    tile, overlap = TiledRestorer(engine, max_voxels=max_voxels).plan(shape)
     num_tiles = math.prod(len(tile_axis(*axis)) for axis in zip(shape, tile, overlap, strict=True))
     restorer = FileRestorer(engine, max_voxels=max_voxels)
     one = rng.random((*tile, 1), np.float32)

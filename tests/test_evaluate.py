@@ -16,7 +16,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from rcan.assess import evaluation as study
 from rcan.assess import subjects
-from rcan.assess.judging import Findings, Restorer, sum_up
+from rcan.assess.judging import Findings, sum_up
 from rcan.assess.quantification import local_error
 from rcan.assess.scores import bootstrap_interval, score_blocks, score_image
 from rcan.assess.subjects import central_part
@@ -26,7 +26,7 @@ from rcan.config import Config
 from rcan.model import PixelShuffle
 from rcan.report import evaluation as report
 from rcan.restoration.engine import KerasEngine
-from rcan.restoration.tiled import TileTooLarge
+from rcan.restoration.tiled import TiledRestorer, TileTooLarge
 from rcan.training.fit import train
 
 PERCENTILES = (2, 99.9)
@@ -406,7 +406,8 @@ def test_tiles_are_halved_until_they_fit_the_memory(rng):
             return super().__call__(tile)
 
     image = rng.normal(size=(8, 90, 100, 1)).astype(np.float32)
-    restored = Restorer(Small(model), 2**20).restore(image)
+    with pytest.warns(UserWarning, match="memory is too small for tiles of 8x90x100"):
+        restored = TiledRestorer(Small(model), max_voxels=2**20).restore_array(image)
     np.testing.assert_allclose(restored, 2 * image, rtol=1e-5)
     assert max(map(np.prod, shapes)) > 20_000
 

@@ -13,14 +13,14 @@ import tifffile
 from keras import layers
 from scipy import ndimage
 
-from rcan.data.views import see_image
+from rcan.data.views import open_network_view
 from rcan.io.volume import open_volume
 from rcan.model import PixelShuffle, build_rcan
 from rcan.restoration.attention import with_local_attention
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, upscaling_of, voxels_within_memory
 from rcan.restoration.file import FileRestorer
 from rcan.restoration.seams import SeamMeter
-from rcan.restoration.tiled import is_computing, plan_tiles, restore, restore_blocks
+from rcan.restoration.tiled import TiledRestorer, is_computing, restore, restore_blocks
 from rcan.restoration.tiles import tile_axis
 
 
@@ -136,16 +136,19 @@ def test_model_of_other_channels_out_than_in_is_taken(rng):
     ("tile_shape", "expected"), [((8, 24, 80), (2, 6, 16)), ((64, 256, 256), (16, 16, 16))]
 )
 def test_default_overlap_is_16_voxels_or_a_quarter_of_a_given_tile(tile_shape, expected):
-    planned = plan_tiles((100, 300, 300), max_voxels=2**22, tile_shape=tile_shape)
+    planned = TiledRestorer(None, max_voxels=2**22, tile_shape=tile_shape).plan((100, 300, 300))
     assert planned == (tile_shape, expected)
 
 
 def test_given_overlap_is_kept():
-    assert plan_tiles((100, 300), max_voxels=2**22, tile_shape=(50, 60), overlap=(0, 7))[1] == (0, 7)
+    assert TiledRestorer(None, max_voxels=2**22, tile_shape=(50, 60), overlap=(0, 7)).plan((100, 300))[1] == (
+        0,
+        7,
+    )
 
 
 def test_chosen_tile_is_larger_than_the_overlap_where_memory_is_little():
-    tile_shape, overlap = plan_tiles((100, 300, 300), max_voxels=10_000)
+    tile_shape, overlap = TiledRestorer(None, max_voxels=10_000).plan((100, 300, 300))
     assert math.prod(tile_shape) <= 10_000
     assert all(tile > 2 * shared for tile, shared in zip(tile_shape, overlap, strict=True))
 
@@ -732,7 +735,7 @@ def assert_normalised(found, grey, ranges):
 
 def test_series_has_one_range_for_each_channel(hyperstack):
     volume, image = hyperstack
-    seen = see_image(volume, **SEEN)
+    seen = open_network_view(volume, **SEEN)
     assert seen.frames == [{"T": t, "C": c} for t in range(2) for c in range(3)]
     for number, frame in enumerate(seen.frames):
         expected = np.percentile(image[:, :, frame["C"]], (2, 99.9))
@@ -743,7 +746,7 @@ def test_series_has_one_range_for_each_channel(hyperstack):
 
 def test_frame_has_a_range_of_its_own(hyperstack):
     volume, image = hyperstack
-    seen = see_image(volume, normalize="frame", **SEEN)
+    seen = open_network_view(volume, normalize="frame", **SEEN)
     for number, frame in enumerate(seen.frames):
         grey = image[frame["T"], :, frame["C"]]
         assert_normalised(seen.read(number)[..., 0], grey, np.percentile(grey, (2, 99.9)))
@@ -751,7 +754,7 @@ def test_frame_has_a_range_of_its_own(hyperstack):
 
 def test_range_of_training_serves_every_frame(hyperstack):
     volume, image = hyperstack
-    seen = see_image(volume, normalize="training", training_range=np.array([[50, 250]]), **SEEN)
+    seen = open_network_view(volume, normalize="training", training_range=np.array([[50, 250]]), **SEEN)
     for number, frame in enumerate(seen.frames):
         assert_normalised(seen.read(number)[..., 0], image[frame["T"], :, frame["C"]], (50, 250))
 
@@ -759,7 +762,7 @@ def test_range_of_training_serves_every_frame(hyperstack):
 @pytest.mark.parametrize("num_channels", [1, 2])
 def test_channels_are_chosen_and_counted_anew(hyperstack, num_channels):
     volume, image = hyperstack
-    seen = see_image(volume, **{**SEEN, "num_channels": num_channels}, channels=(2, 0))
+    seen = open_network_view(volume, **{**SEEN, "num_channels": num_channels}, channels=(2, 0))
     chosen = image[:, :, [2, 0]]
     expected = np.percentile(chosen, (2, 99.9), axis=(0, 1, 3, 4)).T
     np.testing.assert_allclose(seen.ranges, expected, rtol=1e-6)
@@ -771,14 +774,14 @@ def test_channels_are_chosen_and_counted_anew(hyperstack, num_channels):
 
 def test_region_is_that_part_of_the_block(hyperstack):
     volume, _ = hyperstack
-    seen = see_image(volume, **SEEN)
+    seen = open_network_view(volume, **SEEN)
     region = (slice(1, 3), slice(2, 9), slice(0, 4))
     np.testing.assert_array_equal(seen.read(4, region), seen.read(4)[region])
 
 
 def test_planes_are_frames_of_a_2d_network(hyperstack):
     volume, image = hyperstack
-    seen = see_image(volume, **{**SEEN, "ndim": 2, "num_channels": 3})
+    seen = open_network_view(volume, **{**SEEN, "ndim": 2, "num_channels": 3})
     assert len(seen.frames) == 8
     expected = np.percentile(image, (2, 99.9), axis=(0, 1, 3, 4))
     assert_normalised(seen.read(5), image[1, 1].transpose(1, 2, 0), expected)
@@ -794,13 +797,13 @@ def test_planes_are_frames_of_a_2d_network(hyperstack):
 )
 def test_channels_that_do_not_fit_are_refused(hyperstack, options, message):
     with pytest.raises(ValueError, match=message):
-        see_image(hyperstack[0], **{**SEEN, **options})
+        open_network_view(hyperstack[0], **{**SEEN, **options})
 
 
 def test_file_without_z_is_refused_by_a_3d_network(tmp_path, write_tiff, rng):
     path = write_tiff(tmp_path / "plane.tif", rng.integers(0, 99, (9, 10)).astype(np.uint16), "YX")
     with open_volume(path) as volume, pytest.raises(ValueError, match=r"without Z.*use a 2D network"):
-        see_image(volume, **SEEN)
+        open_network_view(volume, **SEEN)
 
 
 def test_constant_channel_that_is_not_chosen_is_no_obstacle(tmp_path, write_tiff, rng):
@@ -808,7 +811,7 @@ def test_constant_channel_that_is_not_chosen_is_no_obstacle(tmp_path, write_tiff
     image[:, 1] = 7
     path = write_tiff(tmp_path / "raw.tif", image, "ZCYX")
     with open_volume(path) as volume:
-        seen = see_image(volume, **{**SEEN, "num_channels": 2}, channels=(0, 2))
+        seen = open_network_view(volume, **{**SEEN, "num_channels": 2}, channels=(0, 2))
         expected = np.percentile(image[:, [0, 2]], (2, 99.9), axis=(0, 2, 3)).T
         np.testing.assert_allclose(seen.ranges, expected, rtol=1e-6)
 
@@ -818,4 +821,4 @@ def test_constant_channel_is_named_by_its_number_in_the_file(tmp_path, write_tif
     image[:, 1] = 7
     path = write_tiff(tmp_path / "raw.tif", image, "ZCYX")
     with open_volume(path) as volume, pytest.raises(ValueError, match="channel 1 are both 7"):
-        see_image(volume, **SEEN)
+        open_network_view(volume, **SEEN)

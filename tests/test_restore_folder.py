@@ -19,7 +19,7 @@ from keras import layers
 from scipy import ndimage
 
 from rcan.commands.apply import main
-from rcan.data.views import see_image
+from rcan.data.views import open_network_view
 from rcan.io.volume import open_volume
 from rcan.model import PixelShuffle
 from rcan.restoration.file import FileRestorer
@@ -455,7 +455,7 @@ def test_planes_of_a_time_point_have_one_range_for_a_network_of_planes(tmp_path,
     image = np.stack([rng.integers(0, 100 * (z + 1), (20, 21)) for z in range(4)]).astype(np.uint16)
     path = write_tiff(tmp_path / "raw.tif", image, "ZYX")
     with open_volume(path) as file:
-        seen = see_image(file, ndim=2, num_channels=1, percentiles=PERCENTILES, normalize="frame")
+        seen = open_network_view(file, ndim=2, num_channels=1, percentiles=PERCENTILES, normalize="frame")
         ranges = [seen.range_of(number) for number in range(4)]
     np.testing.assert_allclose(ranges, [[np.percentile(image, PERCENTILES)]] * 4)
 

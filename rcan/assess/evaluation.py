@@ -5,7 +5,7 @@ import os
 import warnings
 from pathlib import Path
 
-from rcan.assess.judging import FEWEST_VOLUMES, Restorer, evaluate_subject, sum_up
+from rcan.assess.judging import FEWEST_VOLUMES, evaluate_subject, sum_up
 from rcan.assess.nulls import null_voxels, run_null_tests
 from rcan.assess.subjects import find_subjects
 from rcan.assess.uncertainty import (
@@ -19,6 +19,7 @@ from rcan.assess.uncertainty import (
 from rcan.atomic_io import list_versions
 from rcan.progress import Progress
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
+from rcan.restoration.tiled import TiledRestorer
 from rcan.run_folder.models import digest_model, find_model, load_model
 
 __all__ = ["Study"]
@@ -65,7 +66,7 @@ class Study:
             voxels_within_memory(model, names),
         )
         engine = Ensemble(self._engine, ensemble) if ensemble else self._engine
-        self._restorer = Restorer(engine, self._most)
+        self._restorer = TiledRestorer(engine, max_voxels=self._most)
         self.subjects = []
 
     def open(self, paths, *, axes=None, gt_axes=None, fwhm=None):
@@ -197,7 +198,11 @@ class Study:
             warnings.warn(f"the spread of the ensemble is not calibrated: {failure}", stacklevel=3)
             return None
         return _Calibration(
-            self._model_dir, self.record, Restorer(engine, self._most), self._ensemble, self.subjects
+            self._model_dir,
+            self.record,
+            TiledRestorer(engine, max_voxels=self._most),
+            self._ensemble,
+            self.subjects,
         )
 
 

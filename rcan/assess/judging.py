@@ -21,81 +21,12 @@ from rcan.assess.resolution.measures import (
 from rcan.assess.scores import bootstrap_blocks, bootstrap_interval, score_blocks, score_image
 from rcan.assess.subjects import central_part
 from rcan.intensity import match_affine
-from rcan.restoration.engine import SMALLEST_TILE
-from rcan.restoration.tiled import TileTooLarge, plan_tiles, restore_blocks
 from rcan.scores import enlarge, mean_scores
 
-__all__ = ["FEWEST_VOLUMES", "Findings", "Restorer", "evaluate_subject", "sum_up"]
+__all__ = ["FEWEST_VOLUMES", "Findings", "evaluate_subject", "sum_up"]
 
 _MOST_SHOWN = 2**23  # voxels of a picture
 FEWEST_VOLUMES = 5  # that are resampled themselves; of fewer, their blocks are
-
-
-class Restorer:
-    """Restores what is in memory or in a file, in tiles that the memory holds.
-
-    Parameters
-    ----------
-    engine : callable
-        As `rcan.restoration.KerasEngine`, or an `Ensemble`.
-    max_voxels : int
-        Most voxels of a tile. Halved when memory turns out to be too small.
-    """
-
-    def __init__(self, engine, max_voxels):
-        self.engine, self.max_voxels = engine, max_voxels
-
-    def __call__(self, read, shape, *, part=None, progress=None):
-        """Restore a volume or a part of one.
-
-        Parameters
-        ----------
-        read : callable
-            As `rcan.restoration.restore_blocks`.
-        shape : tuple of int
-            Spatial shape of the whole raw volume.
-        part : tuple of slice, optional
-            Region of the output, with the same values as in the whole.
-        progress : Progress, optional
-
-        Returns
-        -------
-        restored : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
-        """
-        part = part or tuple(
-            slice(0, size * factor) for size, factor in zip(shape, self.engine.factors, strict=True)
-        )
-        sizes = [along.stop - along.start for along in part]
-        restored = np.empty((*sizes, self.engine.num_channels[1]), np.float32)
-        while True:
-            tile_shape, overlap = plan_tiles(shape, max_voxels=self.max_voxels)
-            try:
-                blocks = restore_blocks(
-                    self.engine,
-                    read,
-                    shape,
-                    tile_shape=tile_shape,
-                    overlap=overlap,
-                    part=part,
-                    progress=progress,
-                )
-                for region, block in blocks:
-                    inside = zip(region, part, strict=True)
-                    restored[tuple(slice(r.start - p.start, r.stop - p.start) for r, p in inside)] = block
-                return restored
-            except TileTooLarge:
-                if self.max_voxels <= SMALLEST_TILE:
-                    raise
-                self.max_voxels = max(SMALLEST_TILE, min(self.max_voxels, math.prod(tile_shape)) // 2)
-
-    def restore(self, raw):
-        """Restore a normalised volume `(Z, Y, X, C)` or plane `(Y, X, C)` in memory."""
-        return self(raw.__getitem__, raw.shape[:-1])
-
-    def restore_frame(self, image, number, part, *, progress=None):
-        """Restore a part of a frame of an `Image`, named in voxels of the output."""
-        read = functools.partial(image.read, number)
-        return self(read, image.volume.shape[:-1], part=part, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -133,7 +64,7 @@ def evaluate_subject(subject, restorer, *, fwhm=None, with_blocks=True, progress
     Parameters
     ----------
     subject : Subject
-    restorer : Restorer
+    restorer : rcan.restoration.tiled.TiledRestorer
     fwhm : tuple of float, optional
         Of the blur of raw, (Z, Y, X) in µm.
     with_blocks : bool
@@ -174,7 +105,7 @@ def evaluate_subject(subject, restorer, *, fwhm=None, with_blocks=True, progress
 def _evaluate_frame(subject, number, restorer, fwhm, with_blocks, progress):
     """Pictures, of the first frame only, and findings of a frame."""
     raw, gt = subject.read(number)
-    restored = restorer.restore_frame(subject.raw, number, subject.gt_part, progress=progress)
+    restored = _restore_frame(restorer, subject.raw, number, subject.gt_part, progress)
     if not np.isfinite(restored).all():
         raise ValueError(
             f"{subject.raw.volume.path} is restored to NaN or infinite values: the image holds extreme values, or the "
@@ -201,6 +132,12 @@ def _evaluate_frame(subject, number, restorer, fwhm, with_blocks, progress):
     return shown, Findings(scores, settings, blocks, resolution, judged, wrong)
 
 
+def _restore_frame(restorer, view, number, part, progress):
+    """Restore a part of a frame, named in voxels of the output."""
+    read = functools.partial(view.read, number)
+    return restorer.restore(read, view.volume.shape[:-1], part=part, progress=progress)
+
+
 def _pictures(images, gt, voxel_size):
     """Images for people, of a bounded part: they are kept when the next pair is evaluated."""
     part = central_part(gt.shape[:-1], _MOST_SHOWN)
@@ -225,7 +162,7 @@ def _restore_repeat(subject, number, restorer, progress):
     """The second exposure of a frame, raw and restored."""
     if not subject.repeat:
         return {}
-    restored = restorer.restore_frame(subject.repeat, number, subject.gt_part, progress=progress)
+    restored = _restore_frame(restorer, subject.repeat, number, subject.gt_part, progress)
     return {"raw": subject.repeat.read(number, subject.part), "restored": restored}
 
 

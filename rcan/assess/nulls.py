@@ -236,7 +236,7 @@ def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
     ----------
     subjects : list of rcan.assess.Subject
         Of at most three, evenly chosen, the central part of the first frame that is evaluated is used.
-    restorer : rcan.assess.Restorer
+    restorer : rcan.restoration.tiled.TiledRestorer
     percentiles : tuple of float
         The network's.
     seed : int
@@ -259,7 +259,7 @@ def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
             filters = {"raw": lambda image: image, "best Gaussian": best_gaussian(raw, gt)[0]}
         nulls = make_nulls(raw, rng=np.random.default_rng((seed, number)))
         facts, pictures = measure_nulls(
-            {**filters, "restored": restorer.restore}, raw, gt, nulls, percentiles=percentiles
+            {**filters, "restored": restorer.restore_array}, raw, gt, nulls, percentiles=percentiles
         )
         found.append(facts)
         shown = shown or pictures

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rcan.atomic_io import printable_name
-from rcan.data.views import Image, check_fit, see_image
+from rcan.data.views import NetworkView, check_fit, open_network_view
 from rcan.io.paths import enlarge_region, pair_paths
 from rcan.io.volume import is_zarr, open_volume
 from rcan.progress import Progress
@@ -26,8 +26,8 @@ class Subject(NamedTuple):
     Attributes
     ----------
     name : str
-    raw, gt : Image
-    repeat : Image or None
+    raw, gt : NetworkView
+    repeat : NetworkView or None
     part : tuple of slice
         Of the raw frames, that is evaluated.
     factors : tuple of int
@@ -37,9 +37,9 @@ class Subject(NamedTuple):
     """
 
     name: str
-    raw: Image
-    gt: Image
-    repeat: Image | None
+    raw: NetworkView
+    gt: NetworkView
+    repeat: NetworkView | None
     part: tuple
     factors: tuple
     numbers: tuple
@@ -148,11 +148,11 @@ def find_subjects(paths, engine, *, percentiles, axes=None, gt_axes=None):
     subjects = []
     how = {"ndim": len(engine.factors), "percentiles": percentiles, "normalize": "frame"}
     for raw_path, gt_path, repeat_path in paths:
-        raw = see_image(open_volume(raw_path, axes=axes), num_channels=read, **how)
-        gt = see_image(open_volume(gt_path, axes=gt_axes), num_channels=written, **how)
+        raw = open_network_view(open_volume(raw_path, axes=axes), num_channels=read, **how)
+        gt = open_network_view(open_volume(gt_path, axes=gt_axes), num_channels=written, **how)
         repeat = None
         if repeat_path:
-            repeat = see_image(open_volume(repeat_path, axes=axes), num_channels=read, **how)
+            repeat = open_network_view(open_volume(repeat_path, axes=axes), num_channels=read, **how)
             check_fit(raw, repeat, raw.volume.shape, "the second exposure", "--repeat")
         check_fit(raw, gt, (*map(int.__mul__, raw.volume.shape[:-1], engine.factors), written))
         most = MOST_VOXELS // (math.prod(engine.factors) * max(read, written))

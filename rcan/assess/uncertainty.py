@@ -209,7 +209,7 @@ def measure_blocks(blocks, restorer, *, size, progress):
     ----------
     blocks : list of (Source, int, tuple of slice)
         From `choose_blocks`; one at least.
-    restorer : rcan.assess.Restorer
+    restorer : rcan.restoration.tiled.TiledRestorer
         Of an `Ensemble` with spread.
     size : int
         Its members.
@@ -223,7 +223,7 @@ def measure_blocks(blocks, restorer, *, size, progress):
     parts = []
     for source, number, region in blocks:
         raw, gt = source.read(number, region)
-        mean, spread = np.split(restorer.restore(raw), 2, axis=-1)
+        mean, spread = np.split(restorer.restore_array(raw), 2, axis=-1)
         parts.append(measure_ratios(mean, spread, gt))
         progress.advance(size * math.prod(raw.shape[:-1]))
     return Ratios.joined(parts)

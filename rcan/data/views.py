@@ -5,10 +5,10 @@ import numpy as np
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.intensity import normalise, percentile_range
 
-__all__ = ["Image", "check_fit", "see_image"]
+__all__ = ["NetworkView", "check_fit", "open_network_view"]
 
 
-def see_image(
+def open_network_view(
     file, *, ndim, num_channels, percentiles, channels=None, normalize="series", training_range=None
 ):
     """Look at a file as a network does.
@@ -31,7 +31,7 @@ def see_image(
 
     Returns
     -------
-    image : Image
+    image : NetworkView
 
     Raises
     ------
@@ -58,7 +58,7 @@ def see_image(
         )
     spatial = "ZYX" if ndim == 3 else "YX"
     volume = file.with_block_axes(spatial if num_channels == 1 and found > 1 else spatial + "C")
-    image = Image(volume, chosen, percentiles, training_range if normalize == "training" else None)
+    image = NetworkView(volume, chosen, percentiles, training_range if normalize == "training" else None)
     if normalize == "series":
         image.measure()
     return image
@@ -69,7 +69,7 @@ def check_fit(raw, other, shape, what="the ground truth", flag="-g"):
 
     Parameters
     ----------
-    raw, other : Image
+    raw, other : NetworkView
     shape : tuple of int
         Of a restored block.
     what, flag : str
@@ -89,7 +89,7 @@ def check_fit(raw, other, shape, what="the ground truth", flag="-g"):
         )
 
 
-class Image:
+class NetworkView:
     """Normalised blocks of a file.
 
     Parameters

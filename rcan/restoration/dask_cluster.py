@@ -144,7 +144,7 @@ class Cluster:
         Parameters
         ----------
         restorer : rcan.restoration.FileRestorer
-        raw : rcan.data.views.Image
+        raw : rcan.data.views.NetworkView
         files : list of rcan.io.zarr_writing.ZarrDestination
         report : rcan.restoration.Report
             Tells how tiles are cut; the values of all parts are counted there.

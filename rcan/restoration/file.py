@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from rcan.atomic_io import preallocate, report_errors_as
-from rcan.data.views import check_fit, see_image
+from rcan.data.views import check_fit, open_network_view
 from rcan.fingerprint.domain import compare_fingerprint
 from rcan.intensity import fit_affine
 from rcan.io.volume import open_volume
 from rcan.progress import Progress
-from rcan.restoration.engine import SMALLEST_TILE
 from rcan.restoration.output import Output, Report
 from rcan.restoration.seams import SeamMeter
-from rcan.restoration.tiled import TileTooLarge, plan_tiles, restore_blocks
+from rcan.restoration.tiled import TiledRestorer, restore_blocks
 from rcan.scores import compare, mean_scores
 
 __all__ = ["FileRestorer"]
@@ -48,7 +47,7 @@ class FileRestorer:
     percentiles : tuple of float
         Percentiles that become 0 and 1.
     normalize : {"series", "frame", "training"}
-        As `rcan.data.views.see_image`.
+        As `rcan.data.views.open_network_view`.
     training_range : ndarray or None
         Grey values that became 0 and 1 in training.
     axes, gt_axes : str or None
@@ -100,6 +99,9 @@ class FileRestorer:
 
     def __post_init__(self):
         num_read, num_written = self.engine.num_channels
+        self.tiled = TiledRestorer(
+            self.engine, max_voxels=self.max_voxels, tile_shape=self.tile_shape, overlap=self.overlap
+        )
         self.num_channels = num_read, num_written // (2 if self.with_spread else 1)
 
     def restore(
@@ -160,26 +162,19 @@ class FileRestorer:
                     when_judged(verdict)
             output = Output(self, raw, gt, verdict)
             output.warn_of_lost_steps(output_path)
-            while True:
-                try:
-                    report = self._restore(output, raw, gt, output_path, spread_path, label, when_whole)
-                    break
-                except TileTooLarge:
-                    if not self._halve_tile(raw.volume.shape[:-1]):
-                        raise
+            report = self.tiled.with_fitting_tiles(
+                raw.volume.shape[:-1],
+                lambda *tiles: self._restore(
+                    output, raw, gt, tiles, output_path, spread_path, label, when_whole
+                ),
+            )
         report.verdict = verdict
         self._warn(report, output_path)
         return report
 
-    def _plan(self, shape):
-        tile_shape, overlap = plan_tiles(
-            shape, max_voxels=self.max_voxels, tile_shape=self.tile_shape, overlap=self.overlap
-        )
-        return tuple(map(min, tile_shape, shape)), overlap
-
-    def _restore(self, output, raw, gt, output_path, spread_path, label, when_whole):
+    def _restore(self, output, raw, gt, tiles, output_path, spread_path, label, when_whole):
         shape = raw.volume.shape[:-1]
-        tile_shape, overlap = self._plan(shape)
+        tile_shape, overlap = tiles
         report = Report(tile_shape=tile_shape, overlap=overlap)
         seams = SeamMeter()
         with ExitStack() as stack:
@@ -242,23 +237,6 @@ class FileRestorer:
             output.write(files, frames, report, limits if self.stretch else None)
         report.scores = mean_scores(scores) if scores else None
 
-    def _halve_tile(self, shape):
-        """Make do with half the tile; False where it is as small as can be."""
-        before = tile = self._plan(shape)[0]
-        if self.tile_shape:
-            longest = int(np.argmax(tile))
-            tile = (*tile[:longest], tile[longest] // 2, *tile[longest + 1 :])
-            self.tile_shape = tile
-            self.overlap = self.overlap and tuple(map(min, self.overlap, (side // 2 for side in tile)))
-        while not self.tile_shape and tile == before and self.max_voxels > SMALLEST_TILE:
-            self.max_voxels = min(self.max_voxels, math.prod(before)) // 2
-            tile = self._plan(shape)[0]
-        if tile == before or math.prod(tile) < SMALLEST_TILE:
-            return False
-        sizes = ["x".join(map(str, sides)) for sides in (before, tile)]
-        warnings.warn(f"memory is too small for tiles of {sizes[0]}: going on with {sizes[1]}.", stacklevel=3)
-        return True
-
     def _warn(self, report, output_path):
         if report.num_clipped:
             share = 100 * report.num_clipped / report.num_values
@@ -275,7 +253,7 @@ class FileRestorer:
             )
 
     def _see(self, file, num_channels, *, is_gt=False):
-        return see_image(
+        return open_network_view(
             file,
             ndim=len(self.engine.factors),
             num_channels=num_channels,

@@ -48,8 +48,8 @@ class Output:
     ----------
     how : FileRestorer
         Its settings.
-    raw : rcan.data.views.Image
-    gt : rcan.data.views.Image or None
+    raw : rcan.data.views.NetworkView
+    gt : rcan.data.views.NetworkView or None
     verdict : rcan.fingerprint.Verdict, optional
         Kept in the metadata.
     """

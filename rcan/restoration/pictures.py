@@ -99,13 +99,13 @@ def _frame_of(volume, channel):
 
 def _ranges(job, how, raw, channel):
     """Grey values that become 0 and 1 in the files of raw and of restored."""
-    from rcan.data.views import see_image
+    from rcan.data.views import open_network_view
     from rcan.io.volume import open_volume
 
     def range_of(file, channel, **normalize):
         ndim = 3 if "Z" in file.axes else 2
         told = {"num_channels": 1, "percentiles": how.percentiles, "channels": (channel,), **normalize}
-        return see_image(file, ndim=ndim, **told).range_of(0)[0]
+        return open_network_view(file, ndim=ndim, **told).range_of(0)[0]
 
     training_range = None if how.training_range is None else how.training_range[:1]
     of_raw = range_of(raw, channel, normalize=how.normalize, training_range=training_range)

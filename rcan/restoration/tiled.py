@@ -4,13 +4,20 @@ import collections
 import concurrent.futures
 import math
 import threading
+import warnings
 
 import numpy as np
 
-from rcan.restoration.engine import KerasEngine, find_devices, is_out_of_memory, voxels_within_memory
+from rcan.restoration.engine import (
+    SMALLEST_TILE,
+    KerasEngine,
+    find_devices,
+    is_out_of_memory,
+    voxels_within_memory,
+)
 from rcan.restoration.tiles import Blender, choose_tile, tile_axis
 
-__all__ = ["OVERLAP", "TileTooLarge", "is_computing", "plan_tiles", "restore", "restore_blocks"]
+__all__ = ["OVERLAP", "TileTooLarge", "TiledRestorer", "is_computing", "restore", "restore_blocks"]
 
 OVERLAP = 16  # voxels; what lies 8 voxels from the edge of a tile is right to some 0.1 % (docs/tiling.md)
 _THREAD_NAME = "rcan-tile"
@@ -18,31 +25,6 @@ _THREAD_NAME = "rcan-tile"
 
 class TileTooLarge(MemoryError):
     """The memory of a device does not hold what a tile of this size needs."""
-
-
-def plan_tiles(shape, *, max_voxels, tile_shape=None, overlap=None):
-    """Settle how a volume is cut.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Spatial shape of the volume.
-    max_voxels : int
-        Most voxels of a tile that is chosen.
-    tile_shape : tuple of int, optional
-        Cut down to the volume; where not given, the one that computes the fewest voxels.
-    overlap : tuple of int, optional
-        16 voxels where not given, or a quarter of a tile that is given or has to be small.
-
-    Returns
-    -------
-    tile_shape, overlap : tuple of int
-    """
-    if tile_shape:
-        return tile_shape, overlap or tuple(min(OVERLAP, tile // 4) for tile in tile_shape)
-    side = math.floor(max_voxels ** (1 / len(shape)))
-    overlap = overlap or (min(OVERLAP, side // 4),) * len(shape)
-    return choose_tile(shape, overlap, max_voxels=max_voxels), overlap
 
 
 def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progress=None, seams=None):
@@ -166,6 +148,106 @@ def is_computing():
     return any(thread.name.startswith(_THREAD_NAME) for thread in threading.enumerate())
 
 
+class TiledRestorer:
+    """Restores volumes of any size with an engine, tile by tile.
+
+    The one place where tiles are planned and, where memory turns out to be too small for them, made smaller.
+
+    Parameters
+    ----------
+    engine : callable
+        As `rcan.restoration.engine.KerasEngine`, or an `Ensemble`.
+    max_voxels : int
+        Most voxels of a tile that is chosen.
+    tile_shape : tuple of int, optional
+        Spatial shape of a tile, cut down to the volume; where not given, the one that computes the fewest voxels.
+    overlap : tuple of int, optional
+        Voxels that neighbouring tiles share; where not given 16, or a quarter of a tile that is given or small.
+    """
+
+    def __init__(self, engine, *, max_voxels=2**22, tile_shape=None, overlap=None):
+        self.engine = engine
+        self._max_voxels, self._tile_shape, self._overlap = max_voxels, tile_shape, overlap
+
+    @classmethod
+    def of_model(cls, model, **options):
+        """Restore with a Keras model on the first device, in tiles that its memory holds."""
+        devices = find_devices("auto")[:1]
+        return cls(KerasEngine(model), max_voxels=voxels_within_memory(model, devices), **options)
+
+    def plan(self, shape):
+        """Tile and overlap for a volume of a spatial shape."""
+        if self._tile_shape:
+            overlap = self._overlap or tuple(min(OVERLAP, tile // 4) for tile in self._tile_shape)
+            return tuple(map(min, self._tile_shape, shape)), overlap
+        side = math.floor(self._max_voxels ** (1 / len(shape)))
+        overlap = self._overlap or (min(OVERLAP, side // 4),) * len(shape)
+        tile_shape = choose_tile(shape, overlap, max_voxels=self._max_voxels)
+        return tuple(map(min, tile_shape, shape)), overlap
+
+    def with_fitting_tiles(self, shape, work):
+        """Call ``work(tile_shape, overlap)``, again from its start with half the tile while memory is too small."""
+        while True:
+            try:
+                return work(*self.plan(shape))
+            except TileTooLarge:
+                if not self._halve_tile(shape):
+                    raise
+
+    def _halve_tile(self, shape):
+        """Make do with half the tile; False where it is as small as can be."""
+        before = tile = self.plan(shape)[0]
+        if self._tile_shape:
+            longest = int(np.argmax(tile))
+            tile = (*tile[:longest], tile[longest] // 2, *tile[longest + 1 :])
+            self._tile_shape = tile
+            self._overlap = self._overlap and tuple(map(min, self._overlap, (side // 2 for side in tile)))
+        while not self._tile_shape and tile == before and self._max_voxels > SMALLEST_TILE:
+            self._max_voxels = min(self._max_voxels, math.prod(before)) // 2
+            tile = self.plan(shape)[0]
+        if tile == before or math.prod(tile) < SMALLEST_TILE:
+            return False
+        sizes = ["x".join(map(str, sides)) for sides in (before, tile)]
+        warnings.warn(f"memory is too small for tiles of {sizes[0]}: going on with {sizes[1]}.", stacklevel=3)
+        return True
+
+    def restore(self, read, shape, *, part=None, progress=None):
+        """Restore a volume that is read by regions, or a part of it.
+
+        Parameters
+        ----------
+        read : callable
+            As `restore_blocks`.
+        shape : tuple of int
+            Spatial shape of the whole raw volume.
+        part : tuple of slice, optional
+            Region of the output, with the same values as in the whole.
+        progress : Progress, optional
+
+        Returns
+        -------
+        restored : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
+        """
+        part = part or tuple(
+            slice(0, size * factor) for size, factor in zip(shape, self.engine.factors, strict=True)
+        )
+        sizes = [along.stop - along.start for along in part]
+        restored = np.empty((*sizes, self.engine.num_channels[1]), np.float32)
+
+        def fill(tile_shape, overlap):
+            options = {"tile_shape": tile_shape, "overlap": overlap, "part": part, "progress": progress}
+            for region, block in restore_blocks(self.engine, read, shape, **options):
+                inside = zip(region, part, strict=True)
+                restored[tuple(slice(r.start - p.start, r.stop - p.start) for r, p in inside)] = block
+            return restored
+
+        return self.with_fitting_tiles(shape, fill)
+
+    def restore_array(self, raw):
+        """Restore a normalised volume `(Z, Y, X, C)` or plane `(Y, X, C)` in memory."""
+        return self.restore(raw.__getitem__, raw.shape[:-1])
+
+
 def restore(model, raw, *, tile_shape=None, overlap=None):
     """Restore a normalised volume that is in memory.
 
@@ -185,17 +267,4 @@ def restore(model, raw, *, tile_shape=None, overlap=None):
     restored : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
         Background 0 and signal 1.
     """
-    engine = KerasEngine(model)
-    shape = raw.shape[:-1]
-    tile_shape, overlap = plan_tiles(
-        shape,
-        max_voxels=voxels_within_memory(model, find_devices("auto")[:1]),
-        tile_shape=tile_shape,
-        overlap=overlap,
-    )
-    larger = tuple(size * factor for size, factor in zip(shape, engine.factors, strict=True))
-    restored = np.empty((*larger, engine.num_channels[1]), np.float32)
-    blocks = restore_blocks(engine, raw.__getitem__, shape, tile_shape=tile_shape, overlap=overlap)
-    for region, block in blocks:
-        restored[region] = block
-    return restored
+    return TiledRestorer.of_model(model, tile_shape=tile_shape, overlap=overlap).restore_array(raw)
