@@ -1,77 +1,163 @@
 """From a command line to one checked call.
 
-A command is a function of its options, and the options are a class whose fields carry type, default,
-range and help text, each once. From that class come the flags, the help page and the checks, so that
-every wrong flag and value is refused before any work starts. Values read from a file pass the same
-checks.
-
-Whatever goes wrong ends in a line on standard error and an exit status: 1, or 2 for wrong usage, 130 after
-Ctrl-C, 143 after SIGTERM. `--debug` shows the traceback besides.
+A command is a function of its options, a `Settings` class. fire takes the command line apart, the class checks the
+values, and only then does the command start. Whatever goes wrong ends in lines on standard error and an exit status:
+1, or 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM. `--debug` shows the traceback, too.
 """
 
-import argparse
-import json
 import os
+import re
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import traceback
-import types
 import typing
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
+
+import fire
+from fire.decorators import SetParseFn
 
 from rcan.failures import Terminated, UsageError, describe_failure
-from rcan.options import nearest
+from rcan.options import list_flags, nearest
 
 __all__ = ["run_command"]
 
+_FLAG = re.compile(r"(--[^=]*|-[A-Za-z])(.*)", re.DOTALL)  # and its value; as for fire, - and -1 are values
+_MARGIN = 24  # columns left of the descriptions in a help page
+
 
 def run_command(call, argv=None, *, prog, overrides=None):
-    """Check a command line, make the call, and turn every failure into a line and an exit status.
+    """Check a command line, make the call, and turn every failure into lines; return the exit status.
 
-    Parameters
-    ----------
-    call : callable
-        The command: its one parameter is annotated with a `Settings` class, its docstring begins with
-        the sentence of the help page.
-    argv : list of str, optional
-        Arguments after the command's name; those of the process where not given.
-    prog : str
-        Name of the command in the help page.
-    overrides : type, optional
-        A second `Settings` class whose keys are flags too. What is given of them reaches the call as the
-        dictionary `options.overrides`.
-
-    Returns
-    -------
-    status : int
+    The one parameter of the call, `options`, is annotated with a `Settings` class; its docstring begins with the
+    sentence of the help page. The keys of a second class, `overrides`, are flags, too: those that are given reach the
+    call, unchecked, as the dictionary `options.overrides`.
     """
     argv = sys.argv[1:] if argv is None else argv
+    model = typing.get_type_hints(call)["options"]
+    flags = [flag for flag in list_flags(model) if flag.name != "overrides"]
+    keys = list_flags(overrides) if overrides else []
+    required = [" ".join([*flag.names[:1], flag.placeholder]) for flag in flags if flag.is_required]
+    usage = " ".join([prog, *required, "[flags]"])
+    if {"-h", "--help"} & {*argv}:
+        print(_help_page(usage, call.__doc__.split("\n\n")[0], flags, keys))
+        return 0
     try:
         with _plain_warnings(), _sigterm_as_exception():
-            call(_parse(call, [arg for arg in argv if arg != "--debug"], prog, overrides))
+            values = _read_values(argv, [*flags, *keys], usage)
+            if keys:
+                values["overrides"] = {key.name: values.pop(key.name) for key in keys if key.name in values}
+            call(_check_values(model, values, flags))
         return 0
     except (Exception, KeyboardInterrupt) as failure:
-        if "--debug" in argv:
-            traceback.print_exc()
-        is_usage = isinstance(failure, UsageError)
-        message = describe_failure(failure) + (f" ({prog} --help lists all flags.)" if is_usage else "")
-        for line in message.splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        if isinstance(failure, KeyboardInterrupt) and _is_computing():
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(
-                _status_of(failure)
-            )  # a tile that is being computed cannot be stopped, and nobody waits for it
-        return _status_of(failure)
+        return _report(failure, prog, with_traceback="--debug" in argv)
 
 
-def _status_of(failure):
-    kinds = {Terminated: 143, KeyboardInterrupt: 130, UsageError: 2}
-    return next((status for kind, status in kinds.items() if isinstance(failure, kind)), 1)
+# From arguments to options
+
+
+def _read_values(argv, flags, usage):
+    """Values of the options by name, as typed."""
+    positional = [flag.name for flag in flags if not flag.names]
+    texts = {}
+
+    @SetParseFn(str)  # by itself fire reads 2021_01_02 as a number
+    def collect(*words, **named):
+        if len(words) > len(positional):
+            raise UsageError(f"{words[len(positional)]} belongs to no flag; the usage is {usage}.")
+        texts.update(named, **dict(zip(positional, words, strict=False)))
+
+    arguments = _spell_out([arg for arg in argv if arg not in ("--debug", "--")], flags)
+    fire.Fire(collect, [*arguments, "--", "--separator", "\0"])  # fire's usual separator, "-", may be a path
+    for name, text in texts.items():
+        if not text:
+            raise UsageError(f"--{name} is empty: give it a value, or leave it out.")
+    return {flag.name: flag.read(texts[flag.name]) for flag in flags if flag.name in texts}
+
+
+def _spell_out(argv, flags):
+    """Write flags as `--name`, `--name=value` and `--switch=true`; refuse unknown ones and those without a value.
+
+    By itself fire takes `-e` for `--epochs`, `--nothing` for `--thing=false`, and a missing value for true.
+    """
+    known = {typed: flag for flag in flags for typed in flag.names}
+    takes_words = any(not flag.names for flag in flags)
+    arguments = []
+    for argument, following in zip(argv, [*argv, "--"][1:], strict=True):
+        match = _FLAG.fullmatch(argument)
+        if not match:
+            arguments.append(argument)
+            continue
+        typed, value = match[1][:2] + match[1][2:].replace("-", "_"), match[2]
+        if typed not in known:
+            raise UsageError(f"{argument.split('=')[0]} is not a known flag.{nearest(typed, known)}")
+        flag = known[typed]
+        is_switch = flag.kind == "boolean"
+        if not value:
+            has_value = not _FLAG.fullmatch(following)
+            if is_switch and takes_words:  # in `--compress OUT` the word is no value
+                has_value = following.lower() in ("true", "false")
+            if not has_value and not is_switch:
+                raise UsageError(f"argument {'/'.join(flag.names)}: expected one argument.")
+            value = "" if has_value else "=true"
+        elif not value.startswith("="):  # -b16
+            value = f"={value}"
+        arguments.append(f"--{flag.name}{value}")
+    return arguments
+
+
+def _check_values(model, values, flags):
+    labels = {flag.name: flag.names[-1] if flag.names else flag.placeholder for flag in flags}
+    try:
+        return model.checked(values, label=lambda name: labels.get(name, ""))
+    except ValueError as failure:
+        raise UsageError(str(failure)) from None
+
+
+# Help
+
+
+def _help_page(usage, purpose, flags, keys):
+    page = [f"usage: {usage}", "", purpose, "", "options:", _row("-h, --help", "show this help page")]
+    page += [*map(_flag_row, flags), _row("--debug", "show the traceback of an error")]
+    if keys:
+        page += ["", "keys of the config file:", *map(_flag_row, keys)]
+    return "\n".join(page)
+
+
+def _flag_row(flag):
+    value = f"[{flag.placeholder}]" if flag.kind == "boolean" else flag.placeholder
+    return _row(f"{', '.join(flag.names)} {value}".strip(), flag.description)
+
+
+def _row(heading, description):
+    """Lines of a help page: the description stands right of the heading, or below one that is too long."""
+    indent, width = " " * _MARGIN, max(2 * _MARGIN, shutil.get_terminal_size().columns - 2)
+    text = textwrap.fill(description, width, initial_indent=indent, subsequent_indent=indent)
+    heading = f"  {heading}"
+    return f"{heading}\n{text}" if len(heading) > _MARGIN - 2 else heading.ljust(_MARGIN) + text[_MARGIN:]
+
+
+# The end of a command
+
+
+def _report(failure, prog, *, with_traceback):
+    """Print what has ended the command; return its exit status."""
+    if with_traceback:
+        traceback.print_exc()
+    hint = f" ({prog} --help lists all flags.)" if isinstance(failure, UsageError) else ""
+    for line in (describe_failure(failure) + hint).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    statuses = {Terminated: 143, KeyboardInterrupt: 130, UsageError: 2}
+    status = next((status for kind, status in statuses.items() if isinstance(failure, kind)), 1)
+    if isinstance(failure, KeyboardInterrupt) and _is_computing():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # a tile that is being computed cannot be stopped, and nobody waits for it
+    return status
 
 
 def _is_computing():
@@ -82,7 +168,7 @@ def _is_computing():
 
 @contextmanager
 def _sigterm_as_exception():
-    """Let SIGTERM end the command as Ctrl-C does: files that are not whole are removed on the way."""
+    """Let SIGTERM end the command as Ctrl-C does: incomplete files are removed on the way."""
     if threading.current_thread() is not threading.main_thread():  # where Python takes no handlers
         yield
         return
@@ -99,132 +185,11 @@ def _sigterm_as_exception():
 
 @contextmanager
 def _plain_warnings():
-    """Show warnings meant for users as one line each; libraries' warnings for developers are dropped."""
+    """Show warnings for users as one line each, and none that libraries have for developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)  # some are UserWarnings besides
+        warnings.simplefilter("ignore", DeprecationWarning)  # some are UserWarnings, too
         warnings.filterwarnings("ignore", module="keras|tensorflow")
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         yield
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UsageError(f"{message}.")
-
-
-def _parse(call, argv, prog, overrides):
-    """Turn arguments into the checked options of the call."""
-    model = typing.get_type_hints(call)["options"]
-    required = [_synopsis(name, field) for name, field in model.model_fields.items() if field.is_required()]
-    usage = [prog, *required, "[flags]"]
-    parser = _Parser(
-        prog=prog,
-        usage=" ".join(usage),
-        description=call.__doc__.split("\n\n")[0],
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    shown = {name: field for name, field in model.model_fields.items() if name != "overrides"}
-    _add_flags(parser, shown)
-    if overrides:
-        _add_flags(parser.add_argument_group("keys of the config file"), overrides.model_fields)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = [_with_underscores(arg) for arg in argv]
-    if any(field.json_schema_extra["positional"] for field in shown.values()):
-        args = _with_values(args, {f"--{name}" for name, field in shown.items() if field.annotation is bool})
-    given, unknown = parser.parse_known_args(args)
-    if unknown:
-        known = [f"--{name}" for name in (*shown, *(overrides.model_fields if overrides else ()))]
-        if not unknown[0].startswith("-"):
-            raise UsageError(f"{unknown[0]} belongs to no flag; the usage is {' '.join(usage)}.")
-        raise UsageError(f"{unknown[0]} is not a known flag.{nearest(unknown[0].split('=')[0], known)}")
-    empty = [name for name, text in vars(given).items() if not text]
-    if empty:
-        raise UsageError(f"--{empty[0]} is empty: give it a value, or leave it out.")
-    fields = {**(overrides.model_fields if overrides else {}), **shown}
-    values = {name: _to_json(fields[name].annotation, text) for name, text in vars(given).items()}
-    if overrides:
-        values["overrides"] = {name: values.pop(name) for name in [*values] if name not in shown}
-    return model.checked(values, shown=lambda name: name and f"--{name}")
-
-
-def _with_underscores(arg):
-    """`--model-dir=a-b` means `--model_dir=a-b`."""
-    name, equals, value = arg.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if arg.startswith("--") else arg
-
-
-def _with_values(args, switches):
-    """`--compress OUT` means `--compress=true OUT`: a switch takes no other word than true or false."""
-    following = [*args, ""][1:]
-    return [
-        f"{arg}=true" if arg in switches and after.lower() not in ("true", "false") else arg
-        for arg, after in zip(args, following, strict=True)
-    ]
-
-
-def _add_flags(parser, fields):
-    for name, field in fields.items():
-        extra = field.json_schema_extra
-        flags = [f"-{extra['letter']}"] * bool(extra["letter"]) + [f"--{name}"]
-        metavar = name if extra["positional"] else _metavar(field.annotation)
-        text = field.description.replace("%", "%%")
-        if not (field.is_required() or field.default in (None, []) or field.default is False):
-            text += f" (default: {_shown(field.default)})"
-        if extra["positional"]:
-            parser.add_argument(name, metavar=name.upper(), help=text)
-        elif field.annotation is bool:
-            parser.add_argument(*flags, nargs="?", const="true", metavar="true|false", help=text)
-        else:
-            parser.add_argument(*flags, metavar=metavar, help=text)
-
-
-def _synopsis(name, field):
-    letter = field.json_schema_extra["letter"]
-    return (
-        name.upper() if field.json_schema_extra["positional"] else f"-{letter} {_metavar(field.annotation)}"
-    )
-
-
-def _shown(default):
-    if isinstance(default, (tuple, list)):
-        return ",".join(map(str, default))
-    return str(default).lower() if isinstance(default, bool) else default
-
-
-def _kinds(annotation):
-    """All plain types and literal values that occur in an annotation."""
-    parts = typing.get_args(annotation)
-    return {kind for part in parts for kind in _kinds(part)} if parts else {annotation}
-
-
-def _metavar(annotation):
-    kinds = _kinds(annotation) - {types.NoneType, ...}
-    if Path in kinds:
-        return "PATH"
-    if not any(isinstance(kind, type) for kind in kinds):
-        return "|".join(str(kind) for kind in sorted(kinds)) + ",…" * _is_sequence(annotation)
-    kind = {int: "N", float: "X", str: "TEXT"}.get(min(kinds, key=str), "JSON")
-    return f"{kind},…" if _is_sequence(annotation) and kind != "JSON" else kind
-
-
-def _is_sequence(annotation):
-    return typing.get_origin(annotation) in (tuple, list) or any(
-        _is_sequence(part) for part in typing.get_args(annotation)
-    )
-
-
-def _to_json(annotation, text):
-    """Read the text of a flag as the JSON value that its type expects; text stays text."""
-    kinds = _kinds(annotation)
-    if _is_sequence(annotation) and not text.startswith("["):
-        return [_to_json(next(iter(kinds & {int, float, str} or {str})), part) for part in text.split(",")]
-    if not _is_sequence(annotation) and any(kind in (str, Path) or isinstance(kind, str) for kind in kinds):
-        return text
-    try:
-        return json.loads(text.lower() if bool in kinds else text)
-    except json.JSONDecodeError:
-        return text

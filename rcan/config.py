@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from rcan.failures import UsageError
 from rcan.options import Settings, option
 
 __all__ = ["Config", "ImagePair", "load_config", "parse_loss"]
@@ -227,10 +228,15 @@ def load_config(path, overrides=None):
     values = _read_json(path)
     written = {new: old for old, new in _OLD_NAMES.items() if old in values}
     values = {_OLD_NAMES.get(key, key): value for key, value in values.items()}
-    return Config.checked(
-        {**_anchored(values, path.parent), **_anchored(overrides, Path())},
-        shown=lambda key: f"--{key}" if key in overrides else f"{path}: {written.get(key, key)}",
-    )
+    try:
+        return Config.checked(
+            {**_anchored(values, path.parent), **_anchored(overrides, Path())},
+            label=lambda key: f"--{key}" if key in overrides else f"{path}: {written.get(key, key)}",
+        )
+    except ValueError as failure:
+        if any(line.startswith("--") for line in str(failure).splitlines()):
+            raise UsageError(str(failure)) from None
+        raise
 
 
 def _read_json(path):

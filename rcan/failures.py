@@ -1,4 +1,4 @@
-"""What can end a command, and how it is said: one line that names the offender, the value, the rule and the way out."""
+"""Failures that end a command, and how they are told: offender, value, rule and way out."""
 
 import errno
 
@@ -22,17 +22,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def describe_failure(failure):
-    """Put into words what ended a command, or what kept it from doing a part of its work.
-
-    Parameters
-    ----------
-    failure : BaseException
-
-    Returns
-    -------
-    message : str
-        One line, or one for each thing that is wrong.
-    """
+    """Put an exception into words: one line, or one for each thing that is wrong."""
     if isinstance(failure, KeyboardInterrupt):
         return str(failure) or "interrupted."
     if isinstance(failure, OSError) and failure.strerror and failure.filename:

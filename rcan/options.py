@@ -1,18 +1,16 @@
-"""Options that users set: declared once, checked as a whole.
+"""Options that users set: declared once, checked together, described for the command line.
 
-A class of options carries type, default, range and help text of each field. From it come the flags of a command, its
-help page and the checks, so that every wrong flag and value is refused before any work starts. Values read from a
-file pass the same checks.
+A class of options carries type, default, range and help text of each field. The flags of a command, its help page and
+the checks all come from that class. Values read from a file pass the same checks.
 """
 
 import difflib
 import json
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rcan.failures import UsageError
-
-__all__ = ["Settings", "nearest", "option"]
+__all__ = ["Flag", "Settings", "list_flags", "nearest", "option"]
 
 _RULES = {  # in a user's words, by the type of pydantic's finding
     "bool_type": "must be true or false",
@@ -28,6 +26,7 @@ _RULES = {  # in a user's words, by the type of pydantic's finding
     "too_short": "must have at least {min_length} values",
     "tuple_type": "must be a list, [...]",
 }
+_PLACEHOLDERS = {"boolean": "true|false", "integer": "N", "number": "X", "path": "PATH", "string": "TEXT"}
 
 
 class Settings(BaseModel):
@@ -38,50 +37,35 @@ class Settings(BaseModel):
     )
 
     @classmethod
-    def checked(cls, values, *, shown=str):
-        """Build the settings from JSON values, or report everything that is wrong with them at once.
+    def checked(cls, values, *, label=str):
+        """Build the settings from a dictionary of plain values: numbers, text, paths, lists, tuples, dictionaries.
 
-        Parameters
-        ----------
-        values : dict
-            As `json.load` gives them.
-        shown : callable
-            From a key to how messages show it, such as ``"--epochs"`` or ``"config.json: epochs"``; from
-            ``""`` to what begins a message about several keys.
-
-        Returns
-        -------
-        settings : instance of this class
-
-        Raises
-        ------
-        ValueError
-            With one line for each wrong value, naming key, value and rule; `UsageError` if one is a flag.
+        A ValueError has one line for each wrong value, with key, value and rule. `label` turns a key into what the
+        line says of it, such as ``"config.json: epochs"``, and ``""`` into the beginning of a line about several keys.
         """
         try:
             return cls._validate(values)
         except ValidationError as failure:
             problems = failure.errors()
-        within = {problem["loc"][:-1] for problem in problems}  # a wrong item explains its list
-        lines = [cls._describe(problem, shown) for problem in problems if problem["loc"] not in within - {()}]
-        raise (UsageError if any(line.startswith("--") for line in lines) else ValueError)("\n".join(lines))
+        explained = {problem["loc"][:-1] for problem in problems} - {()}  # lists with a wrong item
+        lines = [cls._describe(problem, label) for problem in problems if problem["loc"] not in explained]
+        raise ValueError("\n".join(lines))
 
     @classmethod
     def _validate(cls, values):
-        return cls.model_validate_json(json.dumps(values))
+        return cls.model_validate_json(json.dumps(values, default=str))
 
     @classmethod
-    def _describe(cls, problem, shown):
-        """Put one of pydantic's findings into words: key, value, rule, way out."""
+    def _describe(cls, problem, label):
+        """Put one of pydantic's findings into words."""
         rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         if not problem["loc"]:
-            return shown("") + rule
+            return label("") + rule
         first, *inner = problem["loc"]
-        key = ".".join(map(str, (shown(first), *inner)))
-        if problem["type"] == "missing" and inner:
-            return f"{key} is missing."
+        key = ".".join(map(str, (label(first), *inner)))
         if problem["type"] == "missing":
-            return f"{key} is missing ({cls.model_fields[first].description})."
+            meaning = "" if inner else f" ({cls.model_fields[first].description})"
+            return f"{key} is missing{meaning}."
         if problem["type"] == "extra_forbidden":
             known = ["raw", "gt"] if inner else cls.model_fields
             return f"{key} is not a known key.{nearest(problem['loc'][-1], known)}"
@@ -91,23 +75,74 @@ class Settings(BaseModel):
 
 
 def option(default, description, *, letter=None, positional=False, **limits):
-    """Declare one setting: a pydantic field that also knows its flag.
+    """Declare an option of a `Settings` class; the default ``...`` stands for a value that the user must give.
 
-    Parameters
-    ----------
-    default : object
-        ``...`` where the user must give a value.
-    description : str
-        One line for the help page.
-    letter : str, optional
-        Single letter of the short flag.
-    positional : bool
-        Whether the command line takes it without a flag.
-    **limits
-        Ranges, as `pydantic.Field` takes them.
+    On the command line it has a flag of its name and perhaps one of a single letter, or no flag at all (positional).
+    `limits` are those of `pydantic.Field`.
     """
     flag = {"letter": letter, "positional": positional}
     return Field(default, description=description, json_schema_extra=flag, **limits)
+
+
+class Flag(NamedTuple):
+    """An option as a user types it."""
+
+    name: str
+    names: list  # on the command line, such as ["-o", "--output_dir"]; none where a word alone is the value
+    placeholder: str  # of the value in the help page, such as "N", "X,…" and "OUTPUT"
+    description: str  # with the default value
+    is_required: bool
+    kind: str  # JSON type of the value, or of each value of a list
+    is_list: bool
+
+    def read(self, text):
+        """Turn what a user has typed into what `Settings.checked` takes."""
+        if self.is_list and not text.startswith(("[", "{")):
+            return [_read_value(part, self.kind) for part in text.split(",")]
+        return _read_value(text, "array" if self.is_list else self.kind)
+
+
+def _read_value(text, kind):
+    if kind == "string":
+        return text
+    try:
+        return json.loads(text.lower() if kind == "boolean" else text)
+    except json.JSONDecodeError:
+        return text
+
+
+def list_flags(model):
+    """Flags of all options of a `Settings` class."""
+    schema = model.model_json_schema()
+    required = schema.get("required", [])
+    return [_make_flag(name, field, name in required) for name, field in schema["properties"].items()]
+
+
+def _make_flag(name, schema, is_required):
+    value = next(part for part in schema.get("anyOf", [schema]) if part.get("type") != "null")
+    is_list = value.get("type") == "array"
+    if is_list:
+        value = value["prefixItems"][0] if "prefixItems" in value else value["items"]
+    kind = value.get("type", "object")
+    placeholder = _PLACEHOLDERS.get(value.get("format", kind), "JSON")
+    if "enum" in value:
+        placeholder = "|".join(map(str, value["enum"]))
+    if is_list and placeholder != "JSON":
+        placeholder += ",…"
+    description, default = schema["description"], schema.get("default")
+    if default not in (None, []) and default is not False:
+        shown = ",".join(map(str, default)) if isinstance(default, list) else default
+        description += f" (default: {'true' if shown is True else shown})"
+    names = [f"-{schema['letter']}"] * bool(schema["letter"]) + [f"--{name}"]
+    return Flag(
+        name,
+        names=[] if schema["positional"] else names,
+        placeholder=name.upper() if schema["positional"] else placeholder,
+        description=description,
+        is_required=is_required,
+        kind=kind,
+        is_list=is_list,
+    )
 
 
 def nearest(word, known):

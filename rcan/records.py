@@ -27,4 +27,4 @@ class Record(Settings):
         """Check what was read from a file."""
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds no JSON object, {{...}}: restore it from a copy, or remove it.")
-        return cls.checked(values, shown=lambda key: f"{path}: {key}")
+        return cls.checked(values, label=lambda key: f"{path}: {key}")
