@@ -1,7 +1,7 @@
-"""What a training run is told: every key, its default, range and meaning, once.
+"""Settings of a training run: every key, its default, range and meaning.
 
-The config file is one JSON object with the keys of `Config`. It is the format of the program published
-with the 2021 paper, whose files are read unchanged, and a little more.
+The config file is one JSON object with the keys of `Config`. Files of the program published with the 2021 paper are
+read unchanged.
 """
 
 import json
@@ -14,10 +14,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from rcan.failures import UsageError
 from rcan.options import Settings, option
 
-__all__ = ["Config", "ImagePair", "load_config", "parse_loss"]
+__all__ = ["DEFAULT_PERCENTILES", "LOSS_NAMES", "Config", "ImagePair", "load_config", "parse_loss"]
 
-_LOSSES = ("mae", "mse", "charbonnier", "ssim")
-DEFAULT_PERCENTILES = (2, 99.9)
+DEFAULT_PERCENTILES = (2, 99.9)  # grey values that become 0 and 1: background and signal
+LOSS_NAMES = {  # in words, by their names in a config file
+    "mae": "mean absolute error",
+    "mse": "mean squared error",
+    "charbonnier": "Charbonnier loss (arXiv:1704.03915)",
+    "ssim": "1 − SSIM",
+}
 _OLD_NAMES = {"input_shape": "patch_shape"}
 
 
@@ -43,21 +48,7 @@ def _check_percentiles(percentiles):
 
 
 def parse_loss(text):
-    """Read a sum of losses.
-
-    Parameters
-    ----------
-    text : str
-        Names, with weights where they are not 1: ``"mae+0.2*ssim"``.
-
-    Returns
-    -------
-    weights : dict of str to float
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown or given twice, or a weight is no number above 0.
+    """Weight of each loss in a sum of losses.
 
     Examples
     --------
@@ -66,40 +57,19 @@ def parse_loss(text):
     """
     weights = {}
     for term in text.split("+"):
-        weight, star, name = term.partition("*")
-        name, weight = (name.strip(), weight) if star else (weight.strip(), "1")
+        weight, name = term.split("*", 1) if "*" in term else ("1", term)
+        name = name.strip()
         try:
             value = float(weight)
         except ValueError:
             value = 0
-        if name not in _LOSSES or name in weights or not 0 < value < float("inf"):
+        if name not in LOSS_NAMES or name in weights or not 0 < value < float("inf"):
+            names = ", ".join(LOSS_NAMES)
             raise ValueError(
-                f"must be a sum of {', '.join(_LOSSES)}, each once, with weights above 0 if any, such as mae+0.2*ssim"
+                f"must be a sum of {names}, each once, with weights above 0 if any, such as mae+0.2*ssim"
             )
         weights[name] = value
     return weights
-
-
-def read_devices(devices):
-    """Check a choice of devices.
-
-    Parameters
-    ----------
-    devices : str or int
-        ``auto`` (all GPUs, or the CPU), ``cpu``, or a number of GPUs from 1.
-
-    Returns
-    -------
-    devices : str
-
-    Raises
-    ------
-    ValueError
-        If it is none of these; the message is the rule alone, which follows the key and the value.
-    """
-    if not re.fullmatch(r"auto|cpu|[1-9]\d*", str(devices)):
-        raise ValueError("must be auto, cpu or a number of devices")
-    return str(devices)
 
 
 def _check_loss(text):
@@ -107,12 +77,19 @@ def _check_loss(text):
     return text
 
 
+def read_devices(devices):
+    """Check a choice of devices, which may be a number, and make it text."""
+    if not re.fullmatch(r"auto|cpu|[1-9]\d*", str(devices)):
+        raise ValueError("must be auto, cpu or a number of devices")
+    return str(devices)
+
+
 Axes = Annotated[str, AfterValidator(_check_axes)]
 Count = Annotated[int, Field(ge=1)]
 
 
 class Config(Settings):
-    """All settings of a training run, checked; the fields' descriptions say what each means."""
+    """All settings of a training run; the descriptions of the fields say what each means."""
 
     training_data_dir: ImagePair | None = option(
         None, 'folders of training volumes, matched by file name: {"raw": FOLDER, "gt": FOLDER}'
@@ -161,7 +138,7 @@ class Config(Settings):
     )
     warmup_epochs: int = option(0, "epochs in which the learning rate rises to its initial value", ge=0)
     loss: Annotated[str, AfterValidator(_check_loss)] = option(
-        "mae", "mae, mse, charbonnier, ssim (1 - SSIM), or a weighted sum such as mae+0.2*ssim"
+        "mae", f"{', '.join(LOSS_NAMES)} (1 - SSIM), or a weighted sum such as mae+0.2*ssim"
     )
     metrics: list[Literal["psnr", "ssim"]] = option(["psnr"], "measures to follow besides the loss")
     initial_model: Path | None = option(
@@ -207,8 +184,8 @@ def load_config(path, overrides=None):
     path : path
         JSON file. Its relative paths start from its own folder.
     overrides : dict, optional
-        Keys that replace those of the file, such as ``{"epochs": 3}``. Their relative paths start from
-        the current folder.
+        Keys that replace those of the file, such as ``{"epochs": 3}``. Their relative paths start from the current
+        folder. Messages write them as flags, ``--epochs``.
 
     Returns
     -------
@@ -217,7 +194,8 @@ def load_config(path, overrides=None):
     Raises
     ------
     ValueError
-        If the file is not JSON (with line and column), or with one line for each wrong key.
+        If the file is not JSON (with line and column), or with one line for each wrong key. A `UsageError`, of
+        exit status 2, if a wrong key is among the overrides.
     OSError
         If the file cannot be read.
     """
@@ -226,12 +204,12 @@ def load_config(path, overrides=None):
         raise FileNotFoundError(f"{path} does not exist or is not a file: -c takes a config file (JSON).")
     overrides = overrides or {}
     values = _read_json(path)
-    written = {new: old for old, new in _OLD_NAMES.items() if old in values}
+    typed = {new: old for old, new in _OLD_NAMES.items() if old in values}
     values = {_OLD_NAMES.get(key, key): value for key, value in values.items()}
     try:
         return Config.checked(
-            {**_anchored(values, path.parent), **_anchored(overrides, Path())},
-            label=lambda key: f"--{key}" if key in overrides else f"{path}: {written.get(key, key)}",
+            {**_make_absolute(values, path.parent), **_make_absolute(overrides, Path())},
+            label=lambda key: f"--{key}" if key in overrides else f"{path}: {typed.get(key, key)}",
         )
     except ValueError as failure:
         if any(line.startswith("--") for line in str(failure).splitlines()):
@@ -263,15 +241,15 @@ def _read_json(path):
     return values
 
 
-def _anchored(values, folder):
-    """Make the relative paths among the values start from a folder."""
+def _make_absolute(values, folder):
+    """Let the relative paths among the values start from a folder."""
 
-    def anchor(value):
-        if isinstance(value, str):
+    def make_absolute(value):
+        if isinstance(value, (str, Path)):
             return str(folder.absolute() / Path(value).expanduser())
-        if isinstance(value, list):
-            return [anchor(item) for item in value]
-        return {key: anchor(item) for key, item in value.items()} if isinstance(value, dict) else value
+        if isinstance(value, (list, tuple)):
+            return [make_absolute(item) for item in value]
+        return {key: make_absolute(item) for key, item in value.items()} if isinstance(value, dict) else value
 
     is_path = ("_data_dir", "_image_pairs", "output_dir", "initial_model")
-    return {key: anchor(value) if key.endswith(is_path) else value for key, value in values.items()}
+    return {key: make_absolute(value) if key.endswith(is_path) else value for key, value in values.items()}

@@ -290,6 +290,14 @@ def test_relative_paths_of_flags_start_from_the_current_folder(write_config, tmp
     assert config.training_data_dir.raw == tmp_path / "raw"
 
 
+def test_overrides_of_a_python_caller_may_be_paths_and_tuples(write_config, tmp_path, monkeypatch):
+    path = write_config()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = load_config(path, {"output_dir": Path("run"), "patch_shape": (4, 8, 8)})
+    assert (config.output_dir, config.patch_shape) == (tmp_path / "here/run", (4, 8, 8))
+
+
 def test_the_home_folder_may_be_written_as_a_tilde(write_config, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert load_config(write_config(output_dir="~/run")).output_dir == tmp_path / "home/run"

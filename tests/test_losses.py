@@ -4,7 +4,8 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from rcan.losses import psnr, ssim, weighted_loss
+from rcan.config import LOSS_NAMES
+from rcan.losses import LOSSES, psnr, ssim, weighted_loss
 from rcan.scores import compare, enlarge, mean_scores, score, ssim_map
 
 
@@ -187,3 +188,7 @@ def test_weighted_loss_is_the_sum(batch):
     parts = [np.asarray(weighted_loss({name: 1})(gt, restored)) for name in ("mae", "ssim")]
     found = np.asarray(weighted_loss({"mae": 2, "ssim": 0.25})(gt, restored))
     np.testing.assert_allclose(found, 2 * parts[0] + 0.25 * parts[1], rtol=1e-5)
+
+
+def test_every_loss_of_a_config_file_can_be_computed():
+    assert LOSSES.keys() == LOSS_NAMES.keys()

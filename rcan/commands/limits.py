@@ -6,7 +6,7 @@ import os
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,7 @@ from rcan.simulation.settings import (
     REFRACTIVE_INDEX,
     WAVELENGTH,
     Micrometres,
+    PhantomKind,
     Width,
     check_sharpness,
     choose_widths,
@@ -65,9 +66,7 @@ class LimitsOptions(Settings):
     overwrite: bool = option(
         False, "measure all steps anew (and train all networks), and replace what is there"
     )
-    phantoms: Literal["spheres", "hollow", "filaments", "membranes", "mixture"] = option(
-        "mixture", "kind of phantom"
-    )
+    phantoms: PhantomKind = option("mixture", "kind of phantom")
     axes: Axes | None = option(None, "axes of the input, where its metadata is wrong")
     volumes: int = option(
         5,

@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import Literal
 
 from pydantic import model_validator
 
@@ -19,6 +18,7 @@ from rcan.simulation.settings import (
     REFRACTIVE_INDEX,
     WAVELENGTH,
     Micrometres,
+    PhantomKind,
     Width,
     check_sharpness,
     choose_widths,
@@ -33,9 +33,7 @@ class SimulateOptions(Settings):
 
     output: Path = option(..., "folder to write raw/ and gt/ to", positional=True)
     pairs: Count = option(8, "pairs to make")
-    kind: Literal["spheres", "hollow", "filaments", "membranes", "mixture"] = option(
-        "mixture", "kind of phantom"
-    )
+    kind: PhantomKind = option("mixture", "kind of phantom")
     shape: tuple[Count, Count, Count] = option((32, 128, 128), "voxels of a phantom, Z,Y,X")
     voxel_size: tuple[Micrometres, Micrometres, Micrometres] | None = option(
         None, "size of a voxel, µm, Z,Y,X (default: 0.3,0.1,0.1, or the source's)"

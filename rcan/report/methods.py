@@ -7,7 +7,7 @@ out. Papers are cited where they are used, as ``doi:…`` or ``arXiv:…``.
 from pathlib import Path
 
 from rcan import __version__
-from rcan.config import parse_loss
+from rcan.config import LOSS_NAMES, parse_loss
 from rcan.figures.history import best_epoch
 
 __all__ = ["CITATIONS", "describe_evaluation", "describe_limits", "describe_training"]
@@ -23,12 +23,6 @@ CITATIONS = (
     f"microscopy, version {__version__}.",
 )
 
-_LOSSES = {
-    "mae": "mean absolute error",
-    "mse": "mean squared error",
-    "charbonnier": "Charbonnier loss (arXiv:1704.03915)",
-    "ssim": "1 − SSIM",
-}
 _SCHEDULES = {
     "staircase": "halved after every quarter of the epochs",
     "cosine": "falling to 0 along half a cosine",
@@ -126,7 +120,7 @@ def _describe_patches(record, config, ndim):
 
 def _describe_steps(config, history, *, has_validation):
     losses = " + ".join(
-        _LOSSES[name] if weight == 1 else f"{weight:g} × ({_LOSSES[name]})"
+        LOSS_NAMES[name] if weight == 1 else f"{weight:g} × ({LOSS_NAMES[name]})"
         for name, weight in parse_loss(config["loss"]).items()
     )
     num_epochs = len(history) or config["epochs"]

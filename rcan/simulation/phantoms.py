@@ -2,15 +2,17 @@
 
 import itertools
 import math
+import typing
 
 import numpy as np
 from scipy import interpolate, ndimage
 
 from rcan.options import nearest
+from rcan.simulation.settings import PhantomKind
 
 __all__ = ["PHANTOMS", "make_phantom", "require_zyx"]
 
-PHANTOMS = ("spheres", "hollow", "filaments", "membranes", "mixture")
+PHANTOMS = typing.get_args(PhantomKind)
 
 # Closed bodies: radii and shell thicknesses in µm (none: solid), depth of the waves of the surface
 # relative to its radius, and the share of the volume that is filled.

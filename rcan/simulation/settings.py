@@ -2,7 +2,7 @@
 
 import warnings
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ __all__ = [
     "REFRACTIVE_INDEX",
     "WAVELENGTH",
     "Micrometres",
+    "PhantomKind",
     "Width",
     "check_sharpness",
     "choose_widths",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 Micrometres = Annotated[float, Field(gt=0)]
+PhantomKind = Literal["spheres", "hollow", "filaments", "membranes", "mixture"]
 Width = Annotated[float, Field(ge=0)]
 
 APERTURE = option(1.4, "numerical aperture of the objective", gt=0)
