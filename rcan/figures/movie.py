@@ -1,6 +1,7 @@
 """Volumes beside each other that turn about their vertical axis, as GIF or MP4."""
 
 import numpy as np
+from PIL import Image
 
 from rcan.figures.rotation import known_voxel_size, pixel_of_views, rotate_projections
 from rcan.figures.style import GAP, LINE, MARGIN, Sheet, render
@@ -115,11 +116,10 @@ def _draw_still(titles, size, pixel, name, notes):
 
 
 def _write_gif(path, frames):
-    import imageio.v3 as imageio
-
+    first, *others = map(Image.fromarray, frames)
     # Optimized, frames would get palettes of their own, which Pillow does not always read back.
-    told = {"duration": 1000 * _SECONDS / len(frames), "loop": 0, "optimize": False}
-    imageio.imwrite(path, frames, plugin="pillow", **told)
+    settings = {"duration": 1000 * _SECONDS / len(frames), "loop": 0, "optimize": False}
+    first.save(path, save_all=True, append_images=others, **settings)
 
 
 def _write_mp4(path, frames):
