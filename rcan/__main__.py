@@ -16,17 +16,11 @@ COMMANDS = {
 
 
 def main(argv=None):
-    """Run one command; return its exit status.
-
-    Parameters
-    ----------
-    argv : list of str, optional
-        Command and its arguments; those of the process where not given.
-    """
+    """Run the command that the first argument names; return its exit status."""
     command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("-h", "--help"):
         lines = (f"  {name:10}{purpose}" for name, purpose in COMMANDS.items())
-        closing = "\nrcan COMMAND --help lists its flags, rcan --version tells the version."
+        closing = "\nrcan COMMAND --help lists its flags, rcan --version shows the version."
         print("usage: rcan COMMAND [flags]\n", *lines, closing, sep="\n")
         return 0
     if command == "--version":

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear complete or not at all: written under a hidden name, then renamed."""
 
 import glob
 import json
@@ -33,12 +33,7 @@ _ZEROS = 2**24  # bytes written at a time
 
 @contextmanager
 def report_errors_as(path):
-    """Give an error of the system, such as a full disk, the path that a user knows.
-
-    Parameters
-    ----------
-    path : path
-    """
+    """Let an error of the system, such as a full disk, name the path that a user knows."""
     try:
         yield
     except OSError as failure:
@@ -49,20 +44,12 @@ def report_errors_as(path):
 
 @contextmanager
 def atomic_file(path):
-    """Write a file under another name, and give it its own only when it is whole.
+    """Write a file under another name, and rename it when it is complete; an older file of its name is replaced.
 
-    Parameters
-    ----------
-    path : path
-        Final name; replaced if it exists.
-
-    Yields
-    ------
-    partial : Path
-        Name to write to, in the same folder and with the same suffix.
+    Yields the path to write to: in the same folder, with the same suffix.
     """
     path = Path(path)
-    partial = path.with_name(f".{_shortened(path.stem)}.partial-{_owner()}{path.suffix}")
+    partial = path.with_name(f".{_shorten(path.stem)}.partial-{_process_name()}{path.suffix}")
     try:
         with report_errors_as(path):
             yield partial
@@ -74,55 +61,33 @@ def atomic_file(path):
 
 
 def partial_path(path):
-    """Name under which an image is written until it is whole: hidden, beside it, and of this process alone.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    partial : Path
-    """
-    return path.with_name(f".{_shortened(path.name)}.partial-{_owner()}")
-
-
-def _shortened(name):
-    return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    """Path at which this process writes an image until it is complete: hidden, beside it."""
+    return path.with_name(f".{_shorten(path.name)}.partial-{_process_name()}")
 
 
 def other_writers(path):
-    """Partial files of other processes that write the same image now.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    partials : list of Path
-    """
+    """Partial files of other processes that write the same image now."""
     own = partial_path(path)
     pattern = glob.escape(own.name.rpartition(".partial-")[0]) + ".partial-*"
     return [partial for partial in own.parent.glob(pattern) if partial.name != own.name]
 
 
-def _owner():
+def _shorten(name):
+    return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+
+
+def _process_name():
     return f"{platform.node()}-{os.getpid()}"
 
 
 def remove_stale_partials(folder):
-    """Clear away what processes of this machine that were killed have left in a folder.
+    """Remove the partial files in a folder that killed processes of this machine have left.
 
-    What they were writing is removed; an image that was about to be replaced gets its name back if it has none.
-
-    Parameters
-    ----------
-    folder : Path
+    An image that such a process was about to replace gets its name back if it has none.
     """
     for partial in folder.glob(f".*.partial-{platform.node()}-*"):
-        name, _, owner = partial.name[1:].rpartition(".partial-")
-        pid, _, kind = owner.rpartition("-")[2].partition(".")
+        name, _, process = partial.name[1:].rpartition(".partial-")
+        pid, _, kind = process.rpartition("-")[2].partition(".")
         if not pid.isdecimal() or int(pid) == os.getpid() or psutil.pid_exists(int(pid)):
             continue
         if kind == "replaced" and not os.path.lexists(folder / name):
@@ -133,33 +98,24 @@ def remove_stale_partials(folder):
             partial.unlink(missing_ok=True)
 
 
-def printable_name(path):
-    """Name of a file as text that can be written everywhere: bytes that are no Unicode become escapes.
+def preallocate(stream, start, num_bytes):
+    """Reserve disk space for zeros in a file, which may end before them; an OSError if there is no room.
 
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    name : str
+    Without it, writing to a memory map of the file crashes when the disk is full.
     """
-    return path.name.encode(errors="backslashreplace").decode()
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), start, num_bytes)
+        return
+    stream.seek(start)  # macOS, Windows
+    for written in range(0, num_bytes, _ZEROS):
+        stream.write(bytes(min(_ZEROS, num_bytes - written)))
+    stream.flush()
 
 
 def file_signature(path):
-    """What changes when the data of an image on disk change.
+    """Numbers that change when an image on disk, a file or the folder of an OME-Zarr image, changes.
 
-    Parameters
-    ----------
-    path : path
-        A file, or the folder of an OME-Zarr image.
-
-    Returns
-    -------
-    state : list of int
-        Size and time of modification in nanoseconds; of a folder the sum over its files, the latest time, and their
-        number.
+    Size in bytes and time of modification in ns; for a folder the sum, the latest time, and the number of files.
     """
     path = Path(path)
     if not path.is_dir():
@@ -170,17 +126,13 @@ def file_signature(path):
     return [sum(stat.st_size for stat in stats), latest, len(stats)]
 
 
+def printable_name(path):
+    """Name of a file as text that can be written everywhere: bytes that are no Unicode become escapes."""
+    return path.name.encode(errors="backslashreplace").decode()
+
+
 def list_versions(*packages):
-    """Versions of this package, of Python and of others, for files that say how they came about.
-
-    Parameters
-    ----------
-    *packages : str
-
-    Returns
-    -------
-    versions : dict of str to str
-    """
+    """Versions of this package, of Python and of `packages`, by name."""
     return {
         "rcan": __version__,
         "python": platform.python_version(),
@@ -189,63 +141,16 @@ def list_versions(*packages):
 
 
 def write_json(path, values):
-    """Write a dictionary as readable JSON.
-
-    Parameters
-    ----------
-    path : path
-    values : dict
-        What is not JSON (paths, say) is written as text.
-    """
+    """Write a dictionary as readable JSON; what JSON does not know, such as a path, becomes text."""
     with atomic_file(path) as partial:
         partial.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def read_json(path):
-    """Read what `write_json` has written.
-
-    Parameters
-    ----------
-    path : path
-
-    Returns
-    -------
-    values : dict
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is not JSON.
-    """
+    """Read what `write_json` has written; a ValueError if it is no JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as failure:
         raise ValueError(
             f"{path} is not JSON ({failure}): remove it, or restore it from a copy."
         ) from failure
-
-
-def preallocate(stream, start, num_bytes):
-    """Give zeros in a file their place on the disk: a memory map without it ends in a crash when the disk is full.
-
-    Parameters
-    ----------
-    stream : file
-        Open for writing.
-    start, num_bytes : int
-        Where the zeros begin, and how many they are; the file may end before.
-
-    Raises
-    ------
-    OSError
-        If there is no room.
-    """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(stream.fileno(), start, num_bytes)
-        return
-    stream.seek(start)  # macOS, Windows
-    for written in range(0, num_bytes, _ZEROS):
-        stream.write(bytes(min(_ZEROS, num_bytes - written)))
-    stream.flush()

@@ -1,4 +1,4 @@
-"""How much memory there is to use."""
+"""Memory that this process may still take."""
 
 from pathlib import Path
 
@@ -15,24 +15,12 @@ _GROUP_FILES = {
 
 
 def free_memory(root="/"):
-    """Memory that this process may still take.
-
-    Parameters
-    ----------
-    root : path
-        Where ``proc`` and ``sys`` are looked for.
-
-    Returns
-    -------
-    num_bytes : int
-        The smaller of what the machine has available and what the limits of the process's control groups
-        (Linux: containers, Slurm jobs) leave.
-    """
-    return max(0, min([psutil.virtual_memory().available, *_left_by_groups(Path(root))]))
+    """Bytes that the machine has available and the control groups of this process (containers, Slurm jobs) allow."""
+    return max(0, min([psutil.virtual_memory().available, *_free_in_groups(Path(root))]))
 
 
-def _left_by_groups(root):
-    """What each control group of this process that has a limit leaves, its parents included."""
+def _free_in_groups(root):
+    """Bytes that each control group of this process allows, its parents included; none where there is no limit."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
@@ -45,12 +33,12 @@ def _left_by_groups(root):
         folder = root / top / group.strip("/")
         # a container sees its own group as the topmost
         for place in (folder, *folder.parents):
-            yield from _left_by_group(place, *_GROUP_FILES[version])
+            yield from _free_in_group(place, *_GROUP_FILES[version])
             if place == root / top:
                 break
 
 
-def _left_by_group(folder, limit_file, used_file, reclaimable):
+def _free_in_group(folder, limit_file, used_file, reclaimable):
     try:
         limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

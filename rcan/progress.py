@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, lines in a log."""
+"""Progress of long work: a bar on a terminal, lines in a log."""
 
 import sys
 import time
@@ -11,21 +11,10 @@ _LOG_INTERVAL = 30  # seconds between the lines of a log
 
 
 class Progress:
-    """Show how much is done, how fast it goes, and the time left.
+    """Show how much work is done, how fast it goes, and the time left.
 
-    On a terminal a bar on standard error; elsewhere a line on standard output every half minute and
-    one at the end.
-
-    Parameters
-    ----------
-    total : int
-        Amount of work, in `unit`.
-    label : str
-        What is being done.
-    unit : str
-        What is counted, such as ``"voxel"``.
-    done : int
-        Amount that was done before.
+    On a terminal it is a bar on standard error; elsewhere a line on standard output every half minute and at the end.
+    `total`, and `done` of an earlier run, are amounts in `unit`, such as ``"voxel"``; `label` says what is being done.
 
     Examples
     --------
@@ -38,17 +27,17 @@ class Progress:
         look = {"unit_scale": True, "leave": False, "dynamic_ncols": True}
         self._bar = tqdm(total=total, desc=label, unit=unit, initial=done, disable=None, **look)
         self._label, self._unit, self._total = label, unit, total
-        self._done, self._before, self._figures = done, done, {}
+        self._done, self._done_before, self._figures = done, done, {}
         self._started = self._logged = time.monotonic()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *failure):
-        self.close()
+        self._bar.close()
 
     def advance(self, amount=1, **figures):
-        """Count `amount` more as done, and show figures such as ``loss="0.1"`` beside it."""
+        """Count `amount` more as done, and show figures such as ``loss="0.1"``."""
         self._done += amount
         self._figures = figures or self._figures
         self._bar.set_postfix(self._figures, refresh=False)
@@ -63,7 +52,7 @@ class Progress:
             self._done,
             self._total,
             elapsed,
-            initial=self._before,
+            initial=self._done_before,
             prefix=self._label,
             unit=self._unit,
             unit_scale=self._total > 1000,
@@ -71,12 +60,12 @@ class Progress:
             bar_format="{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
         )
 
-    def rate_and_rest(self):
-        """How fast it goes and the time left, in words, such as ``"7.3 step/s, 01:15 left"``."""
+    def describe_speed(self):
+        """Speed and time left, such as ``"7.3 step/s, 01:15 left"``."""
         elapsed = time.monotonic() - self._started
-        rate = (self._done - self._before) / elapsed if elapsed else 0
-        rest = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
-        return f"{rate:.3g} {self._unit}/s, {rest} left"
+        speed = (self._done - self._done_before) / elapsed if elapsed else 0
+        time_left = tqdm.format_interval((self._total - self._done) / speed) if speed else "?"
+        return f"{speed:.3g} {self._unit}/s, {time_left} left"
 
     def say(self, text):
         """Print a line above the bar."""
@@ -84,7 +73,3 @@ class Progress:
             print(text, flush=True)
         else:
             self._bar.write(text, file=sys.stdout)
-
-    def close(self):
-        """Take the bar off the terminal."""
-        self._bar.close()

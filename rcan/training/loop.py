@@ -264,7 +264,7 @@ class Loop:
         """Say once, after the first steps, when the training will end."""
         self._steps_left_out -= 1
         if self._steps_left_out == 0:
-            self._progress.say(f"About {self._progress.rate_and_rest()}.")
+            self._progress.say(f"About {self._progress.describe_speed()}.")
 
     def _add_to_sums(self, figures):
         for name, value in {**figures, "patches": 1}.items():
@@ -312,7 +312,7 @@ class Loop:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         self._progress.say(
             f"Epoch {self._epoch}/{self._config.epochs}: {shown}{', best so far' * is_best}; "
-            f"{self._progress.rate_and_rest()}"
+            f"{self._progress.describe_speed()}"
         )
         if self.is_stuck and self._epoch < self._config.epochs:
             self._progress.say(
