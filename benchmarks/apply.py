@@ -44,7 +44,7 @@ def measure_efficiency(name, model, shape, rounds, folder):
     max_voxels = voxels_within_memory(model, ("cpu:0",))
     tile, overlap = TiledRestorer(engine, max_voxels=max_voxels).plan(shape)
     num_tiles = math.prod(len(tile_axis(*axis)) for axis in zip(shape, tile, overlap, strict=True))
-    restorer = FileRestorer(engine, max_voxels=max_voxels)
+    restorer = FileRestorer(TiledRestorer(engine, max_voxels=max_voxels))
     one = rng.random((*tile, 1), np.float32)
     engine(one)  # traces
 

@@ -15,6 +15,7 @@ _PUBLIC = {
     "open_volume": "rcan.io.volume",
     "percentile_range": "rcan.intensity",
     "restore": "rcan.restoration.tiled",
+    "restore_folder": "rcan.restoration.folder",
     "train": "rcan.training.fit",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -15,8 +15,8 @@ from rcan.commands.apply import main
 from rcan.config import Config
 from rcan.model import PixelShuffle
 from rcan.restoration.engine import KerasEngine
-from rcan.restoration.file import FileRestorer
-from rcan.restoration.tiled import restore
+from rcan.restoration.file import FileRestorer, ImageTask
+from rcan.restoration.tiled import TiledRestorer, restore
 from rcan.training.fit import train
 
 PERCENTILES = (2, 99.9)
@@ -438,14 +438,14 @@ def test_scores_of_one_more_file_are_added_to_the_table(run, networks, folder):
 
 def test_scores_are_in_the_table_before_the_next_file_is_begun(run, networks, folder, monkeypatch):
     root, _ = folder
-    restore = FileRestorer.restore
+    restore = ImageTask.restore
 
-    def interrupted(self, raw_path, *paths, **options):
-        if raw_path.name == "b.tif":
+    def interrupted(self, *paths, **options):
+        if self.raw.volume.path.name == "b.tif":
             raise KeyboardInterrupt
-        return restore(self, raw_path, *paths, **options)
+        return restore(self, *paths, **options)
 
-    monkeypatch.setattr(FileRestorer, "restore", interrupted)
+    monkeypatch.setattr(ImageTask, "restore", interrupted)
     files = ["-i", root / "raw", "-g", root / "gt", "-o", root / "out"]
     run("-m", networks["same"], *files, status=130)
     assert list(read_scores(root / "out/scores.csv")) == ["a.tif"]
@@ -682,6 +682,6 @@ def test_no_block_larger_than_a_tile_is_read_once_the_percentiles_are_known(
     )
     monkeypatch.setattr(Volume, "read", record)
     engine = KerasEngine(keras.saving.load_model(networks["same"] / "best.keras"))
-    FileRestorer(engine, tile_shape=(4, 16, 16)).restore(path, tmp_path / "out.tif")
+    FileRestorer(TiledRestorer(engine, tile_shape=(4, 16, 16))).restore(path, tmp_path / "out.tif")
     assert {*shapes} == {(4, 16, 16, 1)}
     assert_close(tifffile.imread(tmp_path / "out.tif"), image, image)

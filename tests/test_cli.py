@@ -12,7 +12,7 @@ import pytest
 
 from rcan.__main__ import main as rcan_main
 from rcan.cli import run_command
-from rcan.commands.apply import ApplyOptions, apply
+from rcan.commands.apply import apply
 from rcan.commands.apply import main as apply_main
 from rcan.commands.simulate import simulate
 from rcan.commands.train import main as train_main
@@ -20,6 +20,7 @@ from rcan.commands.train import train
 from rcan.config import Config, Count
 from rcan.failures import UsageError, describe_failure
 from rcan.options import Settings, option
+from rcan.restoration.options import RestoreOptions
 
 
 class Options(Settings):
@@ -112,7 +113,7 @@ def test_the_short_flags_are_the_published_ones(command, letters):
 def test_the_published_apply_command_line_is_understood():
     calls = []
 
-    def command(options: ApplyOptions):
+    def command(options: RestoreOptions):
         """Restore."""
         calls.append(options)
 
@@ -120,7 +121,7 @@ def test_the_published_apply_command_line_is_understood():
         "-m model -i in -o out -g gt -b 16 -B 12,480,480 -O 2,40,40 --p_min 1 --p_max 99.5 --rescale -f ome"
     )
     assert run_command(command, line.split(), prog="apply.py") == 0
-    assert calls[0] == ApplyOptions(
+    assert calls[0] == RestoreOptions(
         model_dir=Path("model"),
         input=Path("in"),
         output=Path("out"),
@@ -136,7 +137,7 @@ def test_the_published_apply_command_line_is_understood():
 
 
 def test_the_published_defaults_of_apply():
-    options = ApplyOptions(model_dir=Path("model"), input=Path("in"), output=Path("out"))
+    options = RestoreOptions(model_dir=Path("model"), input=Path("in"), output=Path("out"))
     assert (options.bpp, options.output_tiff_format, options.ground_truth) == (32, "imagej", None)
     assert not options.rescale
     assert not options.normalize_output_range_between_zero_and_one

@@ -20,6 +20,7 @@ from rcan.io.volume import open_volume  # noqa: E402
 from rcan.restoration import dask_cluster as cluster  # noqa: E402
 from rcan.restoration.dask_parts import group_frames, split_volume  # noqa: E402
 from rcan.restoration.file import FileRestorer  # noqa: E402
+from rcan.restoration.tiled import TiledRestorer  # noqa: E402
 from rcan.restoration.tiles import tile_axis  # noqa: E402
 
 TILES = ("-B", "8,32,32", "-O", "2,8,8")
@@ -231,7 +232,7 @@ def test_a_worker_loads_a_network_once():
 
     def load(key):
         loaded.append(key)
-        return FileRestorer(cluster.Facts((1, 1, 1), (1, 1)))
+        return FileRestorer(TiledRestorer(cluster.Facts((1, 1, 1), (1, 1))))
 
     for key in (1, 1, 2):
         assert cluster.perform(load, (key,))[0] == "done"

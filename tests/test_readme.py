@@ -14,8 +14,8 @@ import pytest
 import tifffile
 
 from rcan.__main__ import main
-from rcan.commands.apply import ApplyOptions
 from rcan.config import Config, load_config
+from rcan.restoration.options import RestoreOptions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -90,7 +90,7 @@ def test_cluster_script_starts_apply_with_the_address_of_the_cluster(monkeypatch
     program, verb, *flags = command
     assert (program, verb) == ("rcan", "apply")
     given = dict(zip(flags[::2], flags[1::2], strict=True))
-    assert {name.lstrip("-") for name in given} - {"m", "i", "o"} <= ApplyOptions.model_fields.keys()
+    assert {name.lstrip("-") for name in given} - {"m", "i", "o"} <= RestoreOptions.model_fields.keys()
     assert given["--scheduler"] == "tcp://node1:8786"
 
 

@@ -20,6 +20,7 @@ from rcan.restoration.attention import with_local_attention
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, upscaling_of, voxels_within_memory
 from rcan.restoration.file import FileRestorer
 from rcan.restoration.seams import SeamMeter
+from rcan.restoration.settings import RestoreSettings
 from rcan.restoration.tiled import TiledRestorer, is_computing, restore, restore_blocks
 from rcan.restoration.tiles import tile_axis
 
@@ -408,6 +409,11 @@ def stack(tmp_path, write_tiff, rng):
     return write_tiff(tmp_path / "raw" / "cell.tif", image, "ZYX"), image
 
 
+def make_restorer(engine, *, max_voxels=2**22, tile_shape=None, overlap=None, **settings):
+    tiled = TiledRestorer(engine, max_voxels=max_voxels, tile_shape=tile_shape, overlap=overlap)
+    return FileRestorer(tiled, RestoreSettings(**settings))
+
+
 @pytest.mark.parametrize("failure", [MemoryError, ResourceExhaustedError])
 @pytest.mark.parametrize("given", [{}, {"tile_shape": (20, 64, 64)}, {"max_voxels": 70_000}])
 def test_tile_that_does_not_fit_memory_is_halved(stack, tmp_path, failure, given):
@@ -421,7 +427,7 @@ def test_tile_that_does_not_fit_memory_is_halved(stack, tmp_path, failure, given
         return tile
 
     with pytest.warns(UserWarning, match="memory is too small"):
-        report = FileRestorer(Engine(compute), **given).restore(path, tmp_path / "out.tif")
+        report = make_restorer(Engine(compute), **given).restore(path, tmp_path / "out.tif")
     np.testing.assert_allclose(tifffile.imread(tmp_path / "out.tif"), image, atol=0.1)
     assert math.prod(report.tile_shape) == sizes[-1] <= 20_000
     assert 1 <= len({size for size in sizes if size > 20_000}) <= 2  # at most 76800 voxels, and half of them
@@ -437,7 +443,7 @@ def test_next_file_begins_with_the_tile_that_fitted(stack, tmp_path):
             raise MemoryError
         return tile
 
-    restorer = FileRestorer(Engine(compute))
+    restorer = make_restorer(Engine(compute))
     with pytest.warns(UserWarning, match="memory is too small"):
         restorer.restore(path, tmp_path / "one.tif")
     sizes.clear()
@@ -457,7 +463,7 @@ def test_no_tile_is_tried_twice(stack, tmp_path, overlap):
         return tile
 
     with pytest.warns(UserWarning, match="memory is too small") as warned:
-        FileRestorer(Engine(compute), overlap=overlap).restore(path, tmp_path / "out.tif")
+        make_restorer(Engine(compute), overlap=overlap).restore(path, tmp_path / "out.tif")
     assert len(refused) == sum("memory is too small" in str(one.message) for one in warned)
 
 
@@ -466,13 +472,13 @@ def test_smaller_tiles_are_not_tried_where_they_do_not_help(stack, tmp_path, mon
     path, _ = stack
     tries = []
 
-    def fail(self, *images):
+    def fail(*images, **options):
         tries.append(images)
         raise MemoryError("a frame is too large")
 
-    monkeypatch.setattr(FileRestorer, "_examine", fail)
+    monkeypatch.setattr("rcan.restoration.file.examine", fail)
     with pytest.raises(MemoryError, match="a frame is too large"):
-        FileRestorer(Engine(np.copy), stretch=True).restore(path, tmp_path / "out.tif")
+        make_restorer(Engine(np.copy), stretch=True).restore(path, tmp_path / "out.tif")
     assert len(tries) == 1
 
 
@@ -484,7 +490,7 @@ def test_memory_that_holds_no_tile_at_all_is_an_error_and_no_file(stack, tmp_pat
         raise MemoryError
 
     with pytest.raises(MemoryError, match="memory is too small for a tile of"):
-        FileRestorer(Engine(compute)).restore(path, tmp_path / "out.tif")
+        make_restorer(Engine(compute)).restore(path, tmp_path / "out.tif")
     assert [file.name for file in tmp_path.iterdir()] == ["raw"]
 
 
@@ -707,7 +713,7 @@ def test_visible_seams_are_warned_of(stack, tmp_path):
     path, _ = stack
     numbers = itertools.count()
     engine = Engine(lambda tile: np.full_like(tile, 5.0 * (next(numbers) % 2)) + 0.1 * tile)
-    restorer = FileRestorer(engine, tile_shape=(20, 30, 32), overlap=(4, 4, 4))
+    restorer = make_restorer(engine, tile_shape=(20, 30, 32), overlap=(4, 4, 4))
     with pytest.warns(UserWarning, match=r"out\.tif: intensities step .* across the borders of tiles"):
         report = restorer.restore(path, tmp_path / "out.tif")
     assert report.seams > 1.25

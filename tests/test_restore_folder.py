@@ -22,7 +22,7 @@ from rcan.commands.apply import main
 from rcan.data.views import open_network_view
 from rcan.io.volume import open_volume
 from rcan.model import PixelShuffle
-from rcan.restoration.file import FileRestorer
+from rcan.restoration.file import ImageTask
 
 zarr = pytest.importorskip("zarr")
 
@@ -249,13 +249,13 @@ def test_failed_image_is_tried_again(run, networks, folder, write_tiff):
 
 def test_image_that_vanishes_does_not_keep_the_others_from_being_restored(run, networks, folder, monkeypatch):
     root, _ = folder
-    restore = FileRestorer.restore
+    restore = ImageTask.restore
 
     def restore_while_another_vanishes(self, *paths, **options):
         (root / "raw/b.tif").unlink(missing_ok=True)
         return restore(self, *paths, **options)
 
-    monkeypatch.setattr(FileRestorer, "restore", restore_while_another_vanishes)
+    monkeypatch.setattr(ImageTask, "restore", restore_while_another_vanishes)
     _, err = run("-m", networks["same"], "-i", root / "raw", "-o", root / "out", status=1)
     assert sorted(path.name for path in (root / "out").glob("*.tif")) == ["a.tif", "c.tif"]
     assert "b.tif: no such file" in err
@@ -363,13 +363,13 @@ def test_image_that_another_call_writes_is_left_to_it(run, networks, folder):
 
 def test_image_that_another_call_has_restored_meanwhile_is_not_replaced(run, networks, folder, monkeypatch):
     root, _ = folder
-    restore = FileRestorer.restore
+    restore = ImageTask.restore
 
-    def restore_slowly(self, raw_path, output_path, **options):
+    def restore_slowly(self, output_path, **options):
         (root / "out/b.tif").write_bytes(b"the other call's")
-        return restore(self, raw_path, output_path, **options)
+        return restore(self, output_path, **options)
 
-    monkeypatch.setattr(FileRestorer, "restore", restore_slowly)
+    monkeypatch.setattr(ImageTask, "restore", restore_slowly)
     _, err = run("-m", networks["same"], "-i", root / "raw", "-o", root / "out", status=1)
     assert "b.tif would be replaced" in err
     assert (root / "out/b.tif").read_bytes() == b"the other call's"
@@ -380,14 +380,14 @@ def test_image_that_another_call_has_restored_meanwhile_counts_as_there_before(
 ):
     root, _ = folder
     flags = ["-m", networks["same"], "-i", root / "raw", "-o", root / "out"]
-    restore = FileRestorer.restore
+    restore = ImageTask.restore
 
     def restore_after_another_call(self, *paths, **options):
-        monkeypatch.setattr(FileRestorer, "restore", restore)
+        monkeypatch.setattr(ImageTask, "restore", restore)
         main([str(flag) for flag in flags])
         return restore(self, *paths, **options)
 
-    monkeypatch.setattr(FileRestorer, "restore", restore_after_another_call)
+    monkeypatch.setattr(ImageTask, "restore", restore_after_another_call)
     out, _ = run(*flags)
     assert out.splitlines()[-1] == f"3 of 3 restored, 2 of them before: {root / 'out'}"
 
@@ -821,7 +821,7 @@ import time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell has set
 import rcan.keras_setup
 from rcan.commands import apply
-from rcan.restoration import folder
+from rcan.restoration import watch
 from rcan.restoration.engine import KerasEngine
 
 def compute_slowly(self, tile):
@@ -829,7 +829,7 @@ def compute_slowly(self, tile):
     return compute(self, tile)
 
 compute, KerasEngine.__call__ = KerasEngine.__call__, compute_slowly
-folder._LOOK_INTERVAL = 0.4
+watch._LOOK_INTERVAL = 0.4
 sys.exit(apply.main(sys.argv[1:]))
 """
 
@@ -894,7 +894,7 @@ def test_watched_folder_is_restored_as_it_grows(watching, folder, write_tiff, dr
 def watch_some_rounds(monkeypatch, rounds):
     """Let `--watch` look so many times; before each look but the first, one of `rounds` is called."""
     from rcan import cli
-    from rcan.restoration import folder as run_module
+    from rcan.restoration import watch as watch_module
 
     steps = iter(rounds)
 
@@ -913,7 +913,7 @@ def watch_some_rounds(monkeypatch, rounds):
                 raise KeyboardInterrupt
             step()
 
-    monkeypatch.setattr(run_module, "time", Clock)
+    monkeypatch.setattr(watch_module, "time", Clock)
     monkeypatch.setattr(cli, "_is_computing", lambda: False)
 
 

@@ -59,7 +59,7 @@ class Cluster:
     address : str
         Of a scheduler, or ``"local"`` for processes of this machine, which end with the `with` block.
     work : callable
-        What the workers run: ``work(sharing, request)`` returns `perform`'s outcome. Must be importable by name
+        What the workers run: ``work(num_processes, request)`` returns `perform`'s outcome. Must be importable by name
         without Keras.
     on_cpu : bool
         Whether the GPUs of this machine are left alone by ``"local"``.
@@ -75,7 +75,7 @@ class Cluster:
     def __init__(self, address, work, *, on_cpu=False):
         self._distributed = _import_distributed()
         self._address, self._work, self._on_cpu = address, work, on_cpu
-        self._sharing = 1  # processes that share the memory of a machine
+        self._num_processes = 1  # processes that share the memory of a machine
 
     def __enter__(self):
         for name in ("distributed", "distributed.client"):
@@ -134,8 +134,8 @@ class Cluster:
         """
         self._wait_for(self._submit(os.getpid))  # an adaptive cluster starts workers once there is work
         hosts = Counter(address.rpartition(":")[0] for address in self._workers())
-        self._sharing = max(hosts.values(), default=1)
-        restorer = self._value_of(self._wait_for(self._submit(self._work, self._sharing)))
+        self._num_processes = max(hosts.values(), default=1)
+        restorer = self._value_of(self._wait_for(self._submit(self._work, self._num_processes)))
         return dataclasses.replace(restorer, cluster=self)
 
     def restore(self, restorer, raw, files, report, progress, seams):
@@ -162,7 +162,7 @@ class Cluster:
         ConnectionError
             If the scheduler is gone, or all workers are for `PATIENCE` seconds.
         """
-        shape, factors = raw.volume.shape[:-1], restorer.engine.factors
+        shape, factors = raw.volume.shape[:-1], restorer.tiled.engine.factors
         chunk_shape = files[0].chunk_shape
         cuts = [
             tile_axis(*axis) for axis in zip(shape, report.tile_shape, report.overlap, factors, strict=True)
@@ -203,7 +203,9 @@ class Cluster:
             while True:
                 most = 2 * max(1, len(self._workers()))  # one in work and one waiting, each
                 for request in itertools.islice(requests, max(0, most - len(underway))):
-                    underway[self._submit(self._work, self._sharing, request, finished=finished)] = request
+                    underway[self._submit(self._work, self._num_processes, request, finished=finished)] = (
+                        request
+                    )
                 if not underway:
                     return
                 future = self._next(finished)
@@ -347,8 +349,9 @@ def perform(load, key, request=None):
             restorer = _loaded[key]
         if request:
             return "done", _restore_part(restorer, **request)
-        facts = Facts(restorer.engine.factors, restorer.engine.num_channels)
-        return "done", dataclasses.replace(restorer, engine=facts)
+        engine = restorer.tiled.engine
+        tiled = restorer.tiled.with_engine(Facts(engine.factors, engine.num_channels))
+        return "done", dataclasses.replace(restorer, tiled=tiled)
     except Exception as failure:
         message = " ".join(describe_failure(failure).splitlines())
         return "memory" if is_out_of_memory(failure) else "failed", f"{message} (on {platform.node()})"

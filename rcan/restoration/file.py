@@ -1,4 +1,4 @@
-"""From an image file to a restored one: frames, intensities, channels and metadata.
+"""From an image file to a restored one: open and check, compare with the training data, restore, write, report.
 
 A file is looped over in the blocks that the network sees: positions and time points always, channels where the
 network has one input channel, planes where it is two-dimensional. One intensity range for each channel serves the
@@ -6,316 +6,249 @@ whole series unless another normalisation is asked for, so that nothing flickers
 """
 
 import math
-import tempfile
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from rcan.atomic_io import preallocate, report_errors_as
 from rcan.data.views import check_fit, open_network_view
 from rcan.fingerprint.domain import compare_fingerprint
-from rcan.intensity import fit_affine
 from rcan.io.volume import open_volume
 from rcan.progress import Progress
-from rcan.restoration.output import Output, Report
+from rcan.restoration.examination import examine, open_scratch
+from rcan.restoration.output import FileReport, Output
 from rcan.restoration.seams import SeamMeter
+from rcan.restoration.settings import RestoreSettings
 from rcan.restoration.tiled import TiledRestorer, restore_blocks
-from rcan.scores import compare, mean_scores
 
-__all__ = ["FileRestorer"]
+__all__ = ["FileRestorer", "ImageTask"]
 
 VISIBLE_SEAM = 1.15  # score from which the borders of tiles may be seen (docs/tiling.md)
 
 
-@dataclass
+@dataclass(frozen=True)
 class FileRestorer:
-    """A trained network and the settings to restore image files with.
+    """A network, in tiles that the memory holds, and the settings that image files are restored with.
+
+    `cluster`, a `rcan.restoration.dask_cluster.Cluster`, restores the parts of a file; this process does where None.
+    """
+
+    tiled: TiledRestorer
+    settings: RestoreSettings = field(default_factory=RestoreSettings)
+    cluster: object | None = None
+
+    @property
+    def num_channels(self):
+        """Channels that are read and restored; the spread of an ensemble is not counted."""
+        num_read, num_written = self.tiled.engine.num_channels
+        return num_read, num_written // (2 if self.settings.with_spread else 1)
+
+    def open(self, raw_path, gt_path=None):
+        """Open an image, and its ground truth where there is one: an `ImageTask`."""
+        return ImageTask(self, raw_path, gt_path)
+
+    def restore(self, raw_path, output_path, *, gt_path=None, **options):
+        """Restore one file; `options` are those of `ImageTask.restore`."""
+        with self.open(raw_path, gt_path) as task:
+            return task.restore(output_path, **options)
+
+    def restore_part(self, raw_path, writers, ranges, part, *, tile_shape, overlap):
+        """Restore a region of the output of a file, into outputs that other processes write to as well.
+
+        `writers` are the `rcan.io.zarr_writing.ZarrWriter` of the output, and of the spread of an ensemble; `ranges`
+        the grey values of 0 and 1 by number of the frame, other frames are left out. Returns a `FileReport` with
+        counts alone, and the `SeamMeter`.
+        """
+        report, seams = FileReport(), SeamMeter()
+        with open_volume(raw_path, axes=self.settings.axes) as volume:
+            for number, frame_range in ranges.items():
+                settings = replace(self.settings, normalize="training", training_range=frame_range)
+                raw = _open_view(volume, replace(self, settings=settings), self.num_channels[0])
+                blocks = restored_blocks(
+                    self.tiled.engine, raw, (tile_shape, overlap), seams, numbers=[number], part=part
+                )
+                output = Output(settings, self.tiled.engine.factors, self.num_channels, raw)
+                output.write(writers, blocks, report)
+        for writer in writers:
+            writer.flush()
+        return report, seams
+
+
+def _open_view(volume, restorer, num_channels, *, is_gt=False):
+    settings = restorer.settings
+    return open_network_view(
+        volume,
+        ndim=len(restorer.tiled.engine.factors),
+        num_channels=num_channels,
+        percentiles=settings.percentiles,
+        channels=None if is_gt else settings.channels,
+        normalize="series" if is_gt else settings.normalize,
+        training_range=settings.training_range,
+    )
+
+
+class ImageTask:
+    """An image that is opened and checked, and waits to be restored; a context manager.
 
     Attributes
     ----------
-    engine : callable
-        As `rcan.restoration.engine.KerasEngine`, or an `Ensemble`.
-    max_voxels : int
-        Most voxels of a tile that is chosen. Halved when memory turns out to be too small.
-    tile_shape : tuple of int or None
-        Spatial shape of a tile, cut down to the volume; the one that computes the fewest voxels where None.
-    overlap : tuple of int or None
-        Voxels that neighbouring tiles share; see `rcan.restoration.tiled.plan_tiles` where None.
-    percentiles : tuple of float
-        Percentiles that become 0 and 1.
-    normalize : {"series", "frame", "training"}
-        As `rcan.data.views.open_network_view`.
-    training_range : ndarray or None
-        Grey values that became 0 and 1 in training.
-    axes, gt_axes : str or None
-        Axes of the input and of the ground truth, where their metadata is wrong.
-    channels : tuple of int or None
-        Channels of the input to restore; all where None.
-    bits : {32, 16, 8}
-        Of an output value: float32, uint16 or uint8.
-    as_channels : bool
-        Write raw, restored and ground truth as channels, normalised.
-    rescale : bool
-        Match the result to the ground truth, and write it in its unit.
-    stretch : bool
-        Stretch each channel to [0, 1].
-    with_spread : bool
-        The engine gives the spread of an ensemble besides, which becomes a second file.
-    spread_factor : float
-        What the spread is multiplied by.
-    file_format : str
-        As `rcan.io.create_volume`.
-    cluster : rcan.restoration.dask_cluster.Cluster or None
-        Its workers restore the parts of a file; this process does where None.
-    training_fingerprint : rcan.fingerprint.domain.TrainingFingerprint or None
-        What the network was trained on.
-    trusted_range : rcan.fingerprint.domain.TrustedRange or None
+    raw, gt : rcan.data.views.NetworkView
+        gt is None without ground truth.
+    verdict : rcan.fingerprint.domain.Verdict or None
+        Whether the image is like the training data; None where these are not known.
+
+    Raises
+    ------
+    ValueError, OSError
+        If a file cannot be read, or does not fit the network.
     """
 
-    engine: object
-    max_voxels: int = 2**22
-    tile_shape: tuple | None = None
-    overlap: tuple | None = None
-    percentiles: tuple = (2, 99.9)
-    normalize: str = "series"
-    training_range: np.ndarray | None = None
-    axes: str | None = None
-    gt_axes: str | None = None
-    channels: tuple | None = None
-    bits: int = 32
-    as_channels: bool = False
-    rescale: bool = False
-    stretch: bool = False
-    with_spread: bool = False
-    spread_factor: float = 1.0
-    file_format: str = "imagej"
-    cluster: object | None = None
-    training_fingerprint: object | None = None
-    trusted_range: object | None = None
-    num_channels: tuple = field(init=False)  # read and restored
+    def __init__(self, restorer, raw_path, gt_path=None):
+        self._restorer, settings = restorer, restorer.settings
+        with ExitStack() as stack:
+            volume = stack.enter_context(open_volume(raw_path, axes=settings.axes))
+            self.raw, self.gt = _open_view(volume, restorer, restorer.num_channels[0]), None
+            if gt_path:
+                volume = stack.enter_context(open_volume(gt_path, axes=settings.gt_axes))
+                self.gt = _open_view(volume, restorer, restorer.num_channels[1], is_gt=True)
+                check_fit(self.raw, self.gt, self._restored_shape())
+            self.verdict = None
+            if settings.training_fingerprint:
+                fingerprint = self.raw.fingerprint()
+                self.verdict = compare_fingerprint(
+                    fingerprint, settings.training_fingerprint, settings.trusted_range
+                )
+            self._files = stack.pop_all()
 
-    def __post_init__(self):
-        num_read, num_written = self.engine.num_channels
-        self.tiled = TiledRestorer(
-            self.engine, max_voxels=self.max_voxels, tile_shape=self.tile_shape, overlap=self.overlap
-        )
-        self.num_channels = num_read, num_written // (2 if self.with_spread else 1)
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._files.close()
+
+    def _restored_shape(self):
+        factors = self._restorer.tiled.engine.factors
+        return (*map(int.__mul__, self.raw.volume.shape[:-1], factors), self._restorer.num_channels[1])
 
     def restore(
-        self,
-        raw_path,
-        output_path,
-        *,
-        gt_path=None,
-        spread_path=None,
-        label="Restoring",
-        when_judged=None,
-        when_whole=None,
+        self, output_path, *, spread_path=None, file_format="imagej", label="Restoring", when_whole=None
     ):
-        """Restore one file; the output appears when it is whole.
+        """Restore the image; the output appears when it is complete.
 
         Parameters
         ----------
-        raw_path, output_path : path
-        gt_path : path, optional
-            Ground truth to score against.
+        output_path : path
         spread_path : path, optional
             Where the spread of an ensemble goes.
+        file_format : str
+            As `rcan.io.tiff_writing.create_volume`.
         label : str
             Shown with the progress.
-        when_judged : callable, optional
-            Called with the verdict on the image before anything is written, where it is known what the network was
-            trained on. An exception leaves the image alone.
         when_whole : callable, optional
             Called with the final and the present path of each output right before it gets its name.
 
         Returns
         -------
-        report : Report
+        report : FileReport
 
         Raises
         ------
         ValueError, OSError
-            If a file cannot be read or written, or does not fit the network.
+            If a file cannot be read or written.
 
         Warns
         -----
         UserWarning
             If memory was too small for the tiles, values were clipped or tiles can be seen.
         """
-        with ExitStack() as stack:
-            raw = self._see(stack.enter_context(open_volume(raw_path, axes=self.axes)), self.num_channels[0])
-            gt = None
-            if gt_path:
-                file = stack.enter_context(open_volume(gt_path, axes=self.gt_axes))
-                gt = self._see(file, self.num_channels[1], is_gt=True)
-                check_fit(raw, gt, self._restored_shape(raw.volume))
-            verdict = None
-            if self.training_fingerprint:
-                verdict = compare_fingerprint(
-                    raw.fingerprint(), self.training_fingerprint, self.trusted_range
-                )
-                if when_judged:
-                    when_judged(verdict)
-            output = Output(self, raw, gt, verdict)
-            output.warn_of_lost_steps(output_path)
-            report = self.tiled.with_fitting_tiles(
-                raw.volume.shape[:-1],
-                lambda *tiles: self._restore(
-                    output, raw, gt, tiles, output_path, spread_path, label, when_whole
-                ),
-            )
-        report.verdict = verdict
-        self._warn(report, output_path)
+        restorer = self._restorer
+        output = Output(
+            restorer.settings,
+            restorer.tiled.engine.factors,
+            restorer.num_channels,
+            self.raw,
+            self.gt,
+            self.verdict,
+        )
+        output.warn_of_lost_steps(output_path)
+
+        def restore_in(tile_shape, overlap):
+            with ExitStack() as stack:
+                files = [stack.enter_context(output.create(output_path, file_format))]
+                if spread_path:
+                    files.append(stack.enter_context(output.create(spread_path, file_format, is_spread=True)))
+                for file in files:
+                    file.when_whole = when_whole
+                num_voxels = len(self.raw.frames) * math.prod(self.raw.volume.shape[:-1])
+                progress = stack.enter_context(Progress(num_voxels, label, unit="voxel"))
+                return self._fill(output, files, (tile_shape, overlap), progress)
+
+        report = restorer.tiled.with_fitting_tiles(self.raw.volume.shape[:-1], restore_in)
+        report.verdict = self.verdict
+        _warn(report, output_path, restorer.settings.bits)
         return report
 
-    def _restore(self, output, raw, gt, tiles, output_path, spread_path, label, when_whole):
-        shape = raw.volume.shape[:-1]
-        tile_shape, overlap = tiles
-        report = Report(tile_shape=tile_shape, overlap=overlap)
-        seams = SeamMeter()
-        with ExitStack() as stack:
-            files = [stack.enter_context(output.create(output_path))]
-            if spread_path:
-                files.append(stack.enter_context(output.create(spread_path, is_spread=True)))
-            for file in files:
-                file.when_whole = when_whole
-            progress = stack.enter_context(Progress(len(raw.frames) * math.prod(shape), label, unit="voxel"))
-            blocks = self._restored_blocks(raw, tile_shape, overlap, progress, seams)
-            if self.cluster:
-                self.cluster.restore(self, raw, files, report, progress, seams)
-            elif not (gt or self.stretch):
-                output.write(files, blocks, report)
+    def _fill(self, output, files, tiles, progress):
+        """Restore all frames into files that are open."""
+        restorer, seams = self._restorer, SeamMeter()
+        report = FileReport(tile_shape=tiles[0], overlap=tiles[1])
+        if restorer.cluster:
+            restorer.cluster.restore(restorer, self.raw, files, report, progress, seams)
+        else:
+            blocks = restored_blocks(restorer.tiled.engine, self.raw, tiles, seams, progress=progress)
+            if self.gt or restorer.settings.stretch:
+                self._fill_examined(output, files, blocks, report)
             else:
-                self._write_examined(output, files, blocks, raw, gt, report)
+                output.write(files, blocks, report)
         report.seams = seams.score
         return report
 
-    def restore_part(self, raw_path, writers, ranges, part, *, tile_shape, overlap):
-        """Restore a part of a file, into outputs that others write to besides.
-
-        Parameters
-        ----------
-        raw_path : path
-        writers : list of rcan.io.zarr_writing.ZarrWriter
-            Of the output, and of the spread of an ensemble.
-        ranges : dict of ndarray of shape (C, 2)
-            Grey values of 0 and 1, by number of the frame; other frames are left out.
-        part : tuple of slice
-            Region of the output.
-        tile_shape, overlap : tuple of int
-
-        Returns
-        -------
-        report : Report
-            Counts of values only.
-        seams : rcan.restoration.seams.SeamMeter
-        """
-        report, seams = Report(), SeamMeter()
-        with open_volume(raw_path, axes=self.axes) as file:
-            for number, own in ranges.items():
-                told = replace(self, normalize="training", training_range=own)
-                raw = told._see(file, self.num_channels[0])
-                blocks = told._restored_blocks(raw, tile_shape, overlap, None, seams, [number], part)
-                Output(told, raw, None).write(writers, blocks, report)
-        for writer in writers:
-            writer.flush()
-        return report, seams
-
-    def _write_examined(self, output, files, blocks, raw, gt, report):
+    def _fill_examined(self, output, files, blocks, report):
         """Keep what is restored on disk until it has been scored or its limits are known, then write it."""
-        shape = (len(raw.frames), *self._restored_shape(raw.volume)[:-1], self.engine.num_channels[1])
-        with _scratch(Path(files[0].path).absolute().parent, shape) as restored:
+        shape = self._restored_shape()
+        num_written = self._restorer.tiled.engine.num_channels[1]
+        folder = Path(files[0].path).absolute().parent
+        with open_scratch(folder, (len(self.raw.frames), *shape[:-1], num_written)) as restored:
             for number, region, block in blocks:
                 restored[number][region] = block
-            scores, limits = self._examine(restored, raw, gt)
-            whole = tuple(slice(0, size) for size in shape[1:-1])
+            found = examine(restored, self.raw, self.gt, shape[-1], rescale=self._restorer.settings.rescale)
+            whole = tuple(slice(0, size) for size in shape[:-1])
             frames = ((number, whole, np.array(block)) for number, block in enumerate(restored))
-            output.write(files, frames, report, limits if self.stretch else None)
-        report.scores = mean_scores(scores) if scores else None
+            output.write(files, frames, report, found.limits if self._restorer.settings.stretch else None)
+        report.scores = found.scores
 
-    def _warn(self, report, output_path):
-        if report.num_clipped:
-            share = 100 * report.num_clipped / report.num_values
-            warnings.warn(
-                f"{output_path}: {report.num_clipped} values ({share:.2g} %) lay outside 0 to {2**self.bits - 1} and "
-                "were clipped. `--bpp 32` keeps them.",
-                stacklevel=3,
-            )
-        if report.seams and report.seams > VISIBLE_SEAM:
-            warnings.warn(
-                f"{output_path}: intensities step {report.seams:.2f} times as far across the borders of tiles as "
-                "beside them, look for seams. A larger --block_overlap_shape makes them fainter.",
-                stacklevel=3,
-            )
 
-    def _see(self, file, num_channels, *, is_gt=False):
-        return open_network_view(
-            file,
-            ndim=len(self.engine.factors),
-            num_channels=num_channels,
-            percentiles=self.percentiles,
-            channels=None if is_gt else self.channels,
-            normalize="series" if is_gt else self.normalize,
-            training_range=self.training_range,
+def restored_blocks(engine, raw, tiles, seams, *, numbers=None, part=None, progress=None):
+    """Number of the frame, region and restored block, normalised, of all frames or some."""
+    tile_shape, overlap = tiles
+    for number in range(len(raw.frames)) if numbers is None else numbers:
+        blocks = restore_blocks(
+            engine,
+            lambda region, number=number: raw.read(number, region),
+            raw.volume.shape[:-1],
+            tile_shape=tile_shape,
+            overlap=overlap,
+            part=part,
+            progress=progress,
+            seams=seams,
         )
-
-    def _restored_shape(self, volume):
-        return (*map(int.__mul__, volume.shape[:-1], self.engine.factors), self.num_channels[1])
-
-    def _restored_blocks(self, raw, tile_shape, overlap, progress, seams, numbers=None, part=None):
-        """Number of the frame, region and restored block, normalised."""
-        for number in range(len(raw.frames)) if numbers is None else numbers:
-            blocks = restore_blocks(
-                self.engine,
-                lambda region, number=number: raw.read(number, region),
-                raw.volume.shape[:-1],
-                tile_shape=tile_shape,
-                overlap=overlap,
-                part=part,
-                progress=progress,
-                seams=seams,
-            )
-            for region, block in blocks:
-                yield number, region, block
-
-    def _examine(self, restored, raw, gt):
-        """Score the restored frames and find the limits of each channel; match to the ground truth in place."""
-        if self.rescale:
-            self._match(restored, raw, gt)
-        scores, limits, last = [], {}, self.num_channels[1]
-        for number, frame in enumerate(raw.frames):
-            images = {"raw": raw.read(number), "restored": np.array(restored[number][..., :last])}
-            if gt:
-                images["ground truth"] = gt.read(number)
-                scores.append(compare(*images.values()))
-            for kind, image in images.items():
-                space, key = tuple(range(image.ndim - 1)), (kind, frame.get("C"))
-                low, high = limits.get(key, (np.inf, -np.inf))
-                limits[key] = np.minimum(low, image.min(axis=space)), np.maximum(high, image.max(axis=space))
-        return scores, limits
-
-    def _match(self, restored, raw, gt):
-        """Bring all frames to the ground truth by one line for each channel, so that a time course stays one."""
-        by_channel, last = {}, self.num_channels[1]
-        for number, frame in enumerate(raw.frames):
-            by_channel.setdefault(frame.get("C"), []).append(number)
-        for numbers in by_channel.values():
-            line = fit_affine((restored[i][..., :last], gt.read(i)) for i in numbers)
-            for i in numbers:
-                restored[i][..., :last] = line[:, 0] * restored[i][..., :last] + line[:, 1]
-                restored[i][..., last:] *= np.abs(line[:, 0])
+        for region, block in blocks:
+            yield number, region, block
 
 
-@contextmanager
-def _scratch(folder, shape):
-    """An array of float32 on disk that is gone afterwards."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        with report_errors_as(folder):
-            preallocate(file, 0, 4 * math.prod(shape))
-        array = np.memmap(file, np.float32, "w+", shape=shape)
-        yield array
-        del array
+def _warn(report, output_path, bits):
+    if report.num_clipped:
+        share = 100 * report.num_clipped / report.num_values
+        warnings.warn(
+            f"{output_path}: {report.num_clipped} values ({share:.2g} %) lay outside 0 to {2**bits - 1} and "
+            "were clipped. `--bpp 32` keeps them.",
+            stacklevel=3,
+        )
+    if report.seams and report.seams > VISIBLE_SEAM:
+        warnings.warn(
+            f"{output_path}: intensities step {report.seams:.2f} times as far across the borders of tiles as "
+            "beside them, look for seams. A larger --block_overlap_shape makes them fainter.",
+            stacklevel=3,
+        )

@@ -1,15 +1,15 @@
 """What has been restored into a folder: from which input, by which network, with which settings.
 
-One line of JSON for each output, written when the output is whole and before it gets its name. A job that was killed
-at any moment therefore knows of every file under its final name whether it is this job's, and goes on with the rest.
-Lines are only ever appended, so that several processes may work into one folder.
+`manifest.jsonl` has a line of JSON for each output, written when the output is complete and before it gets its name. A
+job that was killed at any moment therefore knows of every file under its final name whether it is this job's, and goes
+on with the rest. Lines are only ever appended, so that several processes may work into one folder.
 """
 
-import contextlib
 import json
 import os
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from rcan.atomic_io import file_signature
@@ -17,68 +17,43 @@ from rcan.atomic_io import file_signature
 __all__ = ["Manifest"]
 
 _NAME = "manifest.jsonl"
-_KEYS = {"output", "state", "input", "input_state", "settings"}
+_KEYS = {"output", "state", "input", "input_state", "settings"}  # the states are file signatures
 
 
 class Manifest:
-    """Reads and writes the list of a folder's restored images.
-
-    Parameters
-    ----------
-    folder : path
-    """
+    """Reads and appends the entries of a folder's restored images."""
 
     def __init__(self, folder):
         self.path = Path(folder) / _NAME
-        self._entries = defaultdict(list)  # by name of the output; what stands last is newest
+        self._entries = defaultdict(list)  # by name of the output, the newest last
         self._num_read = 0  # bytes
         self._read()
 
     def _read(self):
         """Read what has been written since, by whichever process."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(self.path, "rb") as file:
+        with suppress(FileNotFoundError, NotADirectoryError), open(self.path, "rb") as file:
             file.seek(self._num_read)
             lines = file.read()
             lines = lines[: lines.rfind(b"\n") + 1]
             self._num_read += len(lines)
             for line in lines.decode(errors="replace").splitlines():
-                with contextlib.suppress(ValueError):  # a line that a killed process began
+                with suppress(ValueError):  # a line that a killed process began
                     entry = json.loads(line)
                     if isinstance(entry, dict) and entry.keys() >= _KEYS and isinstance(entry["output"], str):
                         self._entries[entry["output"]].append(entry)
 
-    def _entry(self, output_path):
-        """What is known of a file under the name of an output; None if it is not, or has changed since."""
+    def entry(self, output_path):
+        """The entry of an output as it is on disk now; empty if there is none, or it has changed since."""
         try:
-            state = file_signature(output_path)
+            signature = file_signature(output_path)
         except OSError:  # a link to nowhere
-            return None
+            return {}
         self._read()
         entries = reversed(self._entries.get(Path(output_path).name, []))
-        return next((entry for entry in entries if entry["state"] == state), None)
-
-    def facts(self, output_path):
-        """All that is known of an output as it is now.
-
-        Parameters
-        ----------
-        output_path : path
-
-        Returns
-        -------
-        facts : dict
-            Empty where nothing is known.
-        """
-        return self._entry(output_path) or {}
+        return next((entry for entry in entries if entry["state"] == signature), {})
 
     def status(self, raw_path, output_path, settings):
-        """What a file under the name of an output is.
-
-        Parameters
-        ----------
-        raw_path, output_path : path
-        settings : dict
-            JSON: all that decides about the values of the output.
+        """What the file under the name of an output is, for a job with these settings.
 
         Returns
         -------
@@ -88,72 +63,47 @@ class Manifest:
         """
         if not os.path.lexists(output_path):
             return "absent"
-        entry = self._entry(output_path)
-        if entry is None:
+        entry = self.entry(output_path)
+        if not entry:
             return "foreign"
         if entry["settings"] != settings:
             return "other settings"
-        same_input = entry["input"] == os.path.realpath(raw_path) and entry["input_state"] == file_signature(
-            raw_path
-        )
-        return "done" if same_input else "outdated"
+        same_path = entry["input"] == os.path.realpath(raw_path)
+        return "done" if same_path and entry["input_state"] == file_signature(raw_path) else "outdated"
 
     def difference(self, output_path, settings):
-        """How an output was made otherwise: the settings that differ, such as ``ensemble 8``.
-
-        Parameters
-        ----------
-        output_path : path
-        settings : dict
-
-        Returns
-        -------
-        words : str
-            Empty where nothing is known of the output.
-        """
-        entry = self._entry(output_path)
-        if entry is None:
+        """The settings that an output was made with otherwise, such as ``ensemble 8``; empty where not known."""
+        entry = self.entry(output_path)
+        if not entry:
             return ""
-        made = entry["settings"]
-        words = ["another network"] if made.get("model") != settings["model"] else []
-        keys = sorted((made.keys() | settings.keys()) - {"model"})
-        words += [f"{key} {made.get(key, 'not given')}" for key in keys if made.get(key) != settings.get(key)]
-        return ", ".join(words)
+        earlier = entry["settings"]
+        words = ["another network"] if earlier.get("model") != settings["model"] else []
+        changed = [
+            key for key in sorted({*earlier, *settings} - {"model"}) if earlier.get(key) != settings.get(key)
+        ]
+        return ", ".join([*words, *(f"{key} {_shown(earlier.get(key, 'not given'))}" for key in changed)])
 
-    def note(self, raw_path, input_state, output_path, present_path, settings):
-        """Write down an output that is whole.
+    def append(self, raw_path, input_signature, output_path, present_path, settings):
+        """Add an output that is complete and still has its partial name, `present_path`.
 
-        Parameters
-        ----------
-        raw_path : path
-        input_state : list
-            As `rcan.atomic_io.file_signature`, before it was read.
-        output_path, present_path : path
-            Its final name, and the one that it still has.
-        settings : dict
+        `input_signature` is that of the raw image before it was read.
         """
-        self._append(
+        self._write(
             {
                 "output": Path(output_path).name,
                 "state": file_signature(present_path),
                 "input": os.path.realpath(raw_path),
-                "input_state": input_state,
+                "input_state": input_signature,
                 "settings": settings,
                 "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
         )
 
-    def add(self, output_path, facts):
-        """Add what is known about an output only afterwards, such as its seams.
+    def extend(self, output_path, facts):
+        """Add to the newest entry of an output what is known only afterwards, such as its seams."""
+        self._write({**self._entries[Path(output_path).name][-1], **facts})
 
-        Parameters
-        ----------
-        output_path : path
-        facts : dict
-        """
-        self._append({**self._entries[Path(output_path).name][-1], **facts})
-
-    def _append(self, entry):
+    def _write(self, entry):
         line = json.dumps(entry) + "\n"
         with open(self.path, "a+b") as file:
             if file.tell():
@@ -164,3 +114,7 @@ class Manifest:
             file.flush()
             os.fsync(file.fileno())
         self._read()
+
+
+def _shown(value):
+    return f"{value:g}" if isinstance(value, float) else value

@@ -9,14 +9,14 @@ from rcan.intensity import denormalise, to_dtype
 from rcan.io.tiff_writing import create_volume
 from rcan.scores import enlarge
 
-__all__ = ["Output", "Report"]
+__all__ = ["FileReport", "Output"]
 
 _DTYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
 _FEWEST_STEPS = 100  # whole grey values between background and signal below which integers lose detail
 
 
 @dataclass
-class Report:
+class FileReport:
     """What came of restoring a file.
 
     Attributes
@@ -26,10 +26,10 @@ class Report:
     seams : float or None
         As `rcan.restoration.seams.SeamMeter.score`.
     num_clipped, num_values : int
-        Of the values written, those outside the range of their type.
+        Values outside the range of their type, and all values that were written.
     tile_shape, overlap : tuple of int
-    verdict : rcan.fingerprint.Verdict or None
-        Whether the network has seen such images in its training; None where that is not known.
+    verdict : rcan.fingerprint.domain.Verdict or None
+        Whether the image is like the training data; None where these are not known.
     """
 
     scores: dict | None = None
@@ -42,31 +42,26 @@ class Report:
 
 
 class Output:
-    """The files that are made of one image.
+    """The files that are made of one image: their unit and type, their channels and metadata.
 
-    Parameters
-    ----------
-    how : FileRestorer
-        Its settings.
-    raw : rcan.data.views.NetworkView
-    gt : rcan.data.views.NetworkView or None
-    verdict : rcan.fingerprint.Verdict, optional
-        Kept in the metadata.
+    `settings` are `RestoreSettings`, `factors` the network's upscaling, `num_channels` those that it reads and
+    restores, `raw` and `gt` `NetworkView`s, `verdict` is kept in the metadata.
     """
 
-    def __init__(self, how, raw, gt, verdict=None):
-        self._how, self._raw, self._gt, self._verdict = how, raw, gt, verdict
+    def __init__(self, settings, factors, num_channels, raw, gt=None, verdict=None):
+        self._settings, self._factors, self._num_channels = settings, factors, num_channels
+        self._raw, self._gt, self._verdict = raw, gt, verdict
 
     def warn_of_lost_steps(self, output_path):
         """A float32 cannot hold small differences of large grey values, an integer none below 1."""
-        if self._how.as_channels or self._how.stretch:
+        if self._settings.is_normalised:
             return
         low, high = self._raw.ranges.T
-        if self._how.bits < 32:
+        if self._settings.bits < 32:
             if np.any(high - low < _FEWEST_STEPS):
                 warnings.warn(
                     f"{output_path}: from background to signal are only {np.min(high - low):.3g} grey values, which -b "
-                    f"{self._how.bits} rounds to whole ones. `--bpp 32` keeps what lies between.",
+                    f"{self._settings.bits} rounds to whole ones. `--bpp 32` keeps what lies between.",
                     stacklevel=3,
                 )
             return
@@ -82,14 +77,14 @@ class Output:
     def _counts(self):
         """Channels of raw, and of restored or ground truth, in the whole file."""
         looped = len(self._raw.channels) if "C" not in self._raw.volume.block_axes else 1
-        return len(self._raw.channels), looped * self._how.num_channels[1]
+        return len(self._raw.channels), looped * self._num_channels[1]
 
-    def create(self, output_path, *, is_spread=False):
+    def create(self, output_path, file_format, *, is_spread=False):
         """Prepare the file of the restored image, or of its uncertainty, with the metadata of raw."""
         volume = self._raw.volume
         num_raw, num_channels = self._counts()
         names = volume.channel_names and [volume.channel_names[channel] for channel in self._raw.channels]
-        if self._how.as_channels and not is_spread:
+        if self._settings.as_channels and not is_spread:
             kinds = {
                 "raw": num_raw,
                 "restored": num_channels,
@@ -102,68 +97,69 @@ class Output:
             ]
             num_channels = len(names)
         axes = volume.axes.replace("C", "") + "C" * (num_channels > 1)
-        factors = self._how.engine.factors
         spatial = volume.block_axes.replace("C", "")
-        factor = dict.fromkeys("ZYX", 1) | dict(zip(spatial, factors, strict=True))
+        factor = dict.fromkeys("ZYX", 1) | dict(zip(spatial, self._factors, strict=True))
         sizes = {axis: volume.sizes[axis] * factor.get(axis, 1) for axis in axes if axis != "C"}
         file = create_volume(
             output_path,
             axes=axes,
             sizes={**sizes, "C": num_channels},
-            dtype=np.float32 if is_spread else _DTYPES[self._how.bits],
+            dtype=np.float32 if is_spread else _DTYPES[self._settings.bits],
             voxel_size=tuple(
                 size and size / factor[axis] for axis, size in zip("ZYX", volume.voxel_size, strict=True)
             ),
             channel_names=names if names and len(names) == num_channels else None,
             time_step=volume.time_step,
-            file_format=self._how.file_format,
+            file_format=file_format,
         )
         shown = self._unit("restored", 0)
-        if not (self._how.as_channels or self._how.stretch):
-            shown = (self._gt if self._how.rescale else self._raw).ranges
+        if not self._settings.is_normalised:
+            shown = (self._gt if self._settings.rescale else self._raw).ranges
         if is_spread:
             shown = np.stack([0 * shown[:, 0], np.ptp(shown, axis=1)], axis=-1)
         file.display_range = shown[np.arange(num_channels) % len(shown)]
         if self._verdict:
             file.notes = {"trained_range": self._verdict.domain_status, "reasons": self._verdict.reasons}
         if is_spread:
-            file.notes = {**file.notes, "spread_factor": f"{self._how.spread_factor:.6g}"}
+            file.notes = {**file.notes, "spread_factor": f"{self._settings.spread_factor:.6g}"}
         return file
 
     def _unit(self, kind, number, limits=None):
         """Output values of 0 and 1, for each channel of a frame's block of one kind, (C, 2)."""
-        num_channels = self._how.num_channels[0 if kind == "raw" else 1]
-        top = 1 if self._how.bits == 32 else 2**self._how.bits - 1
+        num_channels = self._num_channels[0 if kind == "raw" else 1]
+        top = 1 if self._settings.bits == 32 else 2**self._settings.bits - 1
         if limits:
             low, high = limits[kind, self._raw.frames[number].get("C")]  # become 0 and `top`
             span = np.where(high > low, high - low, 1)
             return top * np.stack([-low, 1 - low], axis=-1) / span[:, np.newaxis]
-        if self._how.as_channels or self._how.stretch:
+        if self._settings.is_normalised:
             return np.array([[0, top]] * num_channels)
-        ranges = (self._gt if self._how.rescale else self._raw).range_of(number)
+        ranges = (self._gt if self._settings.rescale else self._raw).range_of(number)
         return ranges[np.minimum(np.arange(num_channels), len(ranges) - 1)]
 
     def write(self, files, blocks, report, limits=None):
         """Write restored blocks in the output's unit and type, with raw and ground truth where asked for."""
         num_raw, num_restored = self._counts()
-        last = self._how.num_channels[1]
+        last = self._num_channels[1]
         for number, region, block in blocks:
             frame = self._raw.frames[number]
             first = frame.get("C", 0) * last
-            parts = {"restored": (first + num_raw * self._how.as_channels, block[..., :last])}
-            if self._how.as_channels:
+            parts = {"restored": (first + num_raw * self._settings.as_channels, block[..., :last])}
+            if self._settings.as_channels:
                 smaller = tuple(
                     slice(part.start // f, part.stop // f)
-                    for part, f in zip(region, self._how.engine.factors, strict=True)
+                    for part, f in zip(region, self._factors, strict=True)
                 )
                 parts["raw"] = (frame.get("C", 0), enlarge(self._raw.read(number, smaller), block.shape))
-            if self._how.as_channels and self._gt:
+            if self._settings.as_channels and self._gt:
                 parts["ground truth"] = (first + num_raw + num_restored, self._gt.read(number, region))
             for kind, (channel, values) in parts.items():
                 values = denormalise(values, self._unit(kind, number, limits))
-                self._put(files[0], {**frame, "C": channel}, region, values, report, _DTYPES[self._how.bits])
-            if self._how.with_spread:
-                span = self._how.spread_factor * np.diff(self._unit("restored", number, limits), axis=-1)
+                self._put(
+                    files[0], {**frame, "C": channel}, region, values, report, _DTYPES[self._settings.bits]
+                )
+            if self._settings.with_spread:
+                span = self._settings.spread_factor * np.diff(self._unit("restored", number, limits), axis=-1)
                 values = block[..., last:] * span[:, 0].astype(np.float32)
                 self._put(files[1], {**frame, "C": first}, region, values, report, np.float32)
 

@@ -11,7 +11,7 @@ from rcan.atomic_io import atomic_file
 __all__ = ["draw_pictures"]
 
 
-def draw_pictures(job, how, *, label, when_whole=None):
+def draw_pictures(job, settings, *, label, when_whole=None):
     """Draw the preview and the movie of an image that is restored; of a time-lapse the first time point.
 
     Raw and restored share one range of grey values, that of raw at the network's percentiles, unless the output is
@@ -20,8 +20,8 @@ def draw_pictures(job, how, *, label, when_whole=None):
     Parameters
     ----------
     job : rcan.restoration.jobs.Job
-    how : rcan.restoration.FileRestorer
-        What has restored it.
+    settings : rcan.restoration.settings.RestoreSettings
+        That it was restored with.
     label : str
         Shown with the progress.
     when_whole : callable, optional
@@ -36,7 +36,7 @@ def draw_pictures(job, how, *, label, when_whole=None):
     from rcan.figures.projections import draw_projections
     from rcan.io.paths import image_name
 
-    images, voxel_size, notes = _load_images(job, how, f"{label}, pictures")
+    images, voxel_size, notes = _load_images(job, settings, f"{label}, pictures")
     told = {"voxel_size": voxel_size, "name": image_name(job.output), "notes": notes}
     pictures = [(job.preview, draw_projections)] if job.preview else []
     if job.movie and len(images["raw"]) == 1:
@@ -50,18 +50,18 @@ def draw_pictures(job, how, *, label, when_whole=None):
                 when_whole(path, partial)
 
 
-def _load_images(job, how, label):
+def _load_images(job, settings, label):
     """Raw and restored, (Z, Y, X, 1) of one shape and normalised, their voxel size, and what is to be said."""
     from rcan.figures.loading import load_for_view
     from rcan.io.volume import open_volume
     from rcan.progress import Progress
 
     with ExitStack() as stack:
-        raw = stack.enter_context(open_volume(job.raw, axes=how.axes))
+        raw = stack.enter_context(open_volume(job.raw, axes=settings.axes))
         restored = stack.enter_context(open_volume(job.output))
-        channels = how.channels or range(raw.sizes.get("C", 1))
-        ranges = _ranges(job, how, raw, channels[0])
-        first = {"raw": channels[0], "restored": len(channels) if how.as_channels else 0}
+        channels = settings.channels or range(raw.sizes.get("C", 1))
+        ranges = _ranges(job, settings, raw, channels[0])
+        first = {"raw": channels[0], "restored": len(channels) if settings.as_channels else 0}
         volumes = {kind: _as_volume(file) for kind, file in (("raw", raw), ("restored", restored))}
         total = sum(math.prod(volume.shape) for volume in volumes.values())
         with Progress(total, label, unit="voxel") as progress:
@@ -97,22 +97,22 @@ def _frame_of(volume, channel):
     return next(frame for frame in volume.frames if frame.get("C", channel) == channel)
 
 
-def _ranges(job, how, raw, channel):
+def _ranges(job, settings, raw, channel):
     """Grey values that become 0 and 1 in the files of raw and of restored."""
     from rcan.data.views import open_network_view
     from rcan.io.volume import open_volume
 
     def range_of(file, channel, **normalize):
         ndim = 3 if "Z" in file.axes else 2
-        told = {"num_channels": 1, "percentiles": how.percentiles, "channels": (channel,), **normalize}
+        told = {"num_channels": 1, "percentiles": settings.percentiles, "channels": (channel,), **normalize}
         return open_network_view(file, ndim=ndim, **told).range_of(0)[0]
 
-    training_range = None if how.training_range is None else how.training_range[:1]
-    of_raw = range_of(raw, channel, normalize=how.normalize, training_range=training_range)
-    if how.as_channels or how.stretch:
-        return {"raw": of_raw, "restored": (0, 1 if how.bits == 32 else 2**how.bits - 1)}
-    if how.rescale:
-        with open_volume(job.gt, axes=how.gt_axes) as gt:
+    training_range = None if settings.training_range is None else settings.training_range[:1]
+    of_raw = range_of(raw, channel, normalize=settings.normalize, training_range=training_range)
+    if settings.is_normalised:
+        return {"raw": of_raw, "restored": (0, 1 if settings.bits == 32 else 2**settings.bits - 1)}
+    if settings.rescale:
+        with open_volume(job.gt, axes=settings.gt_axes) as gt:
             return {"raw": of_raw, "restored": range_of(gt, 0)}
     return {"raw": of_raw, "restored": of_raw}
 

@@ -175,6 +175,12 @@ class TiledRestorer:
         devices = find_devices("auto")[:1]
         return cls(KerasEngine(model), max_voxels=voxels_within_memory(model, devices), **options)
 
+    def with_engine(self, engine):
+        """The same tiles for another engine."""
+        return TiledRestorer(
+            engine, max_voxels=self._max_voxels, tile_shape=self._tile_shape, overlap=self._overlap
+        )
+
     def plan(self, shape):
         """Tile and overlap for a volume of a spatial shape."""
         if self._tile_shape:

@@ -1,0 +1,111 @@
+"""From options to a network that restores files, in this process or in those of a cluster."""
+
+import functools
+from contextlib import contextmanager
+
+import numpy as np
+
+from rcan.atomic_io import file_signature
+from rcan.io.cache import limit_cache
+from rcan.restoration.attention import with_local_attention
+from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
+from rcan.restoration.file import FileRestorer
+from rcan.restoration.settings import RestoreSettings
+from rcan.restoration.tiled import TiledRestorer
+from rcan.run_folder.models import find_model, load_model
+
+__all__ = ["load_restorer", "open_restorer"]
+
+_CACHE_BYTES = 2**27  # of decoded parts of compressed files: neighbouring tiles touch the same ones
+
+
+@contextmanager
+def open_restorer(options):
+    """Load the network here, or on the workers of a cluster: a `FileRestorer`."""
+    limit_cache(_CACHE_BYTES)
+    if not options.scheduler:
+        yield load_restorer(options)
+        return
+    from rcan.restoration.dask_cluster import Cluster
+    from rcan.restoration.dask_worker import work
+
+    for_workers = options.model_copy(update={"model_dir": options.model_dir.absolute()})
+    signature = tuple(file_signature(find_model(options.model_dir)))
+    task = functools.partial(work, for_workers, signature)
+    with Cluster(options.scheduler, task, on_cpu=options.devices == "cpu") as cluster:
+        yield cluster.make_restorer()
+
+
+def load_restorer(options, *, num_processes=1):
+    """Load the network, and take what the options leave open from its training.
+
+    `num_processes` share the memory of this machine.
+    """
+    limit_cache(_CACHE_BYTES)
+    model, record = load_model(options.model_dir)
+    settings = _choose_settings(options, record)
+    _check_dimensions(options, len(model.input_shape) - 2)
+    if options.attention == "local":
+        model = with_local_attention(model, _require(record.patch_shape, "--attention local"))
+    devices = find_devices(options.devices)
+    engine = KerasEngine(model, devices)
+    if options.ensemble:
+        engine = Ensemble(engine, options.ensemble, with_spread=options.uncertainty)
+    tiled = TiledRestorer(
+        engine,
+        max_voxels=voxels_within_memory(model, devices * num_processes),
+        tile_shape=options.block_shape,
+        overlap=options.block_overlap_shape,
+    )
+    return FileRestorer(tiled, settings)
+
+
+def _choose_settings(options, record):
+    percentiles = options.choose_percentiles(record)
+    if percentiles[0] >= percentiles[1]:
+        raise ValueError(
+            f"percentiles {percentiles[0]:g} and {percentiles[1]:g}: --p_min must be below --p_max."
+        )
+    training_range = None
+    if options.normalize == "training":
+        pairs = _require(record.training, "--normalize training")
+        training_range = np.median([pair.raw_range for pair in pairs], axis=0)
+    if options.strict and not record.training_fingerprint:
+        raise ValueError(
+            f"--strict needs the run folder of a training by this version: {options.model_dir} does not tell what the "
+            "network was trained on. Name it with -m, or leave --strict out."
+        )
+    return RestoreSettings(
+        percentiles=percentiles,
+        normalize=options.normalize,
+        training_range=training_range,
+        axes=options.axes,
+        gt_axes=options.gt_axes,
+        channels=options.channels,
+        bits=options.bpp,
+        as_channels=options.compare,
+        rescale=options.rescale,
+        stretch=options.normalize_output_range_between_zero_and_one,
+        with_spread=options.uncertainty,
+        spread_factor=options.choose_spread_factor(record) or 1.0,
+        training_fingerprint=record.training_fingerprint,
+        trusted_range=record.trusted_range,
+    )
+
+
+def _check_dimensions(options, ndim):
+    for flag in ("block_shape", "block_overlap_shape"):
+        shape = getattr(options, flag)
+        if shape and len(shape) != ndim:
+            raise ValueError(
+                f"--{flag} is {list(shape)}: the network restores {ndim}D blocks, give {ndim} numbers."
+            )
+
+
+def _require(fact, flag):
+    """A fact of the training that a flag needs."""
+    if not fact:
+        raise ValueError(
+            f"{flag} needs the run folder of the training, whose training.json tells: name it with -m."
+        )
+    return fact

@@ -1,0 +1,45 @@
+"""scores.csv: the scores of all images of a folder, by name of the output."""
+
+import csv
+
+from rcan.atomic_io import atomic_file
+
+__all__ = ["ScoreTable"]
+
+_COLUMNS = ["file", "psnr_raw", "psnr_restored", "ssim_raw", "ssim_restored"]
+
+
+class ScoreTable:
+    """Keeps the rows of earlier calls, so that scoring one more image loses none.
+
+    Where a file of that name is no table of scores, it is an error if one is needed (`must_be_one`).
+    """
+
+    def __init__(self, path, *, must_be_one):
+        self._path = path
+        self._rows = _read(path, must_be_one)
+
+    def replace(self, name, scores):
+        """Write the scores of an output, or without any remove outdated ones."""
+        outdated = self._rows.pop(name, None)
+        if scores:
+            self._rows[name] = scores
+        if not (scores or outdated):
+            return
+        with atomic_file(self._path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            writer.writerows({"file": name, **row} for name, row in self._rows.items())
+
+
+def _read(path, must_be_one):
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        if reader.fieldnames != _COLUMNS or any(None in row for row in rows):
+            if not must_be_one:
+                return {}
+            raise FileExistsError(f"{path} is not a table of scores: move it, or name another place with -o.")
+        return {row.pop("file"): row for row in rows}
