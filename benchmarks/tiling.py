@@ -79,7 +79,7 @@ def show_overlaps(name, engine, raw, whole, counts):
         near = np.zeros(raw.shape, bool)
         for axis, (size, t, o) in enumerate(zip(raw.shape, tile, overlap, strict=False)):
             for cut in tile_axis(size, t, o)[1:]:
-                middle = cut.written.start + (o // 4 + 1) // 2
+                middle = cut.write.start + (o // 4 + 1) // 2
                 near[(slice(None),) * axis + (slice(max(0, middle - NEAR), middle + NEAR),)] = True
         change = restored - whole
         print(

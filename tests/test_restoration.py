@@ -209,7 +209,7 @@ def test_only_the_tiles_of_a_part_are_computed(raw):
     part = (slice(14, 17), slice(0, 3), slice(0, 3))
     list(restore_blocks(Engine(np.copy), read, raw.shape[:-1], part=part, **TILES))
     cuts = tile_axis(31, 8, 2)
-    (expected,) = (cut.read for cut in cuts if cut.written.start < 17 and cut.written.stop > 14)
+    (expected,) = (cut.read for cut in cuts if cut.write.start < 17 and cut.write.stop > 14)
     assert reads == [(expected, slice(0, 8), slice(0, 8))]
 
 

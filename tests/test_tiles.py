@@ -39,7 +39,7 @@ def num_computed(shape, tile_shape, overlap):
 def test_tile_weights_add_up_to_one(size, tile, overlap, factor):
     total = np.zeros(size * factor)
     for cut in tile_axis(size, tile, overlap, factor):
-        total[cut.written] += cut.weight
+        total[cut.write] += cut.weight
     np.testing.assert_allclose(total, 1, rtol=1e-6)
 
 
@@ -55,7 +55,7 @@ def test_every_voxel_that_counts_has_a_weight(size, tile, overlap):
 def test_no_voxel_belongs_to_more_than_two_tiles(size, tile, overlap, factor):
     count = np.zeros(size * factor, int)
     for cut in tile_axis(size, tile, overlap, factor):
-        count[cut.written] += 1
+        count[cut.write] += 1
     assert set(count) <= {1, 2}
 
 
@@ -85,7 +85,7 @@ def test_tiles_are_spread_evenly(size, tile):
 @pytest.mark.parametrize(("size", "tile"), [(1, 16), (13, 64), (64, 64)])
 def test_axis_no_longer_than_a_tile_is_one_tile_of_weight_one(size, tile):
     (cut,) = tile_axis(size, tile, 8)
-    assert (cut.read, cut.kept, cut.written) == (slice(0, size),) * 3
+    assert (cut.read, cut.crop, cut.write) == (slice(0, size),) * 3
     np.testing.assert_array_equal(cut.weight, 1)
 
 
@@ -93,15 +93,15 @@ def test_axis_no_longer_than_a_tile_is_one_tile_of_weight_one(size, tile):
 @pytest.mark.parametrize(("size", "tile"), SIZES)
 def test_what_is_kept_of_a_tile_is_written_to_its_own_place(size, tile, factor):
     for cut in tile_axis(size, tile, 8, factor):
-        assert 0 <= cut.kept.start < cut.kept.stop <= factor * min(tile, size)
+        assert 0 <= cut.crop.start < cut.crop.stop <= factor * min(tile, size)
         start = factor * cut.read.start
-        assert (cut.written.start, cut.written.stop) == (start + cut.kept.start, start + cut.kept.stop)
-        assert cut.weight.shape == (cut.kept.stop - cut.kept.start,)
+        assert (cut.write.start, cut.write.stop) == (start + cut.crop.start, start + cut.crop.stop)
+        assert cut.weight.shape == (cut.crop.stop - cut.crop.start,)
 
 
 def test_one_tile_fades_into_the_next_over_the_middle_quarter_of_the_overlap():
     first, second = tile_axis(48, 32, 16)  # 0:32 and 16:48
-    assert (first.written, second.written) == (slice(0, 26), slice(22, 48))
+    assert (first.write, second.write) == (slice(0, 26), slice(22, 48))
     np.testing.assert_allclose(second.weight[:4], np.arange(1, 5) / 5, rtol=1e-6)
     np.testing.assert_allclose(first.weight[-4:], np.arange(4, 0, -1) / 5, rtol=1e-6)
     np.testing.assert_array_equal(first.weight[:-4], 1)
@@ -112,8 +112,8 @@ def test_margins_at_the_borders_of_tiles_are_thrown_away(size, tile, overlap):
     """Of the overlap, what the ramp leaves is halved between both tiles."""
     margin = (overlap - ramp_of(overlap)) // 2
     cuts = tile_axis(size, tile, overlap)
-    assert all(cut.kept.start >= margin for cut in cuts[1:])
-    assert all(tile - cut.kept.stop >= margin for cut in cuts[:-1])
+    assert all(cut.crop.start >= margin for cut in cuts[1:])
+    assert all(tile - cut.crop.stop >= margin for cut in cuts[:-1])
 
 
 # The shape of a tile
@@ -199,8 +199,8 @@ def test_blended_volume_is_the_weighted_sum_of_all_tiles(
     for index, tile in tiles.items():
         own = [axis[i] for axis, i in zip(cuts, index, strict=True)]
         weights = math.prod(np.meshgrid(*(cut.weight for cut in own), indexing="ij"))
-        kept = tile[tuple(cut.kept for cut in own)]
-        expected[tuple(cut.written for cut in own)] += weights[..., np.newaxis] * kept
+        kept = tile[tuple(cut.crop for cut in own)]
+        expected[tuple(cut.write for cut in own)] += weights[..., np.newaxis] * kept
     blended = np.full(expected.shape, np.nan)
     for region, block in blend(shape, tile_shape, overlap, factors, lambda index, _: tiles[index]):
         blended[region] = block

@@ -87,7 +87,7 @@ class _Split(NamedTuple):
 
 def _splits(cuts, step, most):
     """The best way to split an axis into one stretch, two, …, as many as there are tiles or chunks, or `most`."""
-    size = cuts[-1].written.stop
+    size = cuts[-1].write.stop
     for count in range(1, min(len(cuts), -(-size // step), most) + 1):
         found = []
         for half in (0, step // 2, step - 1):  # down, to the nearest and up
@@ -95,7 +95,7 @@ def _splits(cuts, step, most):
             borders = (0, *sorted(border for border in borders if 0 < border < size), size)
             stretches = [*itertools.starmap(slice, itertools.pairwise(borders))]
             tiles = [
-                sum(cut.written.start < part.stop and cut.written.stop > part.start for cut in cuts)
+                sum(cut.write.start < part.stop and cut.write.stop > part.start for cut in cuts)
                 for part in stretches
             ]
             found.append(_Split(stretches, sum(tiles), max(tiles)))

@@ -60,14 +60,14 @@ def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progr
     cuts = [tile_axis(*axis) for axis in zip(shape, tile_shape, overlap, engine.factors, strict=True)]
     if part:
         cuts = [
-            [cut for cut in axis if _meet(cut.written, inside)]
+            [cut for cut in axis if _meet(cut.write, inside)]
             for axis, inside in zip(cuts, part, strict=True)
         ]
     order = _order_of(shape)
     back = tuple(map(order.index, range(len(shape))))
     ordered = [cuts[axis] for axis in order]
     blender = Blender(ordered)
-    ramps = [axis[0].written.stop - axis[1].written.start if len(axis) > 1 else 0 for axis in ordered]
+    ramps = [axis[0].write.stop - axis[1].write.start if len(axis) > 1 else 0 for axis in ordered]
     num_voxels, num_tiles = math.prod(shape), math.prod(blender.counts)
     tiles = (
         tuple(cuts[axis][index[i]].read for axis, i in enumerate(back))

@@ -30,17 +30,17 @@ class Cut(NamedTuple):
     ----------
     read : slice
         The tile in the input.
-    kept : slice
-        The part of the restored tile that counts, from the tile's own start.
-    written : slice
+    crop : slice
+        The part of the restored tile that is used, from the tile's own start.
+    write : slice
         The place of that part in the output.
-    weight : ndarray of shape (written.stop - written.start,), float32
+    weight : ndarray of shape (write.stop - write.start,), float32
         Above 0; sums to one over all tiles at each voxel of the output.
     """
 
     read: slice
-    kept: slice
-    written: slice
+    crop: slice
+    write: slice
     weight: np.ndarray
 
 
@@ -66,7 +66,7 @@ def tile_axis(size, tile, overlap, factor=1):
     --------
     >>> [(cut.read.start, cut.read.stop) for cut in tile_axis(100, tile=64, overlap=8)]
     [(0, 64), (36, 100)]
-    >>> [(cut.written.start, cut.written.stop) for cut in tile_axis(100, tile=64, overlap=8)]
+    >>> [(cut.write.start, cut.write.stop) for cut in tile_axis(100, tile=64, overlap=8)]
     [(0, 51), (49, 100)]
     """
     tile = min(tile, size)
@@ -166,10 +166,10 @@ class Blender:
     def __init__(self, cuts):
         self.counts = tuple(map(len, cuts))
         self._cuts = cuts
-        # What a tile leaves to the next one along each axis, in strips, one for each tile along the axis after it:
-        self._kept = [{} for _ in cuts]
-        # The same, of the tile, row and layer before; a strip goes when it is paid:
-        self._owed = [{} for _ in cuts]
+        # What the next tile along each axis has to add, in strips, one for each tile along the axis after it:
+        self._next_carry = [{} for _ in cuts]
+        # The same, left by the tile, row and layer before; a strip is dropped once it is added:
+        self._carry = [{} for _ in cuts]
 
     def add(self, index, tile):
         """Add one tile.
@@ -188,33 +188,33 @@ class Blender:
         block : ndarray of shape (z, y, x, C), float32
         """
         cuts = [axis[i] for axis, i in zip(self._cuts, index, strict=True)]
-        tile = tile[tuple(cut.kept for cut in cuts)].astype(np.float32)  # a copy, which is written into
+        tile = tile[tuple(cut.crop for cut in cuts)].astype(np.float32)  # a copy, which is written into
         for axis, cut in enumerate(cuts):
             if cut.weight.min() < 1:
                 tile *= cut.weight.reshape((-1,) + (1,) * (tile.ndim - 1 - axis))
         inside = tuple(slice(0, self._length(axis, i)) for axis, i in enumerate(index))
         region = tuple(
-            slice(cut.written.start, cut.written.start + part.stop)
+            slice(cut.write.start, cut.write.start + part.stop)
             for cut, part in zip(cuts, inside, strict=True)
         )
         block = tile[inside]
         for axis in range(len(cuts)):
             if not any(index[axis + 1 :]):  # a new tile, row or layer begins
-                self._owed[axis], self._kept[axis] = self._kept[axis], {}
+                self._carry[axis], self._next_carry[axis] = self._next_carry[axis], {}
             if index[axis]:
-                self._pay(axis, index, region, block)
+                self._add_carry(axis, index, region, block)
             if index[axis] + 1 < self.counts[axis]:
                 # finished on the axes before, whole on those behind
-                self._keep(axis, index, tile[(*inside[:axis], slice(inside[axis].stop, None))], inside)
+                self._leave_carry(axis, index, tile[(*inside[:axis], slice(inside[axis].stop, None))], inside)
         return region, block
 
-    def _keep(self, axis, index, part, inside):
+    def _leave_carry(self, axis, index, part, inside):
         """Add a part of a tile to what is left to the next one along an axis."""
         if axis + 1 == len(index):
-            self._kept[axis][0] = part.copy()
+            self._next_carry[axis][0] = part.copy()
             return
-        behind = [cuts[i].written for cuts, i in zip(self._cuts[axis + 2 :], index[axis + 2 :], strict=True)]
-        whole = [cuts[-1].written.stop for cuts in self._cuts[axis + 2 :]]
+        behind = [cuts[i].write for cuts, i in zip(self._cuts[axis + 2 :], index[axis + 2 :], strict=True)]
+        whole = [cuts[-1].write.stop for cuts in self._cuts[axis + 2 :]]
         # Along the axis after; what is beyond belongs to the strip of the next tile there:
         own = inside[axis + 1].stop
         lead = (slice(None),) * (axis + 1)
@@ -223,23 +223,23 @@ class Blender:
             length = piece.shape[axis + 1]
             if not length:
                 continue
-            if strip not in self._kept[axis]:
+            if strip not in self._next_carry[axis]:
                 size = self._length(axis + 1, strip)
                 shape = (*part.shape[: axis + 1], size, *whole, part.shape[-1])
-                self._kept[axis][strip] = np.zeros(shape, np.float32)
-            self._kept[axis][strip][(*lead, slice(0, length), *behind)] += piece
+                self._next_carry[axis][strip] = np.zeros(shape, np.float32)
+            self._next_carry[axis][strip][(*lead, slice(0, length), *behind)] += piece
 
     def _length(self, axis, i):
         """Voxels along an axis that tile i finishes."""
         cuts = self._cuts[axis]
-        end = cuts[i + 1].written.start if i + 1 < len(cuts) else cuts[i].written.stop
-        return end - cuts[i].written.start
+        end = cuts[i + 1].write.start if i + 1 < len(cuts) else cuts[i].write.stop
+        return end - cuts[i].write.start
 
-    def _pay(self, axis, index, region, block):
+    def _add_carry(self, axis, index, region, block):
         """Add what the tiles before along an axis have left."""
         strip = index[axis + 1] if axis + 1 < len(index) else 0
-        owed = self._owed[axis][strip]
+        carry = self._carry[axis][strip]
         place = (slice(None),) * (axis + 2) + region[axis + 2 :]
-        block[(slice(None),) * axis + (slice(0, owed.shape[axis]),)] += owed[place]
+        block[(slice(None),) * axis + (slice(0, carry.shape[axis]),)] += carry[place]
         if all(i + 1 == count for i, count in zip(index[axis + 2 :], self.counts[axis + 2 :], strict=True)):
-            del self._owed[axis][strip]
+            del self._carry[axis][strip]
