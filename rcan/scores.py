@@ -1,6 +1,24 @@
-"""Scores of whole images against their ground truth, in NumPy: (Z, Y, X, C) or (Y, X, C), background 0 and signal 1.
+"""Scores of images against their ground truth, in NumPy.
 
-References: Wang et al., IEEE Trans. Image Process. 13, 600 (2004), doi:10.1109/TIP.2003.819861
+Images are (Z, Y, X, C) or (Y, X, C) with background 0 and signal 1. Scores are dictionaries, a number by the name of
+its measure. Raw and restored images are first matched to the ground truth by `rcan.intensity.match_affine`.
+
+psnr
+    Peak signal-to-noise ratio in dB for a data range of 1, at most 120.
+ssim
+    Structural similarity [1]_ with a Gaussian window along every axis: of the volume, not of planes.
+nrmse
+    Root of the summed squared error, relative to that of the summed squared ground truth. It measures the error
+    against the signal itself, where PSNR measures it against the data range: an empty background makes no image look
+    good. NaN for a ground truth of zeros.
+pearson
+    Pearson's correlation coefficient, mean over the channels; it needs no match. NaN where a channel is constant.
+psnr_unmatched, ssim_unmatched, nrmse_unmatched
+    The same without the match: errors of gain and offset count.
+
+References
+----------
+.. [1] Wang et al., IEEE Trans. Image Process. 13, 600 (2004), doi:10.1109/TIP.2003.819861
 """
 
 import numpy as np
@@ -9,19 +27,24 @@ from scipy import ndimage
 from rcan.intensity import match_affine
 
 __all__ = [
+    "SMALLEST_VARIANCE",
     "SSIM_RADIUS",
     "compare",
     "enlarge",
     "format_scores",
     "mean_scores",
     "score",
+    "score_image",
+    "scores_from_sums",
     "similarity_of_moments",
     "ssim_map",
     "ssim_window",
+    "sum_regions",
 ]
 
-_SSIM_SIGMA = 1.5  # width of the Gaussian window, and its reach below, of Wang et al.
-SSIM_RADIUS = 5
+SSIM_RADIUS = 5  # voxels that the window of Wang et al. reaches from its centre
+SMALLEST_VARIANCE = 1e-12  # of an image of signal 1; below it is the rounding of a constant
+_SSIM_SIGMA = 1.5  # voxels
 
 
 def ssim_window(size):
@@ -41,20 +64,9 @@ def similarity_of_moments(mean_g, mean_r, gg, rr, gr):
 
 
 def ssim_map(gt, restored):
-    """Structural similarity of every voxel whose whole window lies inside: `rcan.losses.ssim` is the mean of it.
+    """SSIM of every voxel whose whole window lies inside; along long axes, 5 voxels are missing at either end.
 
-    For single images in memory, on the processor: much faster there than `rcan.losses.ssim`.
-
-    Parameters
-    ----------
-    gt, restored : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Background 0 and signal 1.
-
-    Returns
-    -------
-    similarity : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
-        Spatial axes are shorter by the window less one, that is by 10 voxels where they measure 11 or more; as
-        many are missing at either end.
+    Its mean is that of `rcan.losses.ssim`, which is much slower on a processor.
     """
 
     def average(image):
@@ -70,42 +82,123 @@ def ssim_map(gt, restored):
     return similarity_of_moments(*map(average, moments))
 
 
-def score(restored, gt):
-    """PSNR and SSIM of one image after the least-squares affine match to the ground truth.
+# Scores from sums over voxels, which serve a whole image and its blocks
+
+
+def sum_regions(image, gt, regions, *, matched_only=False):
+    """Sums over the voxels of regions from which their scores follow, by name, each (regions, C).
+
+    `matched_only` leaves out what Pearson's correlation and the scores without a match need.
+    """
+    gt, image = np.asarray(gt, np.float32), np.asarray(image, np.float32)
+    space = tuple(range(gt.ndim - 1))
+    sums = {}
+    for name, values in _maps(image, gt, matched_only):
+        margins = np.subtract(gt.shape, values.shape)[:-1] // 2  # of the window of SSIM
+        parts = (
+            tuple(
+                slice(max(one.start - m, 0), max(one.stop - m, 0))
+                for one, m in zip(region, margins, strict=True)
+            )
+            for region in regions
+        )
+        sums[name] = np.array([values[part].sum(axis=space, dtype=np.float64) for part in parts])
+    return sums
+
+
+def _maps(image, gt, matched_only):
+    """What is summed: one value for each voxel, or for each one with a whole window."""
+    compared = {"": match_affine(image, gt).astype(np.float32)}
+    yield "count", np.broadcast_to(np.float32(1), gt.shape)
+    yield "energy", gt**2
+    if not matched_only:
+        space = tuple(range(gt.ndim - 1))
+        # centred, so that sums of squares keep their precision
+        x, y = (one - one.mean(axis=space, dtype=np.float64).astype(np.float32) for one in (image, gt))
+        yield from [("x", x), ("y", y), ("xx", x * x), ("yy", y * y), ("xy", x * y)]
+        compared["_unmatched"] = image
+    for ending, one in compared.items():
+        yield "error" + ending, (one - gt) ** 2
+        similarity = ssim_map(gt, one)
+        yield "similarity" + ending, similarity
+    yield "windows", np.broadcast_to(np.float32(1), similarity.shape)
+
+
+def scores_from_sums(sums):
+    """Scores from the sums (..., regions, C) of `sum_regions`, all regions taken together; each of shape (...)."""
+    sums = {name: values.sum(axis=-2) for name, values in sums.items()}  # (..., C)
+    total = {name: values.sum(axis=-1) for name, values in sums.items()}
+    scores = {"pearson": _pearson(sums)} if "xy" in sums else {}
+    energy = np.where(total["energy"] > 0, total["energy"], np.nan)
+    for ending in ("", "_unmatched"):
+        if "error" + ending in total:
+            error = total["error" + ending]
+            scores["psnr" + ending] = -10 * np.log10(np.maximum(error / total["count"], 1e-12))
+            with np.errstate(divide="ignore", invalid="ignore"):  # regions without a whole window
+                scores["ssim" + ending] = total["similarity" + ending] / total["windows"]
+            scores["nrmse" + ending] = np.sqrt(error / energy)
+    return scores
+
+
+def _pearson(sums):
+    count = sums["count"]
+    covariance, variance, variance_gt = (
+        sums[one + other] / count - sums[one] * sums[other] / count**2 for one, other in ("xy", "xx", "yy")
+    )
+    is_constant = np.minimum(variance, variance_gt) < SMALLEST_VARIANCE
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = np.where(is_constant, np.nan, covariance / np.sqrt(variance * variance_gt))
+    return correlation.mean(axis=-1)
+
+
+# Scores of images
+
+
+def score(image, gt):
+    """PSNR, SSIM and NRMSE after the affine match."""
+    return _score_whole(image, gt, matched_only=True)
+
+
+def score_image(image, gt):
+    """All scores of an image, after the affine match and without it.
 
     Parameters
     ----------
-    restored : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Image to judge (raw or restored), in any unit: gain and offset do not count.
+    image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        Raw, restored or filtered.
     gt : ndarray of the same shape
         Ground truth, background 0 and signal 1.
 
     Returns
     -------
-    scores : dict
-        ``{"psnr": dB, "ssim": number}``.
+    scores : dict of str to float
+        All measures of `rcan.scores`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> gt = np.linspace(0, 1, 4096).reshape(1, 64, 64, 1)
+    >>> scores = score_image(0.5 * gt + 0.1, gt)
+    >>> round(scores["nrmse"], 3), round(scores["nrmse_unmatched"], 3), round(scores["pearson"], 3)
+    (0.0, 0.361, 1.0)
     """
-    matched = match_affine(restored, gt)
-    error = np.mean((matched - gt) ** 2, dtype=np.float64)
-    return {
-        "psnr": float(-10 * np.log10(max(error, 1e-12))),
-        "ssim": float(np.mean(ssim_map(gt, matched), dtype=np.float64)),
-    }
+    return _score_whole(image, gt)
+
+
+def _score_whole(image, gt, **options):
+    whole = tuple(slice(0, size) for size in gt.shape[:-1])
+    scores = scores_from_sums(sum_regions(image, gt, [whole], **options))
+    return {name: float(value) for name, value in scores.items()}
 
 
 def compare(raw, restored, gt):
-    """Scores of one frame.
+    """Scores of a frame: `psnr_raw`, `psnr_restored` in dB, `ssim_raw`, `ssim_restored`.
 
-    Parameters
-    ----------
-    raw, restored, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        gt with background 0 and signal 1, restored of the same shape. A smaller raw image is enlarged; one of
-        other channels is not scored.
-
-    Returns
-    -------
-    scores : dict
-        ``psnr_raw`` and ``psnr_restored`` in dB, ``ssim_raw`` and ``ssim_restored``; after the affine match.
+    A smaller raw image is enlarged; one of other channels than gt has the scores NaN.
     """
     raw = enlarge(raw, gt.shape)
     nothing = {"psnr": np.nan, "ssim": np.nan}
@@ -114,19 +207,7 @@ def compare(raw, restored, gt):
 
 
 def enlarge(image, shape):
-    """Repeat the voxels of an image to the spatial size of a larger one.
-
-    Parameters
-    ----------
-    image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-    shape : tuple of int
-        Each spatial size a whole multiple of the image's.
-
-    Returns
-    -------
-    enlarged : ndarray
-        With the channels of `image`.
-    """
+    """Repeat voxels up to the spatial size of `shape`, a whole multiple of the image's; channels stay."""
     for axis, size in enumerate(shape[:-1]):
         if size != image.shape[axis]:
             image = image.repeat(size // image.shape[axis], axis)
@@ -134,33 +215,13 @@ def enlarge(image, shape):
 
 
 def mean_scores(rows):
-    """Average a list of scores.
-
-    Parameters
-    ----------
-    rows : list of dict
-
-    Returns
-    -------
-    means : dict
-    """
+    """Mean of each measure over a list of scores."""
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def format_scores(rows):
-    """Lay out scores as a table for the terminal, with the mean and the gain where there are several.
+    """Lay out scores of `compare`, by the name of the volume, as a table; of several with the mean.
 
-    Parameters
-    ----------
-    rows : dict of str to dict
-        Scores by the name of the volume.
-
-    Returns
-    -------
-    table : str
-
-    Examples
-    --------
     >>> print(format_scores({"a.tif": dict(psnr_raw=20, psnr_restored=25, ssim_raw=0.5, ssim_restored=0.75)}))
            PSNR (dB): raw  restored    gain   SSIM: raw  restored
     a.tif           20.00     25.00   +5.00       0.500     0.750

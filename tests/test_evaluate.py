@@ -16,10 +16,10 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from rcan.assess import evaluation as study
 from rcan.assess import subjects
-from rcan.assess.judging import Findings, sum_up
+from rcan.assess.intervals import bootstrap_interval, score_blocks
 from rcan.assess.quantification import local_error
-from rcan.assess.scores import bootstrap_interval, score_blocks, score_image
 from rcan.assess.subjects import central_part
+from rcan.assess.volumes import Findings, sum_up
 from rcan.commands import apply as apply_command
 from rcan.commands.evaluate import main
 from rcan.config import Config
@@ -27,6 +27,7 @@ from rcan.model import PixelShuffle
 from rcan.report import evaluation as report
 from rcan.restoration.engine import KerasEngine
 from rcan.restoration.tiled import TiledRestorer, TileTooLarge
+from rcan.scores import score_image
 from rcan.training.fit import train
 
 PERCENTILES = (2, 99.9)

@@ -5,7 +5,6 @@ import os
 import warnings
 from pathlib import Path
 
-from rcan.assess.judging import FEWEST_VOLUMES, evaluate_subject, sum_up
 from rcan.assess.nulls import null_voxels, run_null_tests
 from rcan.assess.subjects import find_subjects
 from rcan.assess.uncertainty import (
@@ -16,6 +15,7 @@ from rcan.assess.uncertainty import (
     measure_blocks,
     open_validation,
 )
+from rcan.assess.volumes import FEWEST_VOLUMES, evaluate_subject, sum_up
 from rcan.atomic_io import list_versions
 from rcan.progress import Progress
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory

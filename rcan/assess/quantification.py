@@ -9,12 +9,12 @@ import numpy as np
 from scipy import ndimage
 
 from rcan.intensity import match_affine
+from rcan.scores import SMALLEST_VARIANCE
 
 __all__ = ["Quantification", "local_error", "quantify"]
 
 _NUM_BINS = 20
 _WINDOW = 2  # voxels along x, sigma of the window of the local error
-_SMALLEST_VARIANCE = 1e-12  # of an image of signal 1: what is below is rounding of a constant
 
 
 class Quantification(NamedTuple):
@@ -84,7 +84,7 @@ def _quantify(restored, gt):
     mean, mean_gt = (image.mean(dtype=np.float64) for image in (restored, gt))
     own, true = restored - mean, gt - mean_gt
     variance, variance_gt, covariance = np.mean(own**2), np.mean(true**2), np.mean(own * true)
-    is_constant, is_constant_gt = variance < _SMALLEST_VARIANCE, variance_gt < _SMALLEST_VARIANCE
+    is_constant, is_constant_gt = variance < SMALLEST_VARIANCE, variance_gt < SMALLEST_VARIANCE
     slope = np.nan if is_constant_gt else float(covariance / variance_gt)
     r_squared = np.nan if is_constant or is_constant_gt else float(covariance**2 / variance / variance_gt)
 

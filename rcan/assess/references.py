@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from rcan.assess.scores import score_image
 from rcan.intensity import match_affine
-from rcan.scores import enlarge
+from rcan.scores import enlarge, score_image
 
 __all__ = ["Reference", "best_references"]
 
@@ -39,7 +38,7 @@ class Reference(NamedTuple):
     setting : str
         The best setting in words, such as ``"sigma 1 x 1.5 voxels (Z x YX)"``.
     scores : dict of str to float
-        From `rcan.assess.scores.score_image`, of the whole image.
+        From `rcan.scores.score_image`, of the whole image.
     """
 
     image: np.ndarray

@@ -54,7 +54,7 @@ def train(options: TrainOptions):
 
 def _conclude(run_dir, data):
     """Score the best network, and say where to find it, its picture, its report, and the way on."""
-    from rcan.assess.scores import score_pair
+    from rcan.assess.volumes import score_pair
     from rcan.atomic_io import atomic_file
     from rcan.figures.projections import draw_projections
     from rcan.report.training import write_training_report

@@ -18,12 +18,12 @@ import numpy as np
 from rcan.assess.limits.specimens import range_of
 from rcan.assess.references import Reference, best_references
 from rcan.assess.resolution.measures import AGAINST_TRUTH, decorrelation_resolution, fourier_resolution
-from rcan.assess.scores import score_image
 from rcan.atomic_io import read_json, write_json
 from rcan.intensity import normalise
 from rcan.progress import Progress
 from rcan.restoration.engine import upscaling_of
 from rcan.restoration.tiled import restore
+from rcan.scores import score
 from rcan.simulation.microscope import blur, expose
 
 __all__ = [
@@ -232,7 +232,7 @@ def measure_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
 
 def _judge(image, specimen, scores=None):
     """Scores and resolution; details that a network makes up are fine, but not right."""
-    scores = scores or score_image(image, specimen.gt)
+    scores = scores or score(image, specimen.gt)
     one, gt = image[..., 0], specimen.gt[..., 0]
     right = fourier_resolution(one, gt, specimen.voxel_size, threshold=AGAINST_TRUTH)
     return {

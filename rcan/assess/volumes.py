@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rcan.assess.intervals import bootstrap_blocks, bootstrap_interval, score_blocks
 from rcan.assess.quantification import local_error, quantify
 from rcan.assess.references import best_references
 from rcan.assess.resolution.measures import (
@@ -18,12 +19,12 @@ from rcan.assess.resolution.measures import (
     fourier_resolution,
     single_image_resolution,
 )
-from rcan.assess.scores import bootstrap_blocks, bootstrap_interval, score_blocks, score_image
 from rcan.assess.subjects import central_part
 from rcan.intensity import match_affine
-from rcan.scores import enlarge, mean_scores
+from rcan.restoration.tiled import restore
+from rcan.scores import compare, enlarge, mean_scores, score_image
 
-__all__ = ["FEWEST_VOLUMES", "Findings", "evaluate_subject", "sum_up"]
+__all__ = ["FEWEST_VOLUMES", "Findings", "evaluate_subject", "score_pair", "sum_up"]
 
 _MOST_SHOWN = 2**23  # voxels of a picture
 FEWEST_VOLUMES = 5  # that are resampled themselves; of fewer, their blocks are
@@ -269,3 +270,20 @@ def _with_intervals(findings, method, base, seed):
         measure: {"mean": mean, "low": intervals[measure][0], "high": intervals[measure][1]}
         for measure, mean in mean_scores(rows).items()
     }
+
+
+def score_pair(model, pair, *, tile_shape=None):
+    """Restore the raw volume of a `rcan.data.pairs.Pair`, and score it and the raw one against the ground truth.
+
+    Returns the scores of `rcan.scores.compare`, means over the frames, and the last frame by name: ``raw``,
+    ``restored`` and ``ground truth``, matched, background 0 and signal 1.
+    """
+    whole = tuple(slice(0, size) for size in pair.raw.shape[:-1])
+    frames = []
+    for frame in range(len(pair.raw.frames)):
+        raw, gt = pair.read(frame, whole)
+        restored = restore(model, raw, tile_shape=tile_shape)
+        frames.append(compare(raw, restored, gt))
+    images = {"raw": enlarge(raw, gt.shape), "restored": restored}
+    images = {name: match_affine(image, gt) for name, image in images.items() if image.shape == gt.shape}
+    return mean_scores(frames), {**images, "ground truth": gt}
