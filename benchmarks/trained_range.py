@@ -24,7 +24,8 @@ from scipy import ndimage
 from rcan.fingerprint.domain import DOMAIN_STATUSES, compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.io.volume import open_volume
-from rcan.simulation.microscope import degrade, density_from_image, gaussian_widths
+from rcan.simulation.optics import gaussian_widths
+from rcan.simulation.pairs import degrade, density_from_image
 from rcan.simulation.phantoms import PHANTOMS, make_phantom
 
 SHAPE = (24, 96, 96)
@@ -90,7 +91,7 @@ def simulate_crop(seed, place, path, voxels=1.0, **settings):
     )
     crop = density[tuple(slice(first, first + side) for first, side in zip(start, CROP, strict=True))]
     # such that two voxels sample the width of a point, as they should
-    optics = {"voxel_size": (voxels,) * 3, "fwhm": (2, 2, 2), "already": 1}
+    optics = {"voxel_size": (voxels,) * 3, "fwhm": (2, 2, 2), "source_blur": 1}
     return measure_fingerprint(Image(degrade(crop, **optics, rng=rng, **{**SETTINGS, **settings})))
 
 

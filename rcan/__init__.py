@@ -16,6 +16,7 @@ _PUBLIC = {
     "percentile_range": "rcan.intensity",
     "restore": "rcan.restoration.tiled",
     "restore_folder": "rcan.restoration.folder",
+    "simulate_pairs": "rcan.simulation.pairs",
     "train": "rcan.training.fit",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -112,10 +112,11 @@ def _read_value(text, kind):
 
 
 def list_flags(model):
-    """Flags of all options of a `Settings` class."""
+    """Flags of all options of a `Settings` class; those that it inherits come last."""
     schema = model.model_json_schema()
     required = schema.get("required", [])
-    return [_make_flag(name, field, name in required) for name, field in schema["properties"].items()]
+    fields = sorted(schema["properties"].items(), key=lambda item: item[0] not in model.__annotations__)
+    return [_make_flag(name, field, name in required) for name, field in fields]
 
 
 def _make_flag(name, schema, is_required):

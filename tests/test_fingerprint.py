@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rcan.fingerprint.domain import DOMAIN_STATUSES, TrustedRange, compare_fingerprint, summarise_fingerprints
+from rcan.fingerprint.domain import DOMAIN_STATUSES, compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.fingerprint.noise import estimate_noise
+from rcan.fingerprint.records import Fingerprint, TrustedRange
 from rcan.io.volume import open_volume
 from rcan.run_folder.record import TrainingRecord
-from rcan.simulation.microscope import degrade, density_from_image, expose, gaussian_widths
+from rcan.simulation.camera import expose
+from rcan.simulation.optics import gaussian_widths
+from rcan.simulation.pairs import degrade, density_from_image
 from rcan.simulation.phantoms import make_phantom
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
@@ -103,14 +106,14 @@ def test_the_signal_to_noise_ratio_is_that_of_the_exposure(phantom, photons, rng
     low, high = np.percentile(phantom, (2, 99.9))
     _, sigma = true_noise(high, photons, **CAMERAS["sCMOS"])
     expected = (high - low) * photons * 2.0 / sigma
-    assert measure_fingerprint(Image(raw))["channels"][0]["snr"] == pytest.approx(expected, rel=0.1)
+    assert measure_fingerprint(Image(raw)).channels[0].snr == pytest.approx(expected, rel=0.1)
 
 
 def test_pure_noise_has_no_signal(rng):
     raw = rng.normal(100, 5, (16, 64, 64, 1)).astype(np.float32)
-    (channel,) = measure_fingerprint(Image(raw))["channels"]
-    assert channel["snr"] < 0.6  # the range of the noise itself is five times its standard deviation
-    assert channel["noise"]["signal"] == pytest.approx(5, rel=0.05)
+    (channel,) = measure_fingerprint(Image(raw)).channels
+    assert channel.snr < 0.6  # the range of the noise itself is five times its standard deviation
+    assert channel.noise.signal == pytest.approx(5, rel=0.05)
 
 
 def test_a_volume_without_noise_has_none(phantom):
@@ -125,9 +128,9 @@ def test_whole_numbers_are_noisy_by_rounding(phantom):
 
 
 def test_a_constant_image_is_no_reason_to_fail():
-    (channel,) = measure_fingerprint(Image(np.full((8, 32, 32, 1), 7, np.uint8)))["channels"]
-    assert channel["snr"] == 0
-    assert channel["features"]["lateral"] is None
+    (channel,) = measure_fingerprint(Image(np.full((8, 32, 32, 1), 7, np.uint8))).channels
+    assert channel.snr == 0
+    assert channel.features["lateral"] is None
 
 
 def test_noise_is_found_in_few_grey_levels(rng):
@@ -142,8 +145,8 @@ def test_saturated_voxels_hide_no_noise(phantom, rng):
     clipped = np.minimum(raw, np.uint16(level))
     expected = math.sqrt(2.0 * (level - 100) + (2.0 * 1.6) ** 2)
     assert math.sqrt(estimate_noise(clipped).variance(level)) == pytest.approx(expected, rel=0.1)
-    (channel,) = measure_fingerprint(Image(clipped[..., np.newaxis]))["channels"]
-    assert channel["saturated"] == pytest.approx(np.mean(clipped == clipped.max()), rel=0.2)
+    (channel,) = measure_fingerprint(Image(clipped[..., np.newaxis])).channels
+    assert channel.saturated == pytest.approx(np.mean(clipped == clipped.max()), rel=0.2)
 
 
 def test_hot_voxels_do_not_count(rng):
@@ -163,35 +166,33 @@ def test_planes_and_small_images_have_noise_too(rng):
 
 def test_gain_and_offset_change_no_feature():
     raw = simulate(0).astype(np.float32)
-    features = [
-        measure_fingerprint(Image(image))["channels"][0]["features"] for image in (raw, 3 * raw + 700)
-    ]
+    features = [measure_fingerprint(Image(image)).channels[0].features for image in (raw, 3 * raw + 700)]
     assert features[0] == pytest.approx(features[1], abs=0.01)
 
 
 @pytest.mark.parametrize("period", [8, 16])
 def test_a_wave_is_at_its_frequency(period):
     wave = 100 + 10 * np.cos(2 * np.pi * np.arange(64) / period) + np.zeros((16, 64, 64))
-    (channel,) = measure_fingerprint(Image(wave[..., np.newaxis]))["channels"]
-    spectrum = channel["spectrum"]["lateral"]
-    highest = int(np.argmax(spectrum["power"]))
-    assert spectrum["cycles_per_voxel"][highest] == pytest.approx(1 / period)
-    assert spectrum["cycles_per_um"][highest] == pytest.approx(1 / (period * 0.1))
+    (channel,) = measure_fingerprint(Image(wave[..., np.newaxis])).channels
+    spectrum = channel.spectrum["lateral"]
+    highest = int(np.argmax(spectrum.power))
+    assert spectrum.cycles_per_voxel[highest] == pytest.approx(1 / period)
+    assert spectrum.cycles_per_um[highest] == pytest.approx(1 / (period * 0.1))
 
 
 def test_blur_leaves_less_fine_structure_as_its_transfer_function_says(rng):
     """White structure that a Gaussian has blurred, without noise: power exp(-(2 pi sigma f)^2)."""
     white = rng.normal(size=(16, 128, 128))
     blurred = ndimage.gaussian_filter(white, 2.0, mode="wrap")
-    (channel,) = measure_fingerprint(Image(100 + blurred[..., np.newaxis]))["channels"]
+    (channel,) = measure_fingerprint(Image(100 + blurred[..., np.newaxis])).channels
     power = [np.mean(np.exp(-((2 * np.pi * 2.0 * np.array(f) / 32) ** 2))) for f in ((1, 2), (4, 5, 6))]
-    assert channel["features"]["lateral"] == pytest.approx(math.log(power[1] / power[0]), abs=0.4)
+    assert channel.features["lateral"] == pytest.approx(math.log(power[1] / power[0]), abs=0.4)
 
 
 def test_the_noise_is_no_part_of_the_spectrum():
     """Where the optics pass nothing, nothing is left."""
-    (channel,) = measure(0)["channels"]
-    power = channel["spectrum"]["lateral"]["power"]
+    (channel,) = measure(0).channels
+    power = channel.spectrum["lateral"].power
     assert power[1] > 0.5
     assert np.abs(power[8:]).max() < 0.002
 
@@ -199,8 +200,9 @@ def test_the_noise_is_no_part_of_the_spectrum():
 def test_a_fingerprint_is_small_json_and_always_the_same():
     raw = simulate(0)
     found = [measure_fingerprint(Image(raw)) for _ in range(2)]
-    assert found[0] == found[1] == json.loads(json.dumps(found[0], allow_nan=False))
-    assert len(json.dumps(found[0])) < 4000
+    text = json.dumps(found[0].model_dump(mode="json"), allow_nan=False)
+    assert found[0] == found[1] == Fingerprint.checked(json.loads(text))
+    assert len(text) < 4000
 
 
 def test_little_is_read_of_a_large_volume():
@@ -219,23 +221,23 @@ def test_first_middle_and_last_time_points_are_read():
 
 def test_every_channel_has_a_fingerprint_of_its_own():
     bright, dim = simulate(0, photons=50), simulate(0, photons=5)
-    snrs = [one["snr"] for one in measure_fingerprint(Image(np.concatenate([bright, dim], -1)))["channels"]]
+    snrs = [one.snr for one in measure_fingerprint(Image(np.concatenate([bright, dim], -1))).channels]
     assert snrs[0] > 2 * snrs[1]
 
 
 def test_channels_that_are_looped_over_are_told_apart():
     stack = np.stack([simulate(0, photons=50), simulate(0, photons=5)])
     frames = [{"C": 0}, {"C": 1}]
-    snrs = [one["snr"] for one in measure_fingerprint(Image(stack, frames=frames))["channels"]]
+    snrs = [one.snr for one in measure_fingerprint(Image(stack, frames=frames)).channels]
     assert snrs[0] > 2 * snrs[1]
 
 
 @pytest.mark.parametrize("gain", [2.0**100, 2.0**-100])
 def test_numbers_of_any_size_are_measured(gain):
     raw = simulate(0).astype(np.float64)
-    (usual,), (scaled,) = (measure_fingerprint(Image(image))["channels"] for image in (raw, gain * raw))
-    assert scaled["features"] == pytest.approx(usual["features"], rel=1e-4)
-    assert scaled["range"] == pytest.approx([gain * level for level in usual["range"]], rel=1e-4)
+    (usual,), (scaled,) = (measure_fingerprint(Image(image)).channels for image in (raw, gain * raw))
+    assert scaled.features == pytest.approx(usual.features, rel=1e-4)
+    assert scaled.range == pytest.approx(tuple(gain * level for level in usual.range), rel=1e-4)
 
 
 def test_values_that_are_no_numbers_are_refused():
@@ -271,14 +273,14 @@ def test_another_blur_or_structure_is_not_inside(seen, change):
     ("size", "word"), [(0.105, "inside"), (0.13, "edge"), (0.2, "outside"), (0.05, "outside")]
 )
 def test_the_voxel_size_is_compared(seen, size, word):
-    verdict = compare_fingerprint(measure(3) | {"voxel_size": [0.3, size, size]}, seen)
+    verdict = compare_fingerprint(measure(3).model_copy(update={"voxel_size": (0.3, size, size)}), seen)
     assert verdict.domain_status == word
     if word != "inside":
         assert verdict.reasons == [f"voxels of {size:g} µm along y and x, trained on 0.1"]
 
 
 def test_an_unknown_voxel_size_is_mentioned_only(seen):
-    verdict = compare_fingerprint(measure(3) | {"voxel_size": [None] * 3}, seen)
+    verdict = compare_fingerprint(measure(3).model_copy(update={"voxel_size": (None,) * 3}), seen)
     assert verdict.domain_status == "inside"
     assert verdict.reasons[-1] == "voxel size unknown, not compared"
 
@@ -313,8 +315,8 @@ def test_above_the_trusted_range_is_outside(seen):
 
 def test_saturation_is_on_the_edge(seen):
     fingerprint = measure(3)
-    fingerprint["channels"][0]["saturated"] = 0.02
-    verdict = compare_fingerprint(fingerprint, seen)
+    channel = fingerprint.channels[0].model_copy(update={"saturated": 0.02})
+    verdict = compare_fingerprint(fingerprint.model_copy(update={"channels": (channel,)}), seen)
     assert verdict == ("edge", ["2 % of the voxels are saturated, in training 0 % at most"])
 
 

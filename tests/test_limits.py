@@ -25,10 +25,11 @@ from rcan.assess.limits.specimens import Specimen, cut_specimens, draw_specimens
 from rcan.atomic_io import write_json
 from rcan.commands.limits import main
 from rcan.figures.ladders import draw_ladder
-from rcan.fingerprint.measure import FINGERPRINT_VERSION, measure_fingerprint
+from rcan.fingerprint.measure import measure_fingerprint
+from rcan.fingerprint.records import FINGERPRINT_VERSION
 from rcan.io.volume import open_volume
 from rcan.run_folder.models import read_record
-from rcan.simulation.microscope import expose
+from rcan.simulation.camera import expose
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
 MICROSCOPE = Microscope(fwhm=(0.52, 0.19, 0.19), background=2, offset=100, gain=2, read_noise=1.6)
@@ -107,7 +108,7 @@ def test_snr_is_what_a_fingerprint_measures_without_knowing_the_camera(tmp_path,
     picture, image = take_exposure(specimen, step, MICROSCOPE, np.random.default_rng(0))
     snr = signal_to_noise(image, photons=step.photons, background=2, read_noise=1.6)
     path = write_tiff(tmp_path / "a.tif", picture[..., 0], "ZYX")
-    assert measure_fingerprint(open_volume(path))["channels"][0]["snr"] == pytest.approx(snr, rel=0.2)
+    assert measure_fingerprint(open_volume(path)).channels[0].snr == pytest.approx(snr, rel=0.2)
 
 
 # Where it breaks
@@ -288,7 +289,7 @@ def test_middle_of_a_volume_comes_first(tmp_path, write_tiff, rng):
     np.testing.assert_allclose(
         specimen.gt[..., 0], (image[3:7, 12:28, 20:40] - low) / (high - low), atol=1e-5
     )
-    assert (specimen.name, specimen.already) == ("a.tif[3:7,12:28,20:40]", 1)
+    assert (specimen.name, specimen.source_blur) == ("a.tif[3:7,12:28,20:40]", 1)
     np.testing.assert_allclose(specimen.density, np.maximum(specimen.gt, 0))
 
 

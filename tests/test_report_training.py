@@ -275,9 +275,9 @@ def test_the_trained_range_is_named_as_apply_names_it(run_dir, rng):
         json.dumps(training_json(training_fingerprint=seen.model_dump(mode="json")))
     )
     cells = texts_of("td", report_of(run_dir, rng))
-    other = json.loads(json.dumps(found))
-    for name in other["channels"][0]["features"]:
-        other["channels"][0]["features"][name] -= 10
+    (channel,) = found.channels
+    features = {name: value - 10 for name, value in channel.features.items()}
+    other = found.model_copy(update={"channels": (channel.model_copy(update={"features": features}),)})
     for reason in compare_fingerprint(other, seen).reasons:
         words, value = re.fullmatch(
             r"(SNR|orientation|[a-z ]+?) [\d.e-]+.*, trained on ([\d.]+)", reason

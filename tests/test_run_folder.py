@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rcan.atomic_io import atomic_file, write_json
-from rcan.fingerprint.domain import TrustedRange
+from rcan.fingerprint.records import TrustedRange
 from rcan.model import build_rcan
 from rcan.run_folder.layout import check_run_dir, create_run, write_history
 from rcan.run_folder.models import add_to_record, find_model, load_model, read_record, save_model

@@ -7,7 +7,7 @@ import tifffile
 
 from rcan.commands.simulate import main
 from rcan.io.volume import open_volume
-from rcan.simulation.microscope import gaussian_widths
+from rcan.simulation.optics import gaussian_widths
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--shape", "6,24,24", "--pairs", "2"]
@@ -205,7 +205,7 @@ def test_folder_with_pairs_is_refused_and_left_as_it_is(tmp_path, capsys):
 def test_shipped_sample_is_what_its_command_makes(tmp_path, part, pairs, seed, number, monkeypatch):
     """Of the last bits of floating-point numbers machines may differ, and so a voxel may."""
     made = []
-    monkeypatch.setattr("rcan.simulation.phantoms.make_phantom", _only(number, made))
+    monkeypatch.setattr("rcan.simulation.pairs.make_phantom", _only(number, made))
     flags = [
         "--pairs",
         str(pairs),

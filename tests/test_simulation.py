@@ -2,14 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from rcan.simulation.microscope import (
-    blur,
-    degrade,
-    density_from_image,
-    expose,
-    gaussian_widths,
-    simulate_pair,
-)
+from rcan.simulation.camera import expose
+from rcan.simulation.optics import blur, gaussian_widths
+from rcan.simulation.pairs import degrade, density_from_image, simulate_pair
 from rcan.simulation.phantoms import PHANTOMS, _deposit, _draw_body, _draw_filaments, make_phantom
 
 SHAPE, VOXEL_SIZE = (24, 96, 96), (0.3, 0.1, 0.1)
@@ -230,7 +225,7 @@ def test_blurred_point_is_factor_times_the_width(factor):
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_blur_adds_to_what_is_blurred_already(factor):
     sharp = blur(point(), fwhm=FWHM, voxel_size=(0.2, 0.1, 0.1))
-    added = blur(sharp, fwhm=FWHM, voxel_size=(0.2, 0.1, 0.1), factor=factor, already=1)
+    added = blur(sharp, fwhm=FWHM, voxel_size=(0.2, 0.1, 0.1), factor=factor, source_blur=1)
     once = blur(point(), fwhm=FWHM, voxel_size=(0.2, 0.1, 0.1), factor=factor)
     np.testing.assert_allclose(added, once, atol=2e-3 * once.max())
 
@@ -254,10 +249,10 @@ def test_axis_without_width_stays_sharp():
     assert np.count_nonzero(blurred.sum(axis=(1, 2, 3))) == 1
 
 
-@pytest.mark.parametrize(("factor", "already"), [(0.5, 1), (-1, 0), (1, -1), (-2, -3)])
-def test_blur_cannot_sharpen(factor, already):
+@pytest.mark.parametrize(("factor", "source_blur"), [(0.5, 1), (-1, 0), (1, -1), (-2, -3)])
+def test_blur_cannot_sharpen(factor, source_blur):
     with pytest.raises(ValueError, match=f"factor is {factor} .*cannot sharpen"):
-        blur(point(), fwhm=FWHM, voxel_size=VOXEL_SIZE, factor=factor, already=already)
+        blur(point(), fwhm=FWHM, voxel_size=VOXEL_SIZE, factor=factor, source_blur=source_blur)
 
 
 def test_width_below_0_is_refused():
@@ -358,7 +353,7 @@ def test_raw_of_a_real_volume_is_as_wide_as_the_factor_says(rng):
     sharp = blur(point(), fwhm=FWHM, voxel_size=VOXEL_SIZE)
     camera = {"background": 0, "offset": 0, "gain": 1, "read_noise": 0}
     raw = degrade(
-        sharp, voxel_size=VOXEL_SIZE, fwhm=FWHM, photons=1e6, blur_factor=2, already=1, rng=rng, **camera
+        sharp, voxel_size=VOXEL_SIZE, fwhm=FWHM, photons=1e6, blur_factor=2, source_blur=1, rng=rng, **camera
     )
     np.testing.assert_allclose(measured_widths(raw.astype(float), VOXEL_SIZE), 2 * np.array(FWHM), rtol=0.01)
 

@@ -12,12 +12,13 @@ from scipy import ndimage
 from rcan.atomic_io import write_json
 from rcan.commands.apply import main
 from rcan.config import Config
-from rcan.fingerprint.domain import TrustedRange, summarise_fingerprints
+from rcan.fingerprint.domain import summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
+from rcan.fingerprint.records import TrustedRange
 from rcan.io.volume import open_volume
 from rcan.run_folder.models import add_to_record, read_record
 from rcan.run_folder.record import TrainingRecord
-from rcan.simulation.microscope import expose
+from rcan.simulation.camera import expose
 from rcan.training import fit as training_run
 from rcan.training.fit import train
 
@@ -76,7 +77,7 @@ def test_training_writes_down_the_range_of_its_raw_volumes(tmp_path, tiny_config
     config = Config.checked(tiny_config(tmp_path, num_pairs=3, validation_split=0))
     trained = read_record(train(config)).training_fingerprint
     files = [open_volume(path) for path in sorted((tmp_path / "raw").iterdir())]
-    snrs = [measure_fingerprint(file)["channels"][0]["features"]["snr"] for file in files]
+    snrs = [measure_fingerprint(file).channels[0].features["snr"] for file in files]
     assert trained.num_volumes == 3
     assert trained.channels[0].features["snr"].range == (min(snrs), max(snrs))
 

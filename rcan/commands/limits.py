@@ -15,22 +15,9 @@ from rcan.atomic_io import file_signature
 from rcan.cli import run_command
 from rcan.config import Axes, Count
 from rcan.failures import describe_failure
-from rcan.options import Settings, option
-from rcan.simulation.settings import (
-    APERTURE,
-    BACKGROUND,
-    GAIN,
-    OFFSET,
-    READ_NOISE,
-    REFRACTIVE_INDEX,
-    WAVELENGTH,
-    Micrometres,
-    PhantomKind,
-    Width,
-    check_sharpness,
-    choose_widths,
-    each_warning_once,
-)
+from rcan.options import option
+from rcan.simulation.camera import each_warning_once
+from rcan.simulation.options import Micrometres, MicroscopeOptions, PhantomKind
 
 __all__ = ["main"]
 
@@ -42,7 +29,7 @@ _VOXEL_RATIO = 1.5  # beyond it `apply` takes images for others than the trainin
 _PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "tifffile")
 
 
-class LimitsOptions(Settings):
+class LimitsOptions(MicroscopeOptions):
     """Flags of the command."""
 
     model_dir: Path | None = option(None, "run folder of train.py, or a .keras file", letter="m")
@@ -93,18 +80,6 @@ class LimitsOptions(Settings):
     )
     photons: float = option(20, "detected photons at a voxel of full signal on the ladder of blur", gt=0)
     blur: float = option(2, "width of a point over that in the ground truth on the ladder of photons", ge=1)
-    fwhm: tuple[Width, Width, Width] | None = option(
-        None,
-        "width of a point in the ground truth: full width at half maximum, µm, Z,Y,X (default: 0.52,0.19,0.19, from "
-        "--numerical_aperture, --wavelength and --refractive_index)",
-    )
-    numerical_aperture: float = APERTURE
-    wavelength: float = WAVELENGTH
-    refractive_index: float = REFRACTIVE_INDEX
-    background: float = BACKGROUND
-    offset: float = OFFSET
-    gain: float = GAIN
-    read_noise: float = READ_NOISE
     seed: int = option(0, "the same seed gives the same phantoms, noise and intervals", ge=0)
 
     @model_validator(mode="after")
@@ -123,7 +98,6 @@ class LimitsOptions(Settings):
             raise ValueError("--input takes the place of --phantoms: leave one of them out.")
         if self.axes and not self.input:
             raise ValueError("--axes is of an input: name it with -i, or leave --axes out.")
-        check_sharpness(self)
         return self
 
 
@@ -230,7 +204,7 @@ def _settings(options, record, percentiles, learned, tested):
 
     names = ("axes", "volumes", "shape", "background", "offset", "gain", "read_noise", "seed")
     settings = options.model_dump(mode="json", include={*names})
-    settings |= {"fwhm": choose_widths(options), "percentiles": percentiles}
+    settings |= {"fwhm": options.choose_widths(), "percentiles": percentiles}
     if options.input:
         settings["input"] = [[os.path.realpath(path), file_signature(path)] for path in tested]
         settings["voxel_size"] = options.voxel_size

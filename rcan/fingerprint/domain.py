@@ -1,12 +1,12 @@
 """Whether an image is like those that a network was trained on.
 
 Each feature of an image has to lie between the lowest and the highest value of the training data, give or take a
-tolerance. What a new image of the same kind may differ by is told by the blocks within volumes, as the volumes of a
-training are often few: the spread is the error that a jackknife over the blocks finds, together with the usual step
-from one training volume to the next. Volumes differ by more than parts of one do, and of a single volume nobody knows
-by how much: for n volumes the error is taken 1 + 1/n times. The tolerance is the spread times the quantile of
-Student's t that leaves 5 % of false alarms for all features together (Bonferroni), where each volume counts for four
-degrees of freedom. Up to half of it an image is inside, beyond it outside.
+tolerance. It allows for the usual difference between images of one kind. As the volumes of a training are often few,
+this is estimated from the blocks within volumes, too: the spread is the error that a jackknife over the blocks finds,
+together with the usual step from one training volume to the next. Volumes differ by more than parts of one do, and of
+a single volume nobody knows by how much: for n volumes the error is taken 1 + 1/n times. The tolerance is the spread
+times the quantile of Student's t that leaves 5 % of false alarms for all features together (Bonferroni), where each
+volume counts for four degrees of freedom. Up to half of it an image is inside, beyond it outside.
 """
 
 import math
@@ -14,39 +14,34 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field
 from scipy import stats
 
-from rcan.fingerprint.measure import FINGERPRINT_VERSION
-from rcan.records import Record
+from rcan.fingerprint.records import (
+    FINGERPRINT_VERSION,
+    ChannelRange,
+    FeatureRange,
+    TrainingFingerprint,
+    TrustedRange,
+)
 
-__all__ = [
-    "DOMAIN_STATUSES",
-    "ChannelRange",
-    "FeatureRange",
-    "TrainingFingerprint",
-    "TrustedRange",
-    "Verdict",
-    "compare_fingerprint",
-    "summarise_fingerprints",
-]
+__all__ = ["DOMAIN_STATUSES", "Verdict", "compare_fingerprint", "summarise_fingerprints"]
 
 DOMAIN_STATUSES = ("inside", "edge", "outside")
 _FALSE_ALARMS = 0.05
 _FREEDOM = 4  # degrees of freedom of the spread for each volume
 _INSIDE = 0.5  # of the tolerance
-_MOST_OWN = 2.0  # times the error of the training data, an image's own may stand in for it
+_MOST_ERROR = 2.0  # times the error of the training data, that of an image may take its place
 _VOXEL_RATIOS = (1.1, 1.5)  # from which voxels of another size are on the edge, and outside
-_MOST_SAID = 3  # reasons in a line
+_MOST_REASONS = 3  # in a line
 _SATURATED = 0.001  # share of the voxels below which saturation is nothing to mention
 
 
 class _Feature(NamedTuple):
-    """What is compared, how it is said, and the difference that does not matter however alike the volumes were."""
+    """A feature that is compared."""
 
-    words: str  # with the number in place of {}
-    least: float
-    show: object = math.exp
+    label: str  # with the number in place of {}
+    least: float  # difference that does not matter however alike the volumes were
+    show: object = math.exp  # from the feature to the number in the label
 
 
 _FEATURES = {
@@ -59,132 +54,58 @@ _FEATURES = {
 _NEED_WINDOW = ("lateral", "axial")  # comparable in windows of the same size only
 
 
-class FeatureRange(Record):
-    """Lowest and highest value of a feature over the training volumes, and how far volumes of the kind may scatter."""
-
-    range: tuple[float, float]
-    error: float
-    step: float
-    num_volumes: int
-
-
-class ChannelRange(Record):
-    """The range of one channel over all training volumes; histogram and spectrum are means, for reports."""
-
-    window: tuple[int, ...]  # voxels of a window of the spectrum, axial and lateral
-    features: dict[str, FeatureRange]
-    saturated: float  # largest share of the voxels
-    histogram: tuple[float, ...]
-    spectrum: dict[str, dict | None]
-
-
-class TrainingFingerprint(Record):
-    """The range of the raw volumes that a network learned from and was chosen by."""
-
-    version: int
-    num_volumes: int
-    voxel_size: tuple[tuple[float, float] | None, ...]  # lowest and highest along z, y and x, in µm
-    channels: tuple[ChannelRange, ...]
-
-
-class TrustedRange(Record):
-    """Between which ends the results of a network are to be trusted, as `rcan limits` has found.
-
-    Attributes
-    ----------
-    snr, blur : (float or None, float or None)
-        Low and high end; None where the ladder shows no end.
-    gains : bool
-        False where the network was better than the best classical method at no step of the ladder.
-    tested : dict of str to tuple of float
-        First and last step of the ladders ``snr`` and ``blur``.
-    words, intervals, rules : dict
-        By the names of `rcan.assess.limits.ends.RULES`.
-    settings : dict
-        Of the study.
-    model : str or None
-        Digest of the network.
-    """
-
-    snr: tuple[float | None, float | None] = (None, None)
-    blur: tuple[float | None, float | None] = (None, None)
-    gains: bool = True
-    tested: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    words: dict[str, str] = Field(default_factory=dict)
-    intervals: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
-    rules: dict[str, str] = Field(default_factory=dict)
-    settings: dict = Field(default_factory=dict)
-    model: str | None = None
-
-
 class Verdict(NamedTuple):
-    """What a comparison came to.
+    """What a comparison has found: one of `DOMAIN_STATUSES`, and the reasons, the weightiest first.
 
-    Attributes
-    ----------
-    domain_status : {"inside", "edge", "outside"}
-    reasons : list of str
-        The weightiest first; what is said of an image that is inside is its SNR.
+    Of an image that is inside, the reason is its SNR.
     """
 
     domain_status: str
     reasons: list
 
     def __str__(self):
-        return f"{self.domain_status}: {'; '.join(self.reasons[:_MOST_SAID])}"
+        return f"{self.domain_status}: {'; '.join(self.reasons[:_MOST_REASONS])}"
 
 
 class _Finding(NamedTuple):
-    """How far something is beyond the training data, in units of the tolerance, and in words."""
+    """How far something is beyond the training data, in units of the tolerance, and the sentence about it."""
 
     name: str
     excess: float
-    words: str
+    reason: str
 
-    def place(self):
-        """Order in which findings are said: outside first, causes before what they entail, then by weight."""
+    def rank(self):
+        """Order of the reasons: outside first, causes before what they entail, then by weight."""
         causes = ("trusted", "voxels", "snr")
         return self.excess <= 1, causes.index(self.name) if self.name in causes else len(causes), -self.excess
 
 
 def summarise_fingerprints(fingerprints):
-    """Find the range that a network is trained on.
-
-    Parameters
-    ----------
-    fingerprints : list of dict
-        From `measure_fingerprint`, of the raw volumes that a network learns from and is chosen by.
-
-    Returns
-    -------
-    training : TrainingFingerprint
-    """
-    sizes = zip(*(fingerprint["voxel_size"] for fingerprint in fingerprints), strict=True)
+    """Find the range of a training from the `Fingerprint`s of the raw volumes it learns from and is chosen by."""
+    sizes = zip(*(fingerprint.voxel_size for fingerprint in fingerprints), strict=True)
     known = [[size for size in along if size] for along in sizes]
     return TrainingFingerprint(
         version=FINGERPRINT_VERSION,
         num_volumes=len(fingerprints),
         voxel_size=tuple((min(along), max(along)) if along else None for along in known),
         channels=tuple(
-            _summarise_channel(same)
-            for same in zip(*(fingerprint["channels"] for fingerprint in fingerprints), strict=True)
+            map(_summarise_channel, zip(*(fingerprint.channels for fingerprint in fingerprints), strict=True))
         ),
     )
 
 
 def _summarise_channel(same):
     """Range of one channel over all volumes."""
-    window = Counter(tuple(channel["window"]) for channel in same).most_common(1)[0][0]
-    alike = [channel for channel in same if tuple(channel["window"]) == window]
+    window = Counter(channel.window for channel in same).most_common(1)[0][0]
+    alike = [channel for channel in same if channel.window == window]
     features = {}
     for name, feature in _FEATURES.items():
-        found = [
-            one for one in (alike if name in _NEED_WINDOW else same) if one["features"][name] is not None
-        ]
-        values = np.sort([one["features"][name] for one in found])
+        compared = alike if name in _NEED_WINDOW else same
+        known = [channel for channel in compared if channel.features[name] is not None]
+        values = np.sort([channel.features[name] for channel in known])
         if not values.size:
             continue
-        errors = [one["errors"][name] for one in found if one["errors"][name] is not None]
+        errors = [channel.errors[name] for channel in known if channel.errors[name] is not None]
         features[name] = FeatureRange(
             range=(float(values[0]), float(values[-1])),
             error=math.sqrt(np.mean(np.square(errors))) if errors else feature.least / 2,
@@ -194,18 +115,18 @@ def _summarise_channel(same):
     return ChannelRange(
         window=window,
         features=features,
-        saturated=max(channel["saturated"] for channel in same),
-        histogram=tuple(np.mean([channel["histogram"] for channel in same], axis=0).round(4).tolist()),
+        saturated=max(channel.saturated for channel in same),
+        histogram=tuple(np.mean([channel.histogram for channel in same], axis=0).round(4).tolist()),
         spectrum={direction: _mean_spectrum(alike, direction) for direction in ("lateral", "axial")},
     )
 
 
 def _mean_spectrum(channels, direction):
-    known = [channel["spectrum"][direction] for channel in channels if channel["spectrum"][direction]]
+    known = [channel.spectrum[direction] for channel in channels if channel.spectrum[direction]]
     if not known:
         return None
-    power = np.mean([spectrum["power"] for spectrum in known], axis=0)
-    return {**known[0], "power": [float(f"{value:.3g}") for value in power]}
+    power = np.mean([spectrum.power for spectrum in known], axis=0)
+    return known[0].model_copy(update={"power": tuple(float(f"{value:.3g}") for value in power)})
 
 
 def compare_fingerprint(fingerprint, training, trusted=None):
@@ -213,14 +134,12 @@ def compare_fingerprint(fingerprint, training, trusted=None):
 
     Parameters
     ----------
-    fingerprint : dict
-        From `measure_fingerprint`.
+    fingerprint : Fingerprint
+        Of the image.
     training : TrainingFingerprint
-        Of the network. A network of one channel restores all channels of an image: each is compared
-        with it.
+        Of the network. A network of one channel restores all channels of an image: each is compared with it.
     trusted : TrustedRange, optional
-        What a study of the network's limits has found. An image of another SNR is outside, whatever the network was
-        trained on.
+        An image of another SNR is outside, whatever the network was trained on.
 
     Returns
     -------
@@ -236,18 +155,18 @@ def compare_fingerprint(fingerprint, training, trusted=None):
         print(compare_fingerprint(measure_fingerprint(image), training))  # outside: SNR 2.1, trained on 4 to 15
     """
     findings = _compare_voxels(fingerprint, training)
-    channels = fingerprint["channels"]
-    for number, channel in enumerate(channels):
-        own = _compare_trusted(channel, trusted or TrustedRange())
-        own += _compare_channel(channel, training.channels[number if len(training.channels) > 1 else 0])
-        prefix = f"channel {channel['number']}: " if len(channels) > 1 else ""
-        findings += [finding._replace(words=prefix + finding.words) for finding in own]
-    said = sorted((finding for finding in findings if finding.excess > _INSIDE), key=_Finding.place)
-    if not said:  # of an image like all others its SNR is of interest
-        said = [finding for finding in findings if finding.name == "snr"]
-    reasons = [finding.words for finding in said]
-    axes = [axis for axis, size in zip("zyx", fingerprint["voxel_size"], strict=True) if not size]
-    if any(training.voxel_size) and set(axes) & set("zyx"[-fingerprint["ndim"] :]):
+    channels = fingerprint.channels
+    for place, channel in enumerate(channels):
+        of_channel = _compare_trusted(channel, trusted or TrustedRange())
+        of_channel += _compare_channel(channel, training.channels[place if len(training.channels) > 1 else 0])
+        prefix = f"channel {channel.number}: " if len(channels) > 1 else ""
+        findings += [finding._replace(reason=prefix + finding.reason) for finding in of_channel]
+    beyond = sorted((finding for finding in findings if finding.excess > _INSIDE), key=_Finding.rank)
+    if not beyond:  # of an image like all others its SNR is of interest
+        beyond = [finding for finding in findings if finding.name == "snr"]
+    reasons = [finding.reason for finding in beyond]
+    axes = [axis for axis, size in zip("zyx", fingerprint.voxel_size, strict=True) if not size]
+    if any(training.voxel_size) and set(axes) & set("zyx"[-fingerprint.ndim :]):
         reasons.append("voxel size unknown, not compared")
     worst = max(finding.excess for finding in findings)
     return Verdict(DOMAIN_STATUSES[int(worst > _INSIDE) + int(worst > 1)], reasons)
@@ -257,34 +176,34 @@ def _compare_channel(channel, training):
     """How far each feature is beyond the training data."""
     findings = []
     for name, known in training.features.items():
-        value = channel["features"][name]
-        if value is None or (name in _NEED_WINDOW and tuple(channel["window"]) != training.window):
+        value = channel.features[name]
+        if value is None or (name in _NEED_WINDOW and channel.window != training.window):
             continue
         low, high = known.range
-        tolerance = max(_tolerance(known, channel["errors"][name]), _FEATURES[name].least)
+        tolerance = max(_tolerance(known, channel.errors[name]), _FEATURES[name].least)
         excess = max(low - value, value - high) / tolerance
-        findings.append(_Finding(name, excess, _say(name, value, low, high)))
+        findings.append(_Finding(name, excess, _describe_feature(name, value, low, high)))
     allowed = max(10 * training.saturated, _SATURATED)
-    if channel["saturated"] > allowed:
-        share, before = (f"{100 * value:.2g} %" for value in (channel["saturated"], training.saturated))
-        words = f"{share} of the voxels are saturated, in training {before} at most"
-        findings.append(_Finding("saturated", 1.0, words))
+    if channel.saturated > allowed:
+        share, before = (f"{100 * value:.2g} %" for value in (channel.saturated, training.saturated))
+        reason = f"{share} of the voxels are saturated, in training {before} at most"
+        findings.append(_Finding("saturated", 1.0, reason))
     return findings
 
 
 def _tolerance(known, error):
     """What a feature of another image of the same kind may be beyond the range of the training data."""
     num = known.num_volumes
-    error = np.clip(error or 0, known.error, _MOST_OWN * known.error)  # few blocks scatter more than many
+    error = np.clip(error or 0, known.error, _MOST_ERROR * known.error)  # few blocks scatter more than many
     spread = math.hypot((1 + 1 / num) * error, known.step)
     quantile = stats.t.ppf(1 - _FALSE_ALARMS / 2 / len(_FEATURES), _FREEDOM * num)
     return float(quantile * math.sqrt(1 + 1 / num) * spread)
 
 
-def _say(name, value, low, high):
+def _describe_feature(name, value, low, high):
     feature = _FEATURES[name]
     value, low, high = (_round(feature.show(number)) for number in (value, low, high))
-    return f"{feature.words.format(value)}, trained on {low}" + f" to {high}" * (low != high)
+    return f"{feature.label.format(value)}, trained on {low}" + f" to {high}" * (low != high)
 
 
 def _round(number):
@@ -294,11 +213,11 @@ def _round(number):
 def _compare_trusted(channel, trusted):
     """An SNR at which the network was found to be no better than classical methods, or than raw itself."""
     low, high = trusted.snr
-    snr = channel["snr"]
+    snr = channel.snr
     if not trusted.gains:
         first, last = map(_round, trusted.tested["snr"])
-        words = f"SNR {_round(snr)}, the network was no better than classical methods from {first} to {last}"
-        return [_Finding("trusted", math.inf, words)]
+        reason = f"SNR {_round(snr)}, the network was no better than classical methods from {first} to {last}"
+        return [_Finding("trusted", math.inf, reason)]
     if low is not None and snr < low:
         bound = f"from {_round(low)}"
     elif high is not None and snr > high:
@@ -309,20 +228,19 @@ def _compare_trusted(channel, trusted):
 
 
 def _compare_voxels(fingerprint, training):
-    """How far the sides of a voxel are beyond the training data."""
-    alike = {}  # axes by what is said of them
-    for axis, size, known in zip("zyx", fingerprint["voxel_size"], training.voxel_size, strict=True):
-        if size and known and axis in "zyx"[-fingerprint["ndim"] :]:
-            alike.setdefault((f"{size:.3g}", *(f"{number:.3g}" for number in known)), []).append(
-                (axis, size, known)
-            )
+    """How far the sides of a voxel are beyond the training data; axes with the same sizes share a sentence."""
+    groups = {}  # (axis, size, range) by the numbers in the sentence
+    for axis, size, known in zip("zyx", fingerprint.voxel_size, training.voxel_size, strict=True):
+        if size and known and axis in "zyx"[-fingerprint.ndim :]:
+            numbers = (f"{size:.3g}", *(f"{number:.3g}" for number in known))
+            groups.setdefault(numbers, []).append((axis, size, known))
     findings = []
-    for (words, *ends), sides in alike.items():
+    for (shown, *ends), sides in groups.items():
         ratio = max(max(known[0] / size, size / known[1], 1) for _, size, known in sides)
         excess = np.interp(np.log(ratio), np.log([1, *_VOXEL_RATIOS, 1000]), [0, _INSIDE, 1, 1000])
-        along = " and ".join(axis for axis, *_ in sides)
+        axes = " and ".join(axis for axis, *_ in sides)
         trained = " to ".join(dict.fromkeys(ends))
         findings.append(
-            _Finding("voxels", float(excess), f"voxels of {words} µm along {along}, trained on {trained}")
+            _Finding("voxels", float(excess), f"voxels of {shown} µm along {axes}, trained on {trained}")
         )
     return findings

@@ -1,27 +1,28 @@
-"""The fingerprint of an image: some of its blocks, and what they have in common."""
+"""Measure the fingerprint of an image from some of its blocks."""
 
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft, ndimage, signal, stats
 
 from rcan.fingerprint.noise import estimate_noise, saturated_level, smooth
+from rcan.fingerprint.records import ChannelFingerprint, Fingerprint, NoiseLevels, Spectrum
 
-__all__ = ["FINGERPRINT_VERSION", "measure_fingerprint"]
+__all__ = ["SIGNAL_PERCENTILES", "measure_fingerprint"]
 
-FINGERPRINT_VERSION = 1  # of what is measured: fingerprints of different versions are not compared
+SIGNAL_PERCENTILES = (2, 99.9)  # background and signal of an image
 _BLOCKS = ((16, 64, 64), (16, 32, 32))  # voxels, at least; smaller ones where there would be few
 _FEWEST_BLOCKS = 8
 _MOST_BLOCKS = 48  # of an image: about a second
 _MOST_FRAMES = {3: 3, 2: 9}  # volumes, or planes, of an image
 _WINDOW = (16, 32)  # voxels of a window of the spectrum along z, and along y and x
-_COARSE = (0, 0.08)  # cycles per voxel: blur is told by what is left of the fine structure for the coarse one
+_COARSE = (0, 0.08)  # cycles per voxel: blur weakens the fine structure more than the coarse one
 _FINE = (0.11, 0.19)
-_TOLD_FROM_NOISE = 0.03  # of the power of the noise: less structure than that cannot be told from none
+_LEAST_POWER = 0.03  # of the power of the noise: weaker structure cannot be told from none
 _SMALLEST_SIDE = 8  # of a window along y and x
-_PERCENTILES = (2, 99.9)  # of background and signal
 _NUM_LEVELS = 2**12  # of the histogram that percentiles are taken from
 _NUM_BINS = 20  # of the histogram that is kept
 _LEAST_SNR = 0.01
@@ -34,9 +35,9 @@ def measure_fingerprint(volume, *, frames=None, channels=None):
 
     Parameters
     ----------
-    volume : rcan.io.Volume
-        In the blocks that the network sees. At most 48 blocks of about 16 x 64 x 64 voxels are read, evenly spread
-        over at most three frames (nine where they are planes): the first, the last and some between.
+    volume : rcan.io.volume.Volume
+        At most 48 blocks of about 16 x 64 x 64 voxels are read, evenly spread over at most three frames (nine where
+        they are planes): the first, the last and some between.
     frames : list of dict, optional
         Some of ``volume.frames``; all where not given. Frames that show another channel (``"C"`` among the looped
         axes) are channels of their own.
@@ -45,8 +46,7 @@ def measure_fingerprint(volume, *, frames=None, channels=None):
 
     Returns
     -------
-    fingerprint : dict
-        JSON, see `rcan.fingerprint`. What cannot be measured is None.
+    fingerprint : rcan.fingerprint.records.Fingerprint
 
     Raises
     ------
@@ -61,33 +61,12 @@ def measure_fingerprint(volume, *, frames=None, channels=None):
     for looped, same in by_channel.items():
         blocks = _read_blocks(volume, same)
         for channel in chosen:
-            seen = [block[..., channel] for block in blocks]
-            measured[channel if looped is None else looped] = _measure_channel(seen)
-    for number, channel in measured.items():
-        channel["number"] = number
-        channel["spectrum"] = _with_frequencies(channel, volume.voxel_size)
-    return {
-        "version": FINGERPRINT_VERSION,
-        "voxel_size": list(volume.voxel_size),
-        "ndim": len(volume.shape) - 1,
-        "channels": [*measured.values()],
-    }
-
-
-def _with_frequencies(channel, voxel_size):
-    """Lateral and axial spectrum with the frequencies, in cycles per voxel and, where its size is known, per µm."""
-    z, y, x = voxel_size
-    sizes = {"axial": z, "lateral": math.sqrt(y * x) if y and x else None}
-    spectra = {}
-    for (direction, size), window in zip(sizes.items(), channel["window"], strict=True):
-        power = channel["spectrum"][direction]
-        cycles = [number / window for number in range(window // 2 + 1)]
-        spectra[direction] = power and {
-            "cycles_per_voxel": cycles,
-            "cycles_per_um": [float(f"{each / size:.4g}") for each in cycles] if size else None,
-            "power": power,
-        }
-    return spectra
+            number = channel if looped is None else looped
+            of_channel = [block[..., channel] for block in blocks]
+            measured[number] = _measure_channel(of_channel, number, volume.voxel_size)
+    return Fingerprint(
+        voxel_size=tuple(volume.voxel_size), ndim=len(volume.shape) - 1, channels=tuple(measured.values())
+    )
 
 
 def _read_blocks(volume, frames):
@@ -118,7 +97,7 @@ def _read_blocks(volume, frames):
     return blocks
 
 
-def _measure_channel(blocks):
+def _measure_channel(blocks, number, voxel_size):
     """Fingerprint of one channel; `blocks` are (Z, Y, X)."""
     unit = _unit_of(blocks)
     blocks = [block / unit for block in blocks] if unit != 1 else blocks
@@ -129,28 +108,48 @@ def _measure_channel(blocks):
     found = _describe(levels, whole, noise, white)
     # delete-one jackknife: how far the numbers would be off with other content of the same kind
     scatter = [
-        _describe(levels, {key: whole[key] - values[i] for key, values in sums.items()}, noise, white)[
-            "features"
-        ]
+        _describe(levels, {key: whole[key] - values[i] for key, values in sums.items()}, noise, white)
         for i in range(len(blocks) if len(blocks) > 1 else 0)
     ]
     errors = {}
-    for name, value in found["features"].items():
-        values = [one[name] for one in scatter if value is not None and one[name] is not None]
+    for name, value in found.features.items():
+        values = [one.features[name] for one in scatter]
+        values = [one for one in values if value is not None and one is not None]
         errors[name] = math.sqrt((len(values) - 1) * np.var(values)) if len(values) > 1 else None
-    low, high = found["range"]
-    return {
-        "noise": {
-            "gain": unit * noise.gain,
-            "background": unit * math.sqrt(noise.variance(low)),
-            "signal": unit * math.sqrt(noise.variance(high)),
-        },
-        "window": [2 * max(len(sums[direction][0]) - 1, 0) or 1 for direction in ("axial", "lateral")],
-        "saturated": float(np.mean([np.mean(block >= highest) for block in blocks])),
-        **found,
-        "range": [unit * low, unit * high],
-        "errors": errors,
-    }
+    low, high = found.range
+    window = [2 * max(len(sums[direction][0]) - 1, 0) or 1 for direction in ("axial", "lateral")]
+    return ChannelFingerprint(
+        noise=NoiseLevels(
+            gain=unit * noise.gain,
+            background=unit * math.sqrt(noise.variance(low)),
+            signal=unit * math.sqrt(noise.variance(high)),
+        ),
+        window=tuple(window),
+        saturated=float(np.mean([np.mean(block >= highest) for block in blocks])),
+        snr=found.snr,
+        range=(unit * low, unit * high),
+        histogram=tuple(_share_of_bins(levels, whole["counts"], low, high)),
+        spectrum=_make_spectra(found.power, window, voxel_size),
+        features=found.features,
+        errors=errors,
+        number=number,
+    )
+
+
+def _make_spectra(power, window, voxel_size):
+    """Axial and lateral spectrum with their frequencies."""
+    z, y, x = voxel_size
+    sizes = {"axial": z, "lateral": math.sqrt(y * x) if y and x else None}
+    spectra = {}
+    for (direction, size), side in zip(sizes.items(), window, strict=True):
+        relative = _relative(power[direction])
+        cycles = [number / side for number in range(side // 2 + 1)]
+        spectra[direction] = relative and Spectrum(
+            cycles_per_voxel=tuple(cycles),
+            cycles_per_um=tuple(float(f"{each / size:.4g}") for each in cycles) if size else None,
+            power=tuple(relative),
+        )
+    return spectra
 
 
 def _unit_of(blocks):
@@ -220,26 +219,30 @@ def _orientation(block):
     return np.sqrt((yy - xx) ** 2 + 4 * yx**2).sum(dtype=np.float64), (yy + xx).sum(dtype=np.float64)
 
 
+class _Numbers(NamedTuple):
+    """What follows from the sums over blocks."""
+
+    snr: float
+    range: tuple
+    power: dict
+    features: dict
+
+
 def _describe(levels, sums, noise, white):
     """Numbers of an image, from the sums over its blocks."""
     low, high = _noise_free_range(levels, sums["counts"], noise, white)
     snr = (high - low) / math.sqrt(noise.variance(high))
-    power = noise.variance(sums["mean"] / sums["number"])
-    lateral, axial = (sums[key] / sums["number"] - power for key in ("lateral", "axial"))
+    of_noise = noise.variance(sums["mean"] / sums["number"])
+    power = {direction: sums[direction] / sums["number"] - of_noise for direction in ("lateral", "axial")}
     aligned, energy = sums["orientation"].tolist()
-    return {
-        "snr": float(snr),
-        "range": [float(low), float(high)],
-        "histogram": _share_of_bins(levels, sums["counts"], low, high),
-        "spectrum": {"lateral": _relative(lateral), "axial": _relative(axial)},
-        "features": {
-            "snr": math.log(max(snr, _LEAST_SNR)),
-            "lateral": _fineness(lateral, power, first=1),
-            "axial": _fineness(axial, power),
-            "brightness": _brightness(levels, sums["counts"], low, high),
-            "orientation": aligned / energy if energy > 0 else None,
-        },
+    features = {
+        "snr": math.log(max(snr, _LEAST_SNR)),
+        "lateral": _fineness(power["lateral"], of_noise, first=1),
+        "axial": _fineness(power["axial"], of_noise),
+        "brightness": _brightness(levels, sums["counts"], low, high),
+        "orientation": aligned / energy if energy > 0 else None,
     }
+    return _Numbers(float(snr), (float(low), float(high)), power, features)
 
 
 def _percentiles(levels, counts, percentiles):
@@ -253,9 +256,9 @@ def _noise_free_range(levels, counts, noise, white):
     Noise widens a distribution: distances from the median are taken to add up with those of a Gaussian as squares do.
     That is exact where there is nothing but noise, and changes little where there is little.
     """
-    low, middle, high = _percentiles(levels, counts, (_PERCENTILES[0], 50, _PERCENTILES[1]))
+    low, middle, high = _percentiles(levels, counts, (SIGNAL_PERCENTILES[0], 50, SIGNAL_PERCENTILES[1]))
     ends = []
-    for percentile, end in zip(_PERCENTILES, (low, high), strict=True):
+    for percentile, end in zip(SIGNAL_PERCENTILES, (low, high), strict=True):
         widened = stats.norm.ppf(percentile / 100) ** 2 * white * noise.variance(middle)
         ends.append(math.sqrt(max((end - middle) ** 2 - widened, 0)))
     return middle - ends[0], middle + ends[1]
@@ -287,7 +290,7 @@ def _fineness(power, noise, *, first=0):
     if not all(band.size for band in bands):
         return None
     coarse, fine = (band.mean() for band in bands)
-    least = _TOLD_FROM_NOISE * noise
+    least = _LEAST_POWER * noise
     return math.log(max(fine, least) / coarse) if coarse > least else None
 
 

@@ -22,35 +22,15 @@ class Noise(NamedTuple):
 
     Of ``gain * (level - offset) + read_noise**2`` an image tells the slope, and the variance at its own background;
     offset and read noise cannot be told apart.
-
-    Attributes
-    ----------
-    gain : float
-        Grey values for each photon, 0 or more.
-    background : float
-        Grey value of the darkest voxels the noise was measured at.
-    floor : float
-        Variance there.
     """
 
-    gain: float
-    background: float
-    floor: float
+    gain: float  # grey values for each photon, 0 or more
+    background: float  # grey value of the darkest voxels that were measured
+    floor: float  # variance there
 
     def variance(self, level):
-        """Variance of the noise at a grey value; below the background as there.
+        """Variance at a grey value, in grey values squared; below the background it is that of the background.
 
-        Parameters
-        ----------
-        level : float or ndarray
-
-        Returns
-        -------
-        variance : float or ndarray
-            Grey values squared, above 0.
-
-        Examples
-        --------
         >>> float(Noise(gain=2.0, background=100.0, floor=10.0).variance(120.0))
         50.0
         """
@@ -156,9 +136,8 @@ def _equal_intensity(ring):
     number = np.minimum((place * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
     order, stops = np.argsort(number, kind="stable"), np.cumsum(np.bincount(number, minlength=_NUM_BINS))
     bins, stop = [], stops[-1]
-    for start in (0, *stops[:-1])[
-        ::-1
-    ]:  # from the bright end, whose bins are joined until they are large enough
+    # from the bright end, where bins are joined until they are large enough
+    for start in (0, *stops[:-1])[::-1]:
         if stop - start >= _FEWEST_VOXELS or start == 0:
             bins.append(order[start:stop])
             stop = start

@@ -10,7 +10,7 @@ import os
 from pydantic import AliasChoices, Field
 
 from rcan.config import DEFAULT_PERCENTILES
-from rcan.fingerprint.domain import FINGERPRINT_VERSION, TrainingFingerprint, TrustedRange
+from rcan.fingerprint.records import FINGERPRINT_VERSION, TrainingFingerprint, TrustedRange
 from rcan.records import Record
 
 __all__ = ["PairRecord", "SpreadRecord", "TrainingRecord"]

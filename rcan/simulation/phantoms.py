@@ -8,9 +8,10 @@ import numpy as np
 from scipy import interpolate, ndimage
 
 from rcan.options import nearest
-from rcan.simulation.settings import PhantomKind
+from rcan.simulation.optics import require_zyx
+from rcan.simulation.options import PhantomKind
 
-__all__ = ["PHANTOMS", "make_phantom", "require_zyx"]
+__all__ = ["PHANTOMS", "make_phantom"]
 
 PHANTOMS = typing.get_args(PhantomKind)
 
@@ -38,20 +39,14 @@ def make_phantom(kind, shape, *, voxel_size, rng):
     shape : tuple of int
         Voxels along (Z, Y, X).
     voxel_size : tuple of float
-        In µm, (Z, Y, X).
+        In µm, (Z, Y, X), at most 2.
     rng : numpy.random.Generator
 
     Returns
     -------
     density : ndarray of shape (Z, Y, X, 1), float32
         Background 0, signal up to 1: every object has a brightness of its own between 0.5 and 1, and a voxel
-        at an edge holds as much of it as it is filled.
-
-    Raises
-    ------
-    ValueError
-        If the kind is unknown, a side of the shape is not above 0, a voxel not between 0 and 2 µm, or the
-        largest face of the volume below 1 µm².
+        at an edge holds as much of it as it is filled. A ValueError says what is wrong with kind, shape or voxel size.
 
     Examples
     --------
@@ -166,11 +161,3 @@ def _deposit(lines, points, weight):
         inside = np.all((voxel >= 0) & (voxel < lines.shape), axis=1)
         np.add.at(lines, tuple(voxel[inside].T), weight * share[inside])
     return np.count_nonzero(np.all((points > -0.5) & (points < np.array(lines.shape) - 0.5), axis=1))
-
-
-def require_zyx(name, values, *, unit, or_zero=False):
-    """Check that `values` are three numbers above 0 (or 0 and more); a ValueError names them and their unit."""
-    values = np.asarray(values)
-    if values.shape != (3,) or not np.all(values >= 0 if or_zero else values > 0):
-        rule = "0 or more" if or_zero else "above 0"
-        raise ValueError(f"{name} is {values.tolist()}: give three numbers {rule} for (Z, Y, X), in {unit}.")

@@ -14,7 +14,8 @@ from rcan.data.measurements import Records
 from rcan.data.pairs import digest_of, hold_out, open_pairs
 from rcan.data.patches import PatchSampler
 from rcan.fingerprint.domain import summarise_fingerprints
-from rcan.fingerprint.measure import FINGERPRINT_VERSION, measure_fingerprint
+from rcan.fingerprint.measure import measure_fingerprint
+from rcan.fingerprint.records import FINGERPRINT_VERSION, Fingerprint
 from rcan.io.cache import limit_cache
 from rcan.model import build_rcan
 from rcan.progress import Progress
@@ -308,11 +309,11 @@ def _measure_fingerprint(data):
     with Progress(len(pairs), "Measuring the trained range", unit="volume") as progress:
         for pair in pairs:
             key = data.records.key([pair.raw], what="fingerprint", version=FINGERPRINT_VERSION)
-            fingerprint = data.records.get(key, ["channels"])
-            if not fingerprint:
-                fingerprint = measure_fingerprint(pair.raw)
+            known = data.records.get(key, ["channels"])
+            fingerprint = Fingerprint.checked(known) if known else measure_fingerprint(pair.raw)
+            if not known:
                 pair.raw.close()  # frees what was decoded
-                data.records.put(key, fingerprint)
+                data.records.put(key, fingerprint.model_dump(mode="json"))
             fingerprints.append(fingerprint)
             progress.advance()
     return summarise_fingerprints(fingerprints)

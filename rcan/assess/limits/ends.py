@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rcan.assess.intervals import bootstrap_interval
-from rcan.fingerprint.domain import TrustedRange
+from rcan.fingerprint.records import TrustedRange
 
 __all__ = ["MEASURES", "RULES", "End", "find_end", "find_limits", "say_range", "summarise", "trusted_range"]
 

@@ -19,12 +19,14 @@ from rcan.assess.limits.specimens import range_of
 from rcan.assess.references import Reference, best_references
 from rcan.assess.resolution.measures import AGAINST_TRUTH, decorrelation_resolution, fourier_resolution
 from rcan.atomic_io import read_json, write_json
+from rcan.fingerprint.measure import SIGNAL_PERCENTILES
 from rcan.intensity import normalise
 from rcan.progress import Progress
 from rcan.restoration.engine import upscaling_of
 from rcan.restoration.tiled import restore
 from rcan.scores import score
-from rcan.simulation.microscope import blur, expose
+from rcan.simulation.camera import expose
+from rcan.simulation.optics import blur
 
 __all__ = [
     "Exposure",
@@ -40,7 +42,6 @@ __all__ = [
     "take_exposure",
 ]
 
-_PERCENTILES = (2, 99.9)  # that become 0 and 1 in the density of a real volume, as in `density_from_image`
 _SETTINGS = "settings.json"
 
 
@@ -66,7 +67,7 @@ class Microscope(NamedTuple):
     read_noise: float
 
 
-def signal_to_noise(image, *, photons, background, read_noise, percentiles=_PERCENTILES):
+def signal_to_noise(image, *, photons, background, read_noise, percentiles=SIGNAL_PERCENTILES):
     """Signal-to-noise ratio of an exposure at its bright end: ``S / sqrt(S + B + r²)``.
 
     ``S`` is the range of the expected image between two percentiles in photons, ``B`` what is below it (the camera's
@@ -131,7 +132,7 @@ def take_exposure(specimen, step, microscope, rng):
         fwhm=fwhm,
         voxel_size=specimen.voxel_size,
         factor=step.blur,
-        already=specimen.already,
+        source_blur=specimen.source_blur,
     )
     camera = dict(zip(microscope._fields[1:], camera, strict=True))
     return expose(image, photons=step.photons, rng=rng, **camera), image

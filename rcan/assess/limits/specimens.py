@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from rcan.atomic_io import printable_name
+from rcan.fingerprint.measure import SIGNAL_PERCENTILES
 from rcan.intensity import normalise, percentile_range
 from rcan.io.volume import open_volume
-from rcan.simulation.microscope import blur
+from rcan.simulation.optics import blur
 from rcan.simulation.phantoms import make_phantom
 
 __all__ = ["Specimen", "cut_specimens", "draw_specimens", "range_of"]
 
-_PERCENTILES = (2, 99.9)  # that become 0 and 1 in the density of a real volume, as in `density_from_image`
 _LEAST_SIGNAL = (
     0.5  # percentile 99.9 of a part's density, where the volume's is 1; a part without signal shows nothing
 )
@@ -35,7 +35,7 @@ class Specimen:
         Background 0 and signal 1 by the network's percentiles.
     voxel_size : tuple of float
         In µm, (Z, Y, X).
-    already : int
+    source_blur : int
         Width of a point in `density`, in units of the sharp optics': 0 of a phantom, 1 of a real volume.
     """
 
@@ -43,7 +43,7 @@ class Specimen:
     density: np.ndarray
     gt: np.ndarray
     voxel_size: tuple
-    already: int
+    source_blur: int
 
 
 def draw_specimens(count, *, kind, shape, voxel_size, fwhm, percentiles, seed):
@@ -130,14 +130,14 @@ def _parts(path, shape, percentiles, axes, voxel_size):
     if None in voxel_size:
         raise ValueError(f"{path} does not give its voxel size: name it in µm with --voxel_size Z,Y,X.")
     frames = [volume.frames[len(volume.frames) // 2]]
-    ranges = percentile_range(volume, _PERCENTILES, frames=frames)
+    ranges = percentile_range(volume, SIGNAL_PERCENTILES, frames=frames)
     gt_ranges = ranges
-    if tuple(percentiles) != _PERCENTILES:
+    if tuple(percentiles) != SIGNAL_PERCENTILES:
         gt_ranges = percentile_range(volume, percentiles, frames=frames)
     for region in _regions(volume.shape[:-1], shape):
         block = volume.read(frames[0], region, dtype=None)
         density = np.maximum(normalise(block, ranges), 0)
-        if np.percentile(density, _PERCENTILES[1]) < _LEAST_SIGNAL:
+        if np.percentile(density, SIGNAL_PERCENTILES[1]) < _LEAST_SIGNAL:
             continue
         where = ",".join(f"{part.start}:{part.stop}" for part in region)
         name = printable_name(volume.path)

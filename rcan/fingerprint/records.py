@@ -1,0 +1,117 @@
+"""Records of fingerprints: of an image, of the images of a training, and the range in which a network is trusted."""
+
+from pydantic import Field
+
+from rcan.records import Record
+
+__all__ = [
+    "FINGERPRINT_VERSION",
+    "ChannelFingerprint",
+    "ChannelRange",
+    "FeatureRange",
+    "Fingerprint",
+    "NoiseLevels",
+    "Spectrum",
+    "TrainingFingerprint",
+    "TrustedRange",
+]
+
+FINGERPRINT_VERSION = 1  # of what is measured: fingerprints of different versions are not compared
+
+
+class NoiseLevels(Record):
+    """Grey values for each photon, and standard deviation of the noise where background and signal are."""
+
+    gain: float
+    background: float
+    signal: float
+
+
+class Spectrum(Record):
+    """Radially averaged power, as shares of all, by frequency; frequencies in cycles/µm where voxels are known."""
+
+    cycles_per_voxel: tuple[float, ...]
+    cycles_per_um: tuple[float, ...] | None
+    power: tuple[float, ...]
+
+
+class ChannelFingerprint(Record):
+    """The fingerprint of one channel; what cannot be measured is None."""
+
+    noise: NoiseLevels
+    window: tuple[int, ...]  # voxels of a window of the spectrum, axial and lateral
+    saturated: float  # share of the voxels
+    snr: float
+    range: tuple[float, float]  # grey values of background and signal
+    histogram: tuple[float, ...]  # shares of the voxels in bins between the two
+    spectrum: dict[str, Spectrum | None]  # lateral and axial
+    features: dict[str, float | None]  # what is compared
+    errors: dict[str, float | None]  # how far other content of the same kind would change each
+    number: int  # of the channel in the file
+
+
+class Fingerprint(Record):
+    """The fingerprint of an image."""
+
+    version: int = FINGERPRINT_VERSION
+    voxel_size: tuple[float | None, ...]  # z, y and x, in µm
+    ndim: int
+    channels: tuple[ChannelFingerprint, ...]
+
+
+class FeatureRange(Record):
+    """Lowest and highest value of a feature over the training volumes, and how far volumes of the kind may scatter."""
+
+    range: tuple[float, float]
+    error: float
+    step: float
+    num_volumes: int
+
+
+class ChannelRange(Record):
+    """The range of one channel over all training volumes; histogram and spectrum are means, for reports."""
+
+    window: tuple[int, ...]
+    features: dict[str, FeatureRange]
+    saturated: float  # largest share of the voxels
+    histogram: tuple[float, ...]
+    spectrum: dict[str, Spectrum | None]
+
+
+class TrainingFingerprint(Record):
+    """The range of the raw volumes that a network learned from and was chosen by."""
+
+    version: int
+    num_volumes: int
+    voxel_size: tuple[tuple[float, float] | None, ...]  # lowest and highest along z, y and x, in µm
+    channels: tuple[ChannelRange, ...]
+
+
+class TrustedRange(Record):
+    """Between which ends the results of a network are to be trusted, as `rcan limits` has found.
+
+    Attributes
+    ----------
+    snr, blur : (float or None, float or None)
+        Low and high end; None where the ladder shows no end.
+    gains : bool
+        False where the network was better than the best classical method at no step of the ladder.
+    tested : dict of str to tuple of float
+        First and last step of the ladders ``snr`` and ``blur``.
+    words, intervals, rules : dict
+        By the names of `rcan.assess.limits.ends.RULES`.
+    settings : dict
+        Of the study.
+    model : str or None
+        Digest of the network.
+    """
+
+    snr: tuple[float | None, float | None] = (None, None)
+    blur: tuple[float | None, float | None] = (None, None)
+    gains: bool = True
+    tested: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    words: dict[str, str] = Field(default_factory=dict)
+    intervals: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
+    rules: dict[str, str] = Field(default_factory=dict)
+    settings: dict = Field(default_factory=dict)
+    model: str | None = None
