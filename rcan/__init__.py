@@ -9,6 +9,8 @@ _PUBLIC = {
     "build_rcan": "rcan.model",
     "create_volume": "rcan.io.tiff_writing",
     "denormalise": "rcan.intensity",
+    "evaluate": "rcan.studies.evaluation",
+    "find_limits": "rcan.studies.limits",
     "load_config": "rcan.config",
     "load_model": "rcan.run_folder.models",
     "normalise": "rcan.intensity",

@@ -1,5 +1,6 @@
 """Files that appear complete or not at all: written under a hidden name, then renamed."""
 
+import csv
 import glob
 import json
 import os
@@ -25,6 +26,7 @@ __all__ = [
     "remove_stale_partials",
     "report_errors_as",
     "write_json",
+    "write_table",
 ]
 
 _LONGEST_NAME = 150  # bytes of an image's name in that of its partial file: a name has at most 255
@@ -154,3 +156,11 @@ def read_json(path):
         raise ValueError(
             f"{path} is not JSON ({failure}): remove it, or restore it from a copy."
         ) from failure
+
+
+def write_table(path, rows, columns=None):
+    """Write dictionaries as CSV, one in a line; the keys of the first are the columns where these are not given."""
+    with atomic_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns or rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)

@@ -14,12 +14,14 @@ from keras import layers
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 
+import rcan
 from rcan.assess import evaluation as study
 from rcan.assess import subjects
 from rcan.assess.intervals import bootstrap_interval, score_blocks
 from rcan.assess.quantification import local_error
+from rcan.assess.records import MethodScores, VolumeResult
 from rcan.assess.subjects import central_part
-from rcan.assess.volumes import Findings, sum_up
+from rcan.assess.volumes import sum_up
 from rcan.commands import apply as apply_command
 from rcan.commands.evaluate import main
 from rcan.config import Config
@@ -216,36 +218,49 @@ def test_intervals_are_over_volumes_where_there_are_five(run, networks, pair, tm
         assert (psnr["low"], psnr["high"]) == pytest.approx(bootstrap_interval(each, seed=0))
 
 
+def volume_of(scores, blocks=None):
+    """The result of a volume with these scores by method."""
+    return VolumeResult(
+        raw="raw.tif",
+        ground_truth="gt.tif",
+        shape=(32, 32, 1),
+        num_frames=1,
+        voxel_size=(None, None, None),
+        learned_from=False,
+        methods={method: MethodScores(of_method, wrong=0.0) for method, of_method in scores.items()},
+        resolution={},
+        quantification={},
+        blocks=blocks or {},
+    )
+
+
 def test_gains_are_taken_pair_by_pair():
     """Volumes differ by 10 dB, methods by 1 dB in each: the interval of the gain is narrow."""
 
-    def findings(level):
-        scores = {
-            method: {"psnr": level + gain, "ssim": 0.5}
-            for method, gain in (("raw", 0), ("median", 2), ("restored", 3))
-        }
-        return Findings(scores, {"median": "3"}, {}, {}, {}, {})
+    def volume(level):
+        gains = {"raw": 0, "median": 2, "restored": 3}
+        return volume_of({method: {"psnr": level + gain, "ssim": 0.5} for method, gain in gains.items()})
 
-    total = sum_up([findings(level) for level in (10, 20, 30, 40, 50)], seed=0)
-    assert total["best"] == "median"
-    gain = total["gains"]["median"]["psnr"]
-    assert (gain["mean"], gain["low"], gain["high"]) == pytest.approx((1, 1, 1))
-    assert total["methods"]["restored"]["psnr"]["high"] - total["methods"]["restored"]["psnr"]["low"] > 10
+    total = sum_up([volume(level) for level in (10, 20, 30, 40, 50)], seed=0)
+    assert total.best == "median"
+    assert total.gains["median"]["psnr"] == pytest.approx((1, 1, 1))
+    psnr = total.methods["restored"]["psnr"]
+    assert psnr.high - psnr.low > 10
 
 
 def test_intervals_lie_around_the_mean_where_volumes_have_different_numbers_of_frames(rng):
     """A still of 10 dB beside a time-lapse of nine frames of 30 dB: the mean over both is 20 dB."""
 
-    def findings(noise, num_frames):
+    def volume(noise, num_frames):
         gt = rng.uniform(size=(32, 32, 1)).astype(np.float32)
         image = gt + rng.normal(0, noise, gt.shape).astype(np.float32)
         blocks = {"restored": [score_blocks(image, gt)] * num_frames}
-        return Findings({"restored": score_image(image, gt)}, {}, blocks, {}, {}, {})
+        return volume_of({"restored": score_image(image, gt)}, blocks)
 
-    total = sum_up([findings(10**-0.5, 1), findings(10**-1.5, 9)], seed=0)
-    psnr = total["methods"]["restored"]["psnr_unmatched"]
-    assert psnr["mean"] == pytest.approx(20, abs=0.5)
-    assert psnr["low"] < psnr["mean"] < psnr["high"]
+    total = sum_up([volume(10**-0.5, 1), volume(10**-1.5, 9)], seed=0)
+    psnr = total.methods["restored"]["psnr_unmatched"]
+    assert psnr.mean == pytest.approx(20, abs=0.5)
+    assert psnr.low < psnr.mean < psnr.high
 
 
 # What it takes
@@ -631,3 +646,24 @@ def test_a_folder_is_not_continued_with_another_factor(run, network, pair, tmp_p
     run("-m", folder)
     apply(folder, tmp_path, "restored", "--ensemble", 8, status=1)
     assert "spread_factor" in capfd.readouterr().err
+
+
+# From Python
+
+
+def test_a_python_caller_gets_the_results_that_the_command_writes(
+    networks, pair, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(report, "write_evaluation_report", lambda path, *_: path.write_text("report"))
+    pair()
+    folders = [tmp_path / name for name in ("raw", "gt", "report")]
+    evaluation = rcan.evaluate(networks["square"], *folders, calibrate=False, seed=3)
+    results = read_results(tmp_path)
+    assert evaluation.as_json() == results
+    psnr = evaluation.volumes["a.tif"].methods["restored"].scores["psnr"]
+    assert psnr == results["volumes"]["a.tif"]["methods"]["restored"]["psnr"]
+    assert f"{psnr:.2f}" in capsys.readouterr().out
+    with pytest.raises(FileExistsError, match="already holds files"):
+        rcan.evaluate(networks["square"], *folders)
+    with pytest.raises(ValueError, match="ensemble is 7: must be 8 or 16"):
+        rcan.evaluate(networks["square"], *folders, ensemble=7)

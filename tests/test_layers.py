@@ -36,6 +36,7 @@ CHAIN = [
     "training",
     "assess",
     "report",
+    "studies",
     "cli",
 ]
 ON_TOP = ["commands", "__main__"]

@@ -9,22 +9,16 @@ import numpy as np
 import pytest
 import tifffile
 
-from rcan.assess.limits import exposures as study
-from rcan.assess.limits.ends import find_end, find_limits, say_range, summarise, trusted_range
-from rcan.assess.limits.exposures import (
-    Microscope,
-    Step,
-    adapt_network,
-    measure_exposure,
-    measure_steps,
-    open_study,
-    signal_to_noise,
-    take_exposure,
-)
+from rcan.assess.limits import steps as study
+from rcan.assess.limits.ends import apply_rules, describe_range, find_end, summarise, trusted_range
+from rcan.assess.limits.exposures import measure_exposure, signal_to_noise, take_exposure
+from rcan.assess.limits.networks import adapt_network
+from rcan.assess.limits.records import LadderStep, Microscope, Step
 from rcan.assess.limits.specimens import Specimen, cut_specimens, draw_specimens
+from rcan.assess.limits.steps import measure_steps, open_study
 from rcan.atomic_io import write_json
 from rcan.commands.limits import main
-from rcan.figures.ladders import draw_ladder
+from rcan.figures.limits import draw_ladder
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.fingerprint.records import FINGERPRINT_VERSION
 from rcan.io.volume import open_volume
@@ -124,10 +118,10 @@ def differences(curve, spread=0.1):
 def test_end_is_where_the_curves_are_known_to_cross_0():
     end = find_end(LADDER, differences(lambda snr: np.log2(snr) - 1.5), side="low", seed=0, is_log=True)
     assert end.mean_position == pytest.approx(2**1.5)
-    assert end.loose_position < end.mean_position < end.position
+    assert end.other_confidence_bound < end.mean_position < end.position
     # a curve of slope 1 in log2: the ends lie as far from the middle as those of the interval
     assert np.log2(end.position / end.mean_position) == pytest.approx(0.1, abs=0.03)
-    assert end.position * end.loose_position == pytest.approx(end.mean_position**2, rel=0.01)
+    assert end.position * end.other_confidence_bound == pytest.approx(end.mean_position**2, rel=0.01)
 
 
 def test_intervals_shrink_with_the_spread():
@@ -135,7 +129,9 @@ def test_intervals_shrink_with_the_spread():
         find_end(LADDER, differences(lambda snr: np.log2(snr) - 1.5, spread), side="low", seed=0, is_log=True)
         for spread in (0.4, 0.01)
     )
-    assert narrow.position - narrow.loose_position < 0.1 * (wide.position - wide.loose_position)
+    assert narrow.position - narrow.other_confidence_bound < 0.1 * (
+        wide.position - wide.other_confidence_bound
+    )
 
 
 def test_blur_is_interpolated_linearly():
@@ -154,8 +150,8 @@ def test_range_between_two_bad_parts_has_two_ends():
     rows = differences(lambda snr: 1.5 - abs(np.log2(snr) - 2))  # above 0 between 2**0.5 and 2**3.5
     low, high = (find_end(LADDER, rows, side=side, seed=0, is_log=True) for side in ("low", "high"))
     assert (low.mean_position, high.mean_position) == pytest.approx((2**0.5, 2**3.5))
-    assert low.position > low.mean_position > low.loose_position
-    assert high.position < high.mean_position < high.loose_position
+    assert low.position > low.mean_position > low.other_confidence_bound
+    assert high.position < high.mean_position < high.other_confidence_bound
 
 
 def test_gain_beyond_a_gap_does_not_count():
@@ -194,7 +190,7 @@ def test_steps_that_could_not_be_measured_are_left_out():
     assert (end.position, end.tested) == (pytest.approx(6), (2, 8))
 
 
-def measured(position, *, restored, raw=20.0, reference=21.0, lateral=0.3):
+def measured(position, *, restored, raw=20.0, reference=21.0, lateral=0.3, raw_lateral=0.5, gt_lateral=0.2):
     """A step whose three exposures have these scores, a little apart."""
     exposures = []
     for shift in (-0.01, 0, 0.01):
@@ -202,14 +198,22 @@ def measured(position, *, restored, raw=20.0, reference=21.0, lateral=0.3):
             name: {
                 "psnr": psnr + shift * (name == "restored"),
                 "ssim": psnr / 100,
-                "lateral_true": 0.5,
+                "lateral_true": raw_lateral if name == "raw" else 0.5,
                 "axial_true": None,
             }
             for name, psnr in {"raw": raw, "restored": restored, "reference": reference}.items()
         }
         images["restored"]["lateral_true"] = lateral
-        exposures.append({"specimen": "a", "images": {**images, "gt": {"lateral": 0.2, "axial": None}}})
-    return {"photons": position, "snr": position, "blur": position, "exposures": exposures}
+        exposures.append(
+            {
+                "specimen": "a",
+                "snr": position,
+                "images": {**images, "gt": {"lateral": gt_lateral, "axial": None}},
+            }
+        )
+    return LadderStep.checked(
+        {"photons": position, "snr": position, "blur": position, "exposures": exposures}
+    )
 
 
 def test_limits_are_those_of_the_rules():
@@ -218,20 +222,20 @@ def test_limits_are_those_of_the_rules():
         measured(position, restored=25, lateral=lateral)
         for position, lateral in ((1, 0.2), (2, 0.25), (3, 0.45))
     ]
-    limits = find_limits({"snr": snr, "blur": blur}, seed=0)
-    assert limits["snr_low"]["end"].mean_position == pytest.approx(2)  # 21 dB of the reference
-    assert limits["snr_high"]["end"].mean_position == pytest.approx(16 * 4 ** (2 / 3))  # 20 dB of raw
-    assert limits["blur_high"]["end"].position == pytest.approx(2.5)  # 0.35 µm is halfway from 0.5 to 0.2
-    assert limits["snr_low"]["scores"]["restored"]["psnr"] == pytest.approx(21, abs=0.02)
-    assert limits["snr_low"]["scores"]["raw"] == {"psnr": pytest.approx(20), "ssim": pytest.approx(0.2)}
-    low, high = limits["snr_low"]["end"].position, limits["snr_high_classical"]["end"].position
-    assert say_range(limits, "snr") == (
+    limits = apply_rules({"snr": snr, "blur": blur}, seed=0)
+    assert limits["snr_low"].end.mean_position == pytest.approx(2)  # 21 dB of the reference
+    assert limits["snr_high"].end.mean_position == pytest.approx(16 * 4 ** (2 / 3))  # 20 dB of raw
+    assert limits["blur_high"].end.position == pytest.approx(2.5)  # 0.35 µm is halfway from 0.5 to 0.2
+    assert limits["snr_low"].scores["restored"]["psnr"] == pytest.approx(21, abs=0.02)
+    assert limits["snr_low"].scores["raw"] == {"psnr": pytest.approx(20), "ssim": pytest.approx(0.2)}
+    low, high = limits["snr_low"].end.position, limits["snr_high_classical"].end.position
+    assert describe_range(limits, "snr") == (
         f"Restored is better than the best classical reference from SNR {low:.3g} to {high:.3g}."
     )
-    assert "from blur 1 (the first step) to 3 (the last step)" in say_range(limits, "blur")
+    assert "from blur 1 (the first step) to 3 (the last step)" in describe_range(limits, "blur")
     facts = trusted_range(limits, smallest_blur=1, settings={})
     assert facts.gains is True
-    assert facts.snr == (limits["snr_low"]["end"].position, limits["snr_high"]["end"].position)
+    assert facts.snr == (limits["snr_low"].end.position, limits["snr_high"].end.position)
     assert facts.blur == (1, pytest.approx(2.5))
     assert facts.tested == {"snr": (1, 64), "blur": (1, 3)}
     assert type(facts).checked(json.loads(json.dumps(facts.model_dump(mode="json")))) == facts
@@ -239,10 +243,10 @@ def test_limits_are_those_of_the_rules():
 
 def test_trusted_range_is_open_where_nothing_breaks_and_empty_where_all_is_broken():
     steps = [measured(position, restored=25) for position in (1, 2, 4)]
-    facts = trusted_range(find_limits({"snr": steps, "blur": steps}, seed=0), smallest_blur=1, settings={})
+    facts = trusted_range(apply_rules({"snr": steps, "blur": steps}, seed=0), smallest_blur=1, settings={})
     assert facts.snr == (None, None)
     steps = [measured(position, restored=15, lateral=0.5) for position in (1, 2, 4)]
-    facts = trusted_range(find_limits({"snr": steps, "blur": steps}, seed=0), smallest_blur=1, settings={})
+    facts = trusted_range(apply_rules({"snr": steps, "blur": steps}, seed=0), smallest_blur=1, settings={})
     low, high = facts.snr
     assert low > high
     assert facts.blur == (1, 1)
@@ -250,23 +254,16 @@ def test_trusted_range_is_open_where_nothing_breaks_and_empty_where_all_is_broke
 
 def test_nothing_is_regained_where_nothing_was_lost():
     """Raw is right to 0.5 µm, the ground truth no finer than 2 µm: a network that is right to 0.8 µm has damaged it."""
-    steps = [measured(position, restored=25, lateral=0.8) for position in (1, 2)]
-    for step in steps:
-        for exposure in step["exposures"]:
-            exposure["images"]["gt"]["lateral"] = 2.0
-    assert find_limits({"snr": steps, "blur": steps}, seed=0)["blur_high"]["end"].state == "never"
+    steps = [measured(position, restored=25, lateral=0.8, gt_lateral=2.0) for position in (1, 2)]
+    assert apply_rules({"snr": steps, "blur": steps}, seed=0)["blur_high"].end.state == "never"
 
 
 @pytest.mark.parametrize("raw", [0.5, None])
 def test_a_step_at_which_nothing_is_right_is_an_end_and_not_left_out(raw):
     """An image that does not correlate with the ground truth has no resolution: the worst that there is."""
-    steps = [
-        measured(position, restored=25, lateral=lateral)
-        for position, lateral in ((1, 0.2), (2, 0.2), (4, None))
-    ]
-    for exposure in steps[-1]["exposures"]:
-        exposure["images"]["raw"]["lateral_true"] = raw
-    end = find_limits({"snr": steps, "blur": steps}, seed=0)["blur_high"]["end"]
+    steps = [measured(position, restored=25, lateral=0.2) for position in (1, 2)]
+    steps.append(measured(4, restored=25, lateral=None, raw_lateral=raw))
+    end = apply_rules({"snr": steps, "blur": steps}, seed=0)["blur_high"].end
     assert (end.state, end.tested, end.steps) == ("found", (1, 4), (2, 4))
 
 
@@ -346,18 +343,20 @@ def test_identity_restores_what_is_raw(identity):
         percentiles=(2, 99.9),
         rng=np.random.default_rng(0),
     )
-    raw, restored = exposure["images"]["raw"], exposure["images"]["restored"]
+    raw, restored = (exposure.images[name].model_dump(exclude_unset=True) for name in ("raw", "restored"))
     assert restored == {name: pytest.approx(value, abs=1e-4) for name, value in raw.items()}
-    assert exposure["images"]["reference"]["psnr"] >= raw["psnr"]
+    assert exposure.images["reference"].psnr >= raw["psnr"]
 
 
 def test_perfect_restoration_is_as_sharp_as_the_ground_truth():
     specimen = phantoms(1)[0]
     options = {"microscope": MICROSCOPE, "percentiles": (2, 99.9), "rng": np.random.default_rng(0)}
-    images = measure_exposure(lambda raw: specimen.gt, specimen, Step(20, 2), **options)["images"]
-    assert images["restored"]["psnr"] == pytest.approx(120)
-    assert {name: images["restored"][name] for name in ("lateral", "axial")} == images["gt"]
-    assert images["restored"]["lateral_true"] == pytest.approx(0.2)  # two voxels
+    images = measure_exposure(lambda raw: specimen.gt, specimen, Step(20, 2), **options).images
+    assert images["restored"].psnr == pytest.approx(120)
+    assert all(
+        getattr(images["restored"], name) == getattr(images["gt"], name) for name in ("lateral", "axial")
+    )
+    assert images["restored"].lateral_true == pytest.approx(0.2)  # two voxels
 
 
 @pytest.mark.parametrize("name", ["two_channels", "2d"])
@@ -399,9 +398,9 @@ def test_exposures_of_one_specimen_differ_in_noise(tmp_path):
     options = {"num_exposures": 2, "microscope": MICROSCOPE, "percentiles": (2, 99.9), "seed": 0}
     step = Step(20, 2)
     found = measure_steps([step], phantoms(1), lambda step: np.abs, folder=tmp_path / "steps", **options)
-    one, other = found[step]["exposures"]
-    assert one["specimen"] == other["specimen"]
-    assert one["images"]["raw"]["psnr"] != other["images"]["raw"]["psnr"]
+    one, other = found[step].exposures
+    assert one.specimen == other.specimen
+    assert one.images["raw"].psnr != other.images["raw"].psnr
 
 
 # The command
@@ -771,9 +770,9 @@ def test_chart_draws_every_measured_curve_and_mark():
 
 
 def test_summary_of_what_was_not_measured_is_nan():
-    step = measured(1, restored=20)
-    assert np.isnan(summarise(step, "raw", "axial_true", seed=0)).all()
-    mean, low, high = summarise(step, "restored", "psnr", seed=0)
+    intervals = summarise(measured(1, restored=20), seed=0)
+    assert np.isnan(intervals["raw", "axial_true"]).all()
+    mean, low, high = intervals["restored", "psnr"]
     assert low < mean < high
     assert mean == pytest.approx(20)
 

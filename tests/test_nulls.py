@@ -85,7 +85,7 @@ def test_a_linear_filter_leaves_of_noise_what_theory_says(rng, blobs):
     facts, _ = measure_nulls({"linear": smooth}, gt, gt, nulls, percentiles=PERCENTILES)
     gain = np.polyfit(smooth(gt).ravel(), gt.ravel(), 1)[0]
     expected = gain * 0.3 * (4 * np.pi * width**2) ** -0.75 / measure_contrast(gt)
-    assert facts["noise"]["linear"]["contrast"] == pytest.approx(expected, rel=0.1)
+    assert facts["noise"]["linear"].contrast == pytest.approx(expected, rel=0.1)
 
 
 def test_the_unit_is_that_of_the_ground_truth(blobs, rng):
@@ -93,7 +93,7 @@ def test_the_unit_is_that_of_the_ground_truth(blobs, rng):
     nulls = {"noise": rng.normal(0, 0.1, blobs.shape)}
     one, _ = measure_nulls({"same": lambda x: x}, blobs, blobs, nulls, percentiles=PERCENTILES)
     other, _ = measure_nulls({"same": lambda x: 7 * x + 3}, blobs, blobs, nulls, percentiles=PERCENTILES)
-    assert one["none"]["same"]["contrast"] == pytest.approx(1, abs=1e-4)
+    assert one["none"]["same"].contrast == pytest.approx(1, abs=1e-4)
     assert other["noise"]["same"] == pytest.approx(one["noise"]["same"], rel=1e-3)
 
 
@@ -107,9 +107,9 @@ def test_a_network_that_invents_spots_is_told_from_one_that_does_not(blobs, rng)
     nulls = {"noise": rng.normal(0, 0.1, blobs.shape).astype(np.float32)}
     filters = {"honest": honest, "inventing": inventing}
     facts, pictures = measure_nulls(filters, blobs, blobs, nulls, percentiles=PERCENTILES)
-    assert facts["noise"]["honest"]["contrast"] < 0.01
-    assert facts["noise"]["inventing"]["contrast"] == pytest.approx(1, rel=0.2)
-    assert facts["noise"]["inventing"]["brightest"] > 0.5 > facts["noise"]["honest"]["brightest"]
+    assert facts["noise"]["honest"].contrast < 0.01
+    assert facts["noise"]["inventing"].contrast == pytest.approx(1, rel=0.2)
+    assert facts["noise"]["inventing"].brightest > 0.5 > facts["noise"]["honest"].brightest
     assert pictures["noise"]["inventing"].shape == blobs.shape[1:3]
 
 
@@ -118,8 +118,8 @@ def test_an_empty_image_restored_alone_is_stretched_by_its_own_percentiles(blobs
     nulls = {"noise": rng.normal(5, 0.01, blobs.shape).astype(np.float32)}
     facts, _ = measure_nulls({"same": lambda x: x}, blobs, blobs, nulls, percentiles=PERCENTILES)
     found = facts["noise"]["same"]
-    assert found["stretched_contrast"] == pytest.approx(1 / 5.144 / measure_contrast(blobs), rel=0.02)
-    assert found["contrast"] < found["stretched_contrast"] / 10
+    assert found.stretched_contrast == pytest.approx(1 / 5.144 / measure_contrast(blobs), rel=0.02)
+    assert found.contrast < found.stretched_contrast / 10
 
 
 def test_smaller_results_are_enlarged(blobs, rng):

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from rcan.assess.quantification import local_error, quantify
-from rcan.figures.intensities import draw_intensities
+from rcan.figures.evaluation import draw_intensities
 
 SHAPES = [(6, 30, 31, 1), (6, 30, 31, 2), (50, 51, 1)]
 

@@ -7,7 +7,8 @@ from skimage.restoration import richardson_lucy
 from rcan.assess import references
 from rcan.assess.references import _estimate_noise, _middle, _nl_means, _richardson_lucy, best_references
 from rcan.scores import score_image
-from rcan.simulation.microscope import gaussian_widths, simulate_pair
+from rcan.simulation.optics import gaussian_widths
+from rcan.simulation.pairs import simulate_pair
 from rcan.simulation.phantoms import make_phantom
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)

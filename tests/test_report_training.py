@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 
 from rcan import __version__
+from rcan.assess.calibration import Calibration
+from rcan.assess.intervals import Interval
+from rcan.assess.limits.ends import Limit
+from rcan.assess.limits.records import LadderStep, LimitsResult, LimitsSettings
+from rcan.assess.records import Evaluation, NetworkFacts, Summary, VolumeResult
 from rcan.commands.train import main as train
 from rcan.fingerprint.domain import compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
@@ -146,25 +151,36 @@ def test_what_to_cite_is_what_the_citation_file_says():
 
 def test_the_words_of_an_evaluation_have_its_scores():
     def interval(mean):
-        return {"mean": mean, "low": mean - 0.5, "high": mean + 0.5}
+        return Interval(mean, mean - 0.5, mean + 0.5)
 
-    facts = {"learned_from": False, "part": None}
-    results = {
-        "model": {"percentiles": [2, 99.9]},
-        "versions": {"rcan": "0.1.0"},
-        "volumes": {"a.tif": facts, "b.tif": {**facts, "learned_from": True}},
-        "total": {
-            "over": "blocks",
-            "methods": {
-                "raw": {"psnr": interval(16.25), "ssim": interval(0.5)},
-                "median": {"psnr": interval(20), "ssim": interval(0.6)},
-                "restored": {"psnr": interval(23.456), "ssim": interval(0.75)},
-            },
-        },
-        "calibration": {"factor": 2.345, "ensemble": 8, "found_on": "validation"},
-        "settings": {"ensemble": None},
+    def volume(learned_from):
+        return VolumeResult(
+            raw="raw.tif",
+            ground_truth="gt.tif",
+            shape=(4, 8, 8, 1),
+            num_frames=1,
+            voxel_size=(None, None, None),
+            learned_from=learned_from,
+            methods={},
+            resolution={},
+            quantification={},
+        )
+
+    methods = {
+        "raw": {"psnr": interval(16.25), "ssim": interval(0.5)},
+        "median": {"psnr": interval(20), "ssim": interval(0.6)},
+        "restored": {"psnr": interval(23.456), "ssim": interval(0.75)},
     }
-    words = describe_evaluation(results)
+    evaluation = Evaluation(
+        model=NetworkFacts(path="best.keras", digest="", num_parameters=1, percentiles=(2, 99.9)),
+        versions={"rcan": "0.1.0"},
+        volumes={"a.tif": volume(False), "b.tif": volume(True)},
+        total=Summary(over="blocks", best="median", methods=methods, gains={}),
+        nulls={},
+        calibration=Calibration(2.345, ensemble=8, found_on="validation", num_lost=0, coverage={}),
+        settings={"ensemble": None},
+    )
+    words = describe_evaluation(evaluation)
     assert "2 pairs of raw and ground-truth images, 1 of which" in words
     assert "16.25 (15.75 to 16.75) dB for raw" in words
     assert "23.46 (22.96 to 23.96) dB for restored" in words
@@ -178,20 +194,29 @@ def test_the_words_of_an_evaluation_have_its_scores():
 
 def test_the_words_of_limits_have_the_ladders_and_what_was_found():
     def step(photons, blur, snr):
-        return {"photons": photons, "blur": blur, "snr": snr}
+        return LadderStep(photons=photons, blur=blur, snr=snr, exposures=())
 
-    results = {
-        "settings": {
-            "phantoms": "mixture",
-            "fwhm": [0.52, 0.19, 0.19],
-            "background": 2.0,
-            "read_noise": 1.6,
-            "volumes": 5,
-        },
-        "ladders": {"snr": [step(1, 2, 0.4), step(100, 2, 9.8)], "blur": [step(20, 1, 4), step(20, 4, 4)]},
-        "limits": {"snr_low": {"title": "SNR below which it fails", "words": "3.1"}},
-    }
-    words = describe_limits(results)
+    settings = LimitsSettings(
+        phantoms="mixture",
+        volumes=5,
+        shape=(24, 96, 96),
+        background=2.0,
+        offset=100,
+        gain=2,
+        read_noise=1.6,
+        seed=0,
+        fwhm=(0.52, 0.19, 0.19),
+        percentiles=(2, 99.9),
+    )
+    result = LimitsResult(
+        versions={},
+        settings=settings,
+        limits={"snr_low": Limit("SNR below which it fails", "a rule", "3.1")},
+        ladders={"snr": [step(1, 2, 0.4), step(100, 2, 9.8)], "blur": [step(20, 1, 4), step(20, 4, 4)]},
+        intervals={},
+        notes=[],
+    )
+    words = describe_limits(result)
     for part in ("1 to 100 detected photons", "0.4 to 9.8", "1 to 4 times as wide at 20 photons",
                  "0.52 × 0.19 × 0.19 µm", "5 exposures", "SNR below which it fails: 3.1."):  # fmt: skip
         assert part in words, part

@@ -7,17 +7,19 @@ from scipy import fft, ndimage
 from rcan.assess.resolution.decorrelation import decorrelation_curves
 from rcan.assess.resolution.fourier import fourier_curves, single_image_curves
 from rcan.assess.resolution.measures import (
+    Resolution,
     decorrelation_resolution,
     fourier_resolution,
     single_image_resolution,
 )
-from rcan.figures.spectra import plot_decorrelation_curves, plot_fourier_curves
-from rcan.simulation.microscope import blur, expose, gaussian_widths
+from rcan.figures.resolution import plot_decorrelation_curves, plot_fourier_curves
+from rcan.simulation.camera import expose
+from rcan.simulation.optics import blur, gaussian_widths
 from rcan.simulation.phantoms import make_phantom
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
 SHAPE = (32, 128, 128)
-NOTHING = {"lateral": None, "axial": None}
+NOTHING = Resolution(None, None)
 SINGLE = [single_image_resolution, decorrelation_resolution]
 
 
@@ -56,7 +58,7 @@ def test_correlation_ends_with_the_signal(measure, limits, rng):
     exposures = expose_twice(band_limited(limits, SHAPE, VOXEL_SIZE, rng), 1, rng)
     resolution = measure(*exposures, VOXEL_SIZE)
     coefficient = np.array([1 / 12.8, 1 / 9.6])  # that the extent of the image resolves, in cycles/µm
-    measured = 1 / np.array([resolution["lateral"], resolution["axial"]])
+    measured = 1 / np.array([resolution.lateral, resolution.axial])
     np.testing.assert_array_less(abs(measured - limits), 1.5 * coefficient)
 
 
@@ -65,7 +67,7 @@ def test_correlation_ends_with_the_signal(measure, limits, rng):
 def test_decorrelation_finds_the_end_of_the_signal(limits, snr, rng):
     image, _ = expose_twice(band_limited(limits, SHAPE, VOXEL_SIZE, rng), snr, rng)
     resolution = decorrelation_resolution(image, VOXEL_SIZE)
-    np.testing.assert_allclose([resolution["lateral"], resolution["axial"]], 1 / np.array(limits), rtol=0.1)
+    np.testing.assert_allclose([resolution.lateral, resolution.axial], 1 / np.array(limits), rtol=0.1)
 
 
 def test_decorrelation_tells_frequencies_apart_that_share_a_ring(rng):
@@ -78,7 +80,7 @@ def test_decorrelation_tells_frequencies_apart_that_share_a_ring(rng):
             (0.1, 0.1),
             np.random.default_rng(structure_seed),
         )
-        frequencies.append(1 / decorrelation_resolution(image + noise, VOXEL_SIZE)["lateral"])
+        frequencies.append(1 / decorrelation_resolution(image + noise, VOXEL_SIZE).lateral)
     assert (np.diff(frequencies) > 0).all()
 
 
@@ -107,7 +109,7 @@ def test_correlation_of_a_gaussian_blur_ends_as_computed(measure, lateral, axial
     snr_of_section = snr * voxel / (2 * math.sqrt(np.pi) * across)
     expected = 2 * np.pi * along / np.sqrt(np.log(6 * snr_of_section))
     resolution = measure(*exposures, VOXEL_SIZE)
-    np.testing.assert_allclose([resolution["lateral"], resolution["axial"]], expected, rtol=0.06)
+    np.testing.assert_allclose([resolution.lateral, resolution.axial], expected, rtol=0.06)
 
 
 def test_correlation_is_the_share_of_the_signal_in_the_power(rng):
@@ -129,14 +131,14 @@ def test_halves_correlate_like_two_exposures(rng):
 
 def test_halves_show_structure_almost_up_to_nyquist(rng):
     image, _ = expose_twice(band_limited((4.5, 1.2), (16, 256, 256), VOXEL_SIZE, rng), 10, rng)
-    assert single_image_resolution(image, VOXEL_SIZE)["lateral"] == pytest.approx(1 / 4.5, rel=0.03)
+    assert single_image_resolution(image, VOXEL_SIZE).lateral == pytest.approx(1 / 4.5, rel=0.03)
 
 
 def test_against_an_image_without_noise_the_root_of_the_threshold_stands_for_the_same(rng):
     sharp = ndimage.gaussian_filter(rng.normal(size=(16, 256, 256)), (0, 2, 2), mode="wrap")
     noisy = sharp + rng.normal(0, 0.1, sharp.shape)
     resolution = fourier_resolution(noisy, sharp, VOXEL_SIZE, threshold=7**-0.5)
-    assert resolution["lateral"] == pytest.approx(0.4 * np.pi / math.sqrt(math.log(600)), rel=0.04)
+    assert resolution.lateral == pytest.approx(0.4 * np.pi / math.sqrt(math.log(600)), rel=0.04)
 
 
 @pytest.mark.parametrize("measure", [fourier_resolution, first_of_two])
@@ -159,7 +161,7 @@ def test_more_light_resolves_more_and_more_blur_less(rng):
             "single": single_image_resolution(one, VOXEL_SIZE),
             "decorrelation": decorrelation_resolution(one, VOXEL_SIZE),
         }.items():
-            measured.setdefault(name, []).append([values["lateral"], values["axial"]])
+            measured.setdefault(name, []).append([values.lateral, values.axial])
     for values in measured.values():
         dark, bright, blurred = np.array(values)
         assert (bright < dark).all()
@@ -186,7 +188,7 @@ def test_a_constant_image_has_no_resolution(value):
 def test_images_that_agree_everywhere_are_limited_by_sampling(rng):
     image = rng.normal(size=(20, 40, 40))
     resolution = fourier_resolution(image, 3 * image + 5, VOXEL_SIZE)
-    assert resolution == pytest.approx({"lateral": 0.2, "axial": 0.6}, rel=0.01)
+    assert resolution == pytest.approx((0.2, 0.6), rel=0.01)
     assert all(curve.at_limit for curve in fourier_curves(image, image, VOXEL_SIZE).values())
 
 
@@ -195,7 +197,7 @@ def test_the_only_plane_with_structure_is_the_one_that_counts(rng):
     volume[33] = 10 * band_limited((2, 1), (128, 128), (0.1, 0.1), rng)
     exposures = expose_twice(volume, 1, rng)
     alone = fourier_resolution(*(image[33] for image in exposures), VOXEL_SIZE)
-    assert fourier_resolution(*exposures, VOXEL_SIZE)["lateral"] == pytest.approx(alone["lateral"], rel=0.1)
+    assert fourier_resolution(*exposures, VOXEL_SIZE).lateral == pytest.approx(alone.lateral, rel=0.1)
 
 
 @pytest.mark.parametrize("shape", [(16, 41, 53), (33, 101, 67), (20, 300, 24)])
@@ -206,15 +208,15 @@ def test_odd_and_unequal_sizes_are_measured(shape, rng):
         *(measure(exposures[0], VOXEL_SIZE) for measure in SINGLE),
     ]
     for resolution in results:
-        assert resolution["lateral"] == pytest.approx(1 / 2, rel=0.25)
-        assert resolution["axial"] == pytest.approx(1 / 0.8, rel=0.25)
+        assert resolution.lateral == pytest.approx(1 / 2, rel=0.25)
+        assert resolution.axial == pytest.approx(1 / 0.8, rel=0.25)
 
 
 @pytest.mark.parametrize("sizes", [(0.1, 0.2), (0.2, 0.1)])
 def test_pixels_may_be_longer_on_one_side(sizes, rng):
     exposures = expose_twice(band_limited((1.5, 1), (200, 200), sizes, rng), 3, rng)
-    assert fourier_resolution(*exposures, sizes)["lateral"] == pytest.approx(1 / 1.5, rel=0.07)
-    assert decorrelation_resolution(exposures[0], sizes)["lateral"] == pytest.approx(1 / 1.5, rel=0.1)
+    assert fourier_resolution(*exposures, sizes).lateral == pytest.approx(1 / 1.5, rel=0.07)
+    assert decorrelation_resolution(exposures[0], sizes).lateral == pytest.approx(1 / 1.5, rel=0.1)
 
 
 def test_planes_have_a_lateral_resolution_only(rng):
@@ -225,7 +227,7 @@ def test_planes_have_a_lateral_resolution_only(rng):
             *(measure(exposures[0], voxel_size) for measure in SINGLE),
         ]
         for resolution in results:
-            assert resolution == {"lateral": pytest.approx(0.5, rel=0.06), "axial": None}
+            assert resolution == (pytest.approx(0.5, rel=0.06), None)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +244,7 @@ def test_planes_have_a_lateral_resolution_only(rng):
 def test_without_voxel_size_there_is_no_resolution(measure, voxel_size, measured, rng):
     image, _ = expose_twice(band_limited((2, 0.8), (32, 96, 96), VOXEL_SIZE, rng), 5, rng)
     resolution = measure(image, voxel_size)
-    assert {direction for direction, value in resolution.items() if value} == measured
+    assert {direction for direction, value in resolution._asdict().items() if value} == measured
 
 
 @pytest.mark.parametrize("shape", [(15, 15), (4, 8, 8), (1, 15, 200), (2, 1, 1)])
@@ -304,7 +306,7 @@ def test_figure_leaves_out_what_was_not_measured(curves, rng):
     (panel,) = plot_fourier_curves(curves).axes
     assert panel.get_legend().get_title().get_text() == "lateral"
     with pytest.raises(ValueError, match="no resolution was measured of raw"):
-        plot_fourier_curves({"raw": NOTHING})
+        plot_fourier_curves({"raw": {"lateral": None, "axial": None}})
 
 
 def test_figure_of_decorrelation_marks_the_highest_peak(rng):

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from rcan.atomic_io import atomic_file, write_json
+from rcan.atomic_io import atomic_file, write_json, write_table
 from rcan.fingerprint.records import TrustedRange
 from rcan.model import build_rcan
-from rcan.run_folder.layout import check_run_dir, create_run, write_history
+from rcan.run_folder.layout import check_run_dir, create_run
 from rcan.run_folder.models import add_to_record, find_model, load_model, read_record, save_model
 from rcan.run_folder.record import SpreadRecord, TrainingRecord
 
@@ -167,7 +167,7 @@ def epochs():
 
 
 def test_history_reads_back_as_it_was_written(tmp_path, epochs):
-    write_history(tmp_path / "history.csv", epochs)
+    write_table(tmp_path / "history.csv", epochs)
     with open(tmp_path / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [{name: float(value) for name, value in row.items()} for row in rows] == epochs

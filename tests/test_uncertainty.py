@@ -6,8 +6,8 @@ from scipy import stats
 
 from rcan.assess.uncertainty import (
     Ratios,
-    describe_coverage,
     find_factor,
+    measure_coverage,
     measure_ratios,
     open_validation,
 )
@@ -31,21 +31,21 @@ def test_the_factor_is_the_width_of_the_errors_in_spreads(rng, true_factor):
 
 def test_coverage_is_that_of_a_normal_distribution_once_calibrated(rng):
     ratios = measure_ratios(*uncertain(rng, true_factor=2))
-    facts = describe_coverage(ratios, find_factor(ratios))
-    assert facts["within_one"] == pytest.approx(2 * stats.norm.cdf(0.5) - 1, abs=0.01)
-    assert facts["within_two"] == pytest.approx(2 * stats.norm.cdf(1) - 1, abs=0.01)
-    assert facts["calibrated_within_one"] == pytest.approx(0.6827, abs=1e-4)
-    assert facts["calibrated_within_two"] == pytest.approx(0.9545, abs=0.005)
-    assert facts["signal_within_one"] == pytest.approx(0.68, abs=0.02)
-    curve = facts["curve"]
-    np.testing.assert_allclose(curve["calibrated"], curve["expected"], atol=0.01)
-    assert curve["found"][10] < 0.4
+    facts = measure_coverage(ratios, find_factor(ratios))
+    assert facts.within_one == pytest.approx(2 * stats.norm.cdf(0.5) - 1, abs=0.01)
+    assert facts.within_two == pytest.approx(2 * stats.norm.cdf(1) - 1, abs=0.01)
+    assert facts.calibrated_within_one == pytest.approx(0.6827, abs=1e-4)
+    assert facts.calibrated_within_two == pytest.approx(0.9545, abs=0.005)
+    assert facts.signal_within_one == pytest.approx(0.68, abs=0.02)
+    curve = facts.curve
+    np.testing.assert_allclose(curve.calibrated, curve.expected, atol=0.01)
+    assert curve.found[10] < 0.4
 
 
 def test_a_factor_is_checked_on_other_data_than_it_was_found_on(rng):
     found = find_factor(measure_ratios(*uncertain(rng, true_factor=2)))
     harder = measure_ratios(*uncertain(rng, true_factor=4))
-    assert describe_coverage(harder, found)["calibrated_within_one"] == pytest.approx(
+    assert measure_coverage(harder, found).calibrated_within_one == pytest.approx(
         2 * stats.norm.cdf(0.5) - 1, abs=0.01
     )
 
@@ -75,8 +75,8 @@ def test_members_that_agree_and_are_wrong_cannot_be_calibrated(rng):
 
 def test_a_share_of_voxels_without_spread_is_never_within():
     ratios = Ratios(np.array([0.1, 0.5, 0.9, np.inf]), np.ones(4))
-    facts = describe_coverage(ratios, 100.0)
-    assert facts["within_one"] == facts["calibrated_within_two"] == 0.75
+    facts = measure_coverage(ratios, 100.0)
+    assert facts.within_one == facts.calibrated_within_two == 0.75
 
 
 def test_many_voxels_are_thinned_out_evenly(rng):

@@ -1,6 +1,7 @@
 """How good a restoration is, and when to believe it.
 
-What judges one image: `scores`, `references` (classical methods at their best), `resolution`, `quantification`.
-What judges a network: `study` (on pairs of images: `subjects`, `evaluate`, `nulls`, `calibration`) and `limits` (on
-specimens that are degraded step by step).
+Of one image: `references` (classical methods at their best), `resolution`, `quantification` (are intensities right?),
+`intervals` (how sure scores are). Of a network: `subjects` are the pairs of images it is judged on, `volumes` judges
+one pair, `nulls` what it makes of images without structure, `uncertainty` and `calibration` the spread of its ensemble,
+`evaluation` all of this, with the results in `records`. `limits` degrades specimens step by step until it fails.
 """

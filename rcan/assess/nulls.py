@@ -7,17 +7,17 @@ Three null images are restored beside the real one:
 * ``shuffled``: the real raw volume with its Fourier phases drawn anew, as in the surrogates of [1]_: the same power at
   every spatial frequency, but nothing in its place.
 
-A null image is given to the network in the unit of the real volume, where background is 0 and signal 1: taken by its
-own percentiles, noise would be stretched to the contrast of a signal. As that is what happens to an image without a
-specimen when it is restored alone, it is measured, too (``stretched``).
+A null image is given to the network in the unit of the real volume, where background is 0 and signal 1. An image
+without a specimen that is restored alone is normalised by its own percentiles, which stretch noise to the contrast of
+a signal: this is measured, too (``stretched``).
 
 The number is a *contrast*: the standard deviation of the result, less its slow variation, over that of the ground
 truth. Results are in the unit of the ground truth, by the line that matches the real result to it. 0 is nothing, 1 as
-much structure as the specimen has. Noise cannot vanish altogether: the number is to be held against that of the best
-Gaussian filter, a linear filter, which averages noise but cannot invent anything. Of the shuffled volume, which has
-fluctuations of all sizes, a linear filter leaves about as much as of the real one; a network that makes more of it
-takes texture for specimen. The ``brightest`` voxels, the 99.9th percentile above the median, tell of what is rare and
-bright and hardly moves a standard deviation.
+much structure as the specimen has. Noise never vanishes altogether: compare the number with that of the best Gaussian
+filter, which is linear, and averages noise but cannot invent anything. Of the shuffled volume, which has fluctuations
+of all sizes, a linear filter leaves about as much as of the real one; a network that makes more of it takes texture
+for specimen. The ``brightest`` voxels, the 99.9th percentile above the median, show structure that is rare and bright
+and hardly changes a standard deviation.
 
 References
 ----------
@@ -27,6 +27,7 @@ References
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy import fft, ndimage
@@ -38,6 +39,7 @@ from rcan.scores import enlarge
 
 __all__ = [
     "NULLS",
+    "NullResult",
     "best_gaussian",
     "make_nulls",
     "measure_contrast",
@@ -57,20 +59,20 @@ _MOST_VOXELS = 2**19  # of the ground truth, of a pair
 _SIGMAS = 0, 0.5, 0.75, 1, 1.5, 2, 3  # voxels
 
 
+class NullResult(NamedTuple):
+    """What a filter makes of a null image; `stretched`, of that image restored alone: None for the real image."""
+
+    contrast: float
+    brightest: float
+    stretched_contrast: float | None = None
+    stretched_brightest: float | None = None
+
+
 def make_nulls(raw, *, rng):
     """Make images without structure that have the noise or the spectrum of a raw image.
 
-    Parameters
-    ----------
-    raw : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Background 0 and signal 1. Its noise is measured with `rcan.fingerprint.estimate_noise`, and drawn anew from
-        normal distributions.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    nulls : dict of str to ndarray
-        By the names of `NULLS`, float32, of the shape of raw.
+    `raw` is (Z, Y, X, C) or (Y, X, C), background 0 and signal 1. Its noise is measured, and drawn anew from normal
+    distributions. Returns images by the names of `NULLS`.
     """
     noises = [estimate_noise(raw[..., channel]) for channel in range(raw.shape[-1])]
     levels = {"noise": [noise.background for noise in noises], "flat": [_FLAT_LEVEL] * len(noises)}
@@ -82,20 +84,10 @@ def make_nulls(raw, *, rng):
 
 
 def shuffle_phases(image, *, rng):
-    """Draw the Fourier phases of an image anew: the power at every spatial frequency stays, on average.
+    """Draw the Fourier phases of an image anew: the power at every spatial frequency stays, on average, and the mean.
 
-    The image is mirrored at its borders first, so that opposite borders that differ make no streaks.
-
-    Parameters
-    ----------
-    image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-    rng : numpy.random.Generator
-        Channels get the same phases.
-
-    Returns
-    -------
-    shuffled : ndarray of the same shape, float32
-        With the mean of the image.
+    Channels get the same phases. The image is mirrored at its borders, so that opposite borders that differ make no
+    streaks.
     """
     space = tuple(range(image.ndim - 1))
     mirrored = np.pad(
@@ -115,14 +107,7 @@ def shuffle_phases(image, *, rng):
 def measure_contrast(image):
     """Standard deviation of what varies faster than over eight voxels, away from the borders.
 
-    Parameters
-    ----------
-    image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-
-    Returns
-    -------
-    contrast : float
-        Root mean square over the channels.
+    Of several channels, the root of the mean square.
     """
     inside = np.asarray(_inside(image), np.float32)
     fast = inside - ndimage.gaussian_filter(inside, (*(_SLOW,) * (image.ndim - 1), 0), mode="reflect")
@@ -153,45 +138,42 @@ def measure_nulls(filters, raw, gt, nulls, *, percentiles):
 
     Returns
     -------
-    facts : dict
-        ``facts[null][filter]`` is a dictionary of ``contrast``, ``brightest``, ``stretched_contrast`` and
-        ``stretched_brightest``. The null ``"none"`` is the real image.
-    pictures : dict
-        ``pictures[null][filter]``: the middle plane (Y, X) of the first channel of each result, in the unit of gt;
-        ``"input"`` among the filters, in that of raw, and ``"NAME alone"``, of the image restored alone.
+    results : dict of str to dict of str to NullResult
+        By null image and filter. The null ``"none"`` is the real image.
+    planes : dict of str to dict of str to ndarray of shape (Y, X)
+        Middle plane of the first channel of each result, in the unit of gt; ``"input"`` among the filters, in that of
+        raw, and ``"NAME alone"``, of the image restored alone.
     """
     images, truth = {"none": raw, **nulls}, measure_contrast(gt)
-    facts = {null: {} for null in images}
-    pictures = {null: {"input": _middle(enlarge(image, gt.shape))} for null, image in images.items()}
+    results = {null: {} for null in images}
+    planes = {null: {"input": _middle_plane(enlarge(image, gt.shape))} for null, image in images.items()}
     for name, apply in filters.items():
         line = fit_affine([(enlarge(apply(raw), gt.shape), gt)])
         for null, image in images.items():
             result = _in_unit(apply(image), line, gt)
-            facts[null][name] = _describe(result, truth)
-            pictures[null][name] = _middle(result)
+            measured = _measure(result, truth)
+            planes[null][name] = _middle_plane(result)
             if null != "none":
                 stretched = _in_unit(apply(_stretch(image, percentiles)), line, gt)
-                found = _describe(stretched, truth)
-                facts[null][name] |= {f"stretched_{key}": value for key, value in found.items()}
-                pictures[null][f"{name} alone"] = _middle(stretched)
-    return facts, pictures
+                measured += _measure(stretched, truth)
+                planes[null][f"{name} alone"] = _middle_plane(stretched)
+            results[null][name] = NullResult(*measured)
+    return results, planes
 
 
 def _in_unit(result, line, gt):
     return (line[:, 0] * enlarge(result, gt.shape) + line[:, 1]).astype(np.float32)
 
 
-def _describe(result, truth):
+def _measure(result, truth):
+    """Contrast, in units of that of the ground truth, and brightest voxels."""
     inside = _inside(result)
-    space = tuple(range(inside.ndim - 1))
-    low, high = np.percentile(inside, (50, _BRIGHTEST), axis=space)
-    return {
-        "contrast": measure_contrast(result) / truth if truth else np.nan,
-        "brightest": float(np.max(high - low)),
-    }
+    low, high = np.percentile(inside, (50, _BRIGHTEST), axis=tuple(range(inside.ndim - 1)))
+    contrast = measure_contrast(result) / truth if truth else np.nan
+    return contrast, float(np.max(high - low))
 
 
-def _middle(image):
+def _middle_plane(image):
     return image[..., 0] if image.ndim == 3 else image[len(image) // 2, ..., 0]
 
 
@@ -202,19 +184,10 @@ def _stretch(image, percentiles):
 
 
 def best_gaussian(raw, gt):
-    """The Gaussian filter whose result correlates best with the ground truth.
+    """The Gaussian filter whose result correlates best with the ground truth, as a function, and its sigma in voxels.
 
-    Parameters
-    ----------
-    raw, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Of the same channels; raw is enlarged to the size of gt.
-
-    Returns
-    -------
-    smooth : callable
-        From an image of the shape of raw to the filtered one of the shape of gt.
-    sigma : tuple of float
-        In voxels of gt: none, or 0.5 to 3 laterally and none, half or as many axially.
+    `raw`, of the channels of `gt`, is enlarged to its size. Tried are none, or 0.5 to 3 voxels laterally and none, half
+    or as many axially.
     """
     ratios = (0, 0.5, 1) if gt.ndim == 4 else (0,)
     sigmas = {(ratio * side, side, side, 0)[-gt.ndim :] for side in _SIGMAS for ratio in ratios}
@@ -222,10 +195,10 @@ def best_gaussian(raw, gt):
     def smooth(image, sigma):
         return ndimage.gaussian_filter(enlarge(np.asarray(image, np.float32), gt.shape), sigma)
 
-    def likeness(sigma):
+    def correlation(sigma):
         return np.corrcoef(smooth(raw, sigma).ravel(), gt.ravel())[0, 1]
 
-    best = max(sorted(sigmas), key=likeness)
+    best = max(sorted(sigmas), key=correlation)
     return functools.partial(smooth, sigma=best), best[:-1]
 
 
@@ -234,7 +207,7 @@ def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
 
     Parameters
     ----------
-    subjects : list of rcan.assess.Subject
+    subjects : list of rcan.assess.subjects.Subject
         Of at most three, evenly chosen, the central part of the first frame that is evaluated is used.
     restorer : rcan.restoration.tiled.TiledRestorer
     percentiles : tuple of float
@@ -245,44 +218,46 @@ def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
 
     Returns
     -------
-    facts : dict
-        As from `measure_nulls`: medians over the pairs, with the filters ``raw``, ``best Gaussian`` (both only where
-        raw and ground truth have the same channels) and ``restored``.
-    pictures : dict
-        As from `measure_nulls`, of the first pair.
+    results : dict of str to dict of str to NullResult
+        Medians over the pairs, with the filters ``raw``, ``best Gaussian`` (both only where raw and ground truth have
+        the same channels) and ``restored``.
+    planes : dict of str to dict of str to ndarray of shape (Y, X)
+        Of the first pair.
     """
-    found, shown = [], None
-    for number, (subject, part) in enumerate(_chosen(subjects)):
+    measured, shown = [], None
+    for number, (subject, part) in enumerate(_choose_parts(subjects)):
         raw, gt = subject.read(subject.numbers[0], part)
         filters = {}
         if raw.shape[-1] == gt.shape[-1]:
             filters = {"raw": lambda image: image, "best Gaussian": best_gaussian(raw, gt)[0]}
+        filters["restored"] = restorer.restore_array
         nulls = make_nulls(raw, rng=np.random.default_rng((seed, number)))
-        facts, pictures = measure_nulls(
-            {**filters, "restored": restorer.restore_array}, raw, gt, nulls, percentiles=percentiles
-        )
-        found.append(facts)
-        shown = shown or pictures
-        progress.advance(_voxels(part))
-    return {
-        null: {
-            name: {key: float(np.median([facts[null][name][key] for facts in found])) for key in values}
-            for name, values in filters.items()
-        }
-        for null, filters in found[0].items()
-    }, shown
+        results, planes = measure_nulls(filters, raw, gt, nulls, percentiles=percentiles)
+        measured.append(results)
+        shown = shown or planes
+        progress.advance(_count_voxels(part))
+    medians = {
+        null: {name: _median([results[null][name] for results in measured]) for name in filters}
+        for null, filters in measured[0].items()
+    }
+    return medians, shown
+
+
+def _median(results):
+    columns = zip(*results, strict=True)
+    return NullResult(*(None if None in values else float(np.median(values)) for values in columns))
 
 
 def null_voxels(subjects):
     """Raw voxels that `run_null_tests` restores."""
-    return sum(_voxels(part) for _, part in _chosen(subjects))
+    return sum(_count_voxels(part) for _, part in _choose_parts(subjects))
 
 
-def _voxels(part):
+def _count_voxels(part):
     return (1 + 2 * len(NULLS)) * math.prod(along.stop - along.start for along in part)
 
 
-def _chosen(subjects):
+def _choose_parts(subjects):
     """Some pairs, and the part of each that is used."""
     numbers = np.unique(
         np.linspace(0, len(subjects) - 1, min(_MOST_PAIRS, len(subjects))).round().astype(int)

@@ -28,16 +28,11 @@ class Quantification(NamedTuple):
     r_squared : float
         Share of the variance of the restored intensities that the line explains. NaN where either is constant.
     edges : ndarray of shape (B + 1,)
-        Of the bins of the true intensity. The first bin begins at the lowest true intensity and the last ends at the
-        highest one; in between the edges are evenly spaced from percentile 0.1 to 99.9. A constant truth has one.
-    counts : ndarray of shape (B,)
-        Voxels in each bin.
-    truth : ndarray of shape (B,)
-        Mean true intensity of the voxels of each bin; NaN in an empty bin, as the following.
-    means, deviations : ndarray of shape (B,)
-        Mean and standard deviation of their restored intensities.
-    bias : ndarray of shape (B,)
-        ``means - truth``.
+        Of the bins of the true intensity, from the lowest to the highest one; in between they are evenly spaced from
+        percentile 0.1 to 99.9. A constant truth has one bin.
+    counts, truth, means, deviations, bias : ndarray of shape (B,)
+        Of each bin: number of voxels, mean of their true intensities, mean and standard deviation of the restored ones,
+        and ``means - truth``. NaN in an empty bin.
     """
 
     slope: float
@@ -52,24 +47,10 @@ class Quantification(NamedTuple):
 
 
 def quantify(restored, gt):
-    """Compare restored with true intensities, voxel by voxel, as they are: without an affine match.
+    """Compare restored with true intensities, voxel by voxel and without an affine match: a list, one for each channel.
 
-    Parameters
-    ----------
-    restored, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+    A ValueError says where the shapes, (Z, Y, X, C) or (Y, X, C), differ.
 
-    Returns
-    -------
-    channels : list of Quantification
-        One for each channel.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-
-    Examples
-    --------
     >>> gt = np.linspace(0, 1, 1000).reshape(1, 10, 100, 1)
     >>> line = quantify(0.8 * gt + 0.1, gt)[0]
     >>> round(line.slope, 3), round(line.offset, 3), round(line.r_squared, 3), round(float(line.bias[-1]), 2)
@@ -82,8 +63,12 @@ def quantify(restored, gt):
 
 def _quantify(restored, gt):
     mean, mean_gt = (image.mean(dtype=np.float64) for image in (restored, gt))
-    own, true = restored - mean, gt - mean_gt
-    variance, variance_gt, covariance = np.mean(own**2), np.mean(true**2), np.mean(own * true)
+    centred, centred_gt = restored - mean, gt - mean_gt
+    variance, variance_gt, covariance = (
+        np.mean(centred**2),
+        np.mean(centred_gt**2),
+        np.mean(centred * centred_gt),
+    )
     is_constant, is_constant_gt = variance < SMALLEST_VARIANCE, variance_gt < SMALLEST_VARIANCE
     slope = np.nan if is_constant_gt else float(covariance / variance_gt)
     r_squared = np.nan if is_constant or is_constant_gt else float(covariance**2 / variance / variance_gt)
@@ -98,17 +83,8 @@ def _quantify(restored, gt):
         )
         squares = np.bincount(inside, weights=(restored - means[inside]) ** 2, minlength=num_bins)
         deviations = np.sqrt(squares / counts)
-    return Quantification(
-        slope,
-        float(mean - slope * mean_gt),
-        r_squared,
-        edges,
-        counts,
-        truth,
-        means,
-        deviations,
-        means - truth,
-    )
+    offset = float(mean - slope * mean_gt)
+    return Quantification(slope, offset, r_squared, edges, counts, truth, means, deviations, means - truth)
 
 
 def _edges(gt):
@@ -124,15 +100,7 @@ def local_error(restored, gt, *, voxel_size=(None, None, None), level=0.1):
     """Map how far a restored image is from the ground truth around each voxel, after the affine match.
 
     The error is the root mean square of the difference within a Gaussian window of sigma 2 voxels along x, and as
-    many µm along the other axes.
-
-    Parameters
-    ----------
-    restored, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm. Where one is unknown the window measures 2 voxels along its axis; 2 along all without x.
-    level : float
-        In units of the signal: what counts as wrong.
+    many µm along the other axes (2 voxels where a size of `voxel_size`, (z, y, x) in µm, is not known).
 
     Returns
     -------
@@ -140,11 +108,6 @@ def local_error(restored, gt, *, voxel_size=(None, None, None), level=0.1):
         In units of the signal: 0.1 is a tenth of the ground truth's range from background to signal.
     share : float
         Of the voxels of all channels, those whose error exceeds `level`.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
 
     Examples
     --------

@@ -14,11 +14,11 @@ from scipy import ndimage
 
 from rcan.intensity import match_affine
 from rcan.scores import enlarge, score_image
+from rcan.simulation.optics import FWHM_OF_SIGMA
 
 __all__ = ["Reference", "best_references"]
 
 _MOST_SEARCHED = 2**20  # voxels in which settings are compared
-_FWHM_OF_SIGMA = math.sqrt(8 * math.log(2))  # 2.3548, of a Gaussian
 _ELONGATION = 2.7  # axial to lateral width of the focus of a wide-field microscope, NA 1.4 in oil
 
 _GAUSSIAN_SIGMAS = (0.5, 0.75, 1, 1.5, 2, 3)  # voxels
@@ -29,21 +29,11 @@ _STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.2)  # of non-local means, in units of the no
 
 
 class Reference(NamedTuple):
-    """An image restored by a classical method.
+    """An image restored by a classical method with its best setting."""
 
-    Attributes
-    ----------
-    image : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
-        In the unit of raw.
-    setting : str
-        The best setting in words, such as ``"sigma 1 x 1.5 voxels (Z x YX)"``.
-    scores : dict of str to float
-        From `rcan.scores.score_image`, of the whole image.
-    """
-
-    image: np.ndarray
-    setting: str
-    scores: dict
+    image: np.ndarray  # (Z, Y, X, C) or (Y, X, C), float32, in the unit of raw
+    setting: str  # such as "sigma 1 x 1.5 voxels (Z x YX)"
+    scores: dict  # from `rcan.scores.score_image`
 
 
 def best_references(raw, gt, *, voxel_size, fwhm=None):
@@ -79,8 +69,7 @@ def best_references(raw, gt, *, voxel_size, fwhm=None):
     Returns
     -------
     references : dict of str to Reference
-        ``"Gaussian"``, ``"median"``, ``"Richardson-Lucy"`` and ``"non-local means"``. All channels of an image
-        share the setting.
+        By method. All channels of an image share the setting.
 
     Raises
     ------
@@ -135,14 +124,14 @@ def _middle(shape):
 
 
 def _choose(rows, raw, gt):
-    """The best of settings (words, function), given in rows of growing strength."""
+    """The best of settings (label, function), given in rows of growing strength."""
     least, best = math.inf, rows[0][0]
     for row in rows:
         before = math.inf
-        for words, restore in row:
+        for label, restore in row:
             error = np.mean((match_affine(restore(raw), gt) - gt) ** 2)
             if error < least:
-                least, best = error, (words, restore)
+                least, best = error, (label, restore)
             if error > before:
                 break
             before = error
@@ -156,7 +145,7 @@ def _gaussian_settings(ndim, voxel_size):
     z, _, x = voxel_size
     ratios = [0] if ndim == 3 else sorted({0, 1, x / z if z and x else 1})
     sigmas = [[_zyx(ratio * sigma, sigma, ndim) for sigma in _GAUSSIAN_SIGMAS] for ratio in ratios]
-    return [[(_sigma_words(sigma), partial(_gaussian, sigma=sigma)) for sigma in row] for row in sigmas]
+    return [[(_describe_sigma(sigma), partial(_gaussian, sigma=sigma)) for sigma in row] for row in sigmas]
 
 
 def _zyx(axial, lateral, ndim):
@@ -164,7 +153,7 @@ def _zyx(axial, lateral, ndim):
     return (axial, lateral, lateral)[-(ndim - 1) :]
 
 
-def _sigma_words(sigma):
+def _describe_sigma(sigma):
     axial = [f"{axis:.2g}" for axis in sigma[:-2]]
     return f"sigma {' x '.join([*axial, f'{sigma[-1]:.2g}'])} voxels" + " (Z x YX)" * bool(axial)
 
@@ -175,10 +164,10 @@ def _gaussian(image, sigma):
 
 def _median_settings(ndim):
     sizes = [[_zyx(depth, size, ndim) for size in _MEDIAN_SIZES] for depth in ((1, 3) if ndim == 4 else (1,))]
-    return [[(_median_words(size), partial(_median, size=size)) for size in row] for row in sizes]
+    return [[(_describe_median(size), partial(_median, size=size)) for size in row] for row in sizes]
 
 
-def _median_words(size):
+def _describe_median(size):
     return f"{' x '.join(map(str, size))} voxels ({' x '.join('ZYX'[-len(size) :])})"
 
 
@@ -192,27 +181,27 @@ def _median(image, size):
 def _richardson_lucy_settings(ndim, voxel_size, fwhm):
     return [
         [
-            (f"{count} iterations, {words}", partial(_richardson_lucy, sigma=sigma, num_iterations=count))
+            (f"{count} iterations, {label}", partial(_richardson_lucy, sigma=sigma, num_iterations=count))
             for count in _NUM_ITERATIONS
         ]
-        for words, sigma in _blurs(ndim, voxel_size, fwhm)
+        for label, sigma in _blurs(ndim, voxel_size, fwhm)
     ]
 
 
 def _blurs(ndim, voxel_size, fwhm):
-    """Words and sigma in voxels of the blurs to try."""
+    """Label and sigma in voxels of the blurs to try."""
     if fwhm is None:
         z, _, x = voxel_size
         ratio = _ELONGATION * x / z if z and x else 1
         sigmas = [_zyx(ratio * sigma, sigma, ndim) for sigma in _BLUR_SIGMAS]
-        return [(_sigma_words(sigma), sigma) for sigma in sigmas]
+        return [(_describe_sigma(sigma), sigma) for sigma in sigmas]
     known, widths = voxel_size[-(ndim - 1) :], fwhm[-(ndim - 1) :]
     if not all(known):
         raise ValueError(
             f"fwhm is {tuple(fwhm)} µm but voxel_size is {tuple(voxel_size)}: a blur in µm needs voxels of known size. "
             "State the voxel size, or leave fwhm out."
         )
-    sigma = tuple(width / _FWHM_OF_SIGMA / size for width, size in zip(widths, known, strict=True))
+    sigma = tuple(width / FWHM_OF_SIGMA / size for width, size in zip(widths, known, strict=True))
     return [(f"blur {' x '.join(f'{width:.3g}' for width in widths)} µm", sigma)]
 
 

@@ -1,9 +1,10 @@
 """What the spread of an ensemble is worth: how often the truth lies within it, and by what it must be multiplied.
 
-The members of an ensemble are one network that sees an image turned and flipped. Where they disagree, the network is
-unsure; where all of them make the same mistake, they agree. The spread is therefore too small as a rule. A factor,
-found where the truth is known, makes it hold the truth as often as a standard deviation should [1]_: it corrects the
-spread on average over images like those, not voxel by voxel.
+The members of an ensemble are one network applied to an image that is turned and flipped. Where they disagree, the
+network is unsure; where all of them make the same mistake, they agree. The spread is therefore too small as a rule.
+Errors are taken after the affine match of the mean to the ground truth. The factor is the one with which the spread
+holds the truth in 68.27 % of the voxels, as a standard deviation should [1]_. It corrects the spread on average over
+images like those it was found on, not voxel by voxel, and not for voxels with signal alone.
 
 References
 ----------
@@ -25,20 +26,20 @@ from rcan.intensity import fit_affine
 from rcan.io.volume import open_volume
 
 __all__ = [
+    "Coverage",
+    "CoverageCurve",
     "Ratios",
     "Source",
     "choose_blocks",
-    "describe_coverage",
     "find_factor",
     "measure_blocks",
+    "measure_coverage",
     "measure_ratios",
     "open_validation",
 ]
 
-WITHIN_ONE, WITHIN_TWO = (
-    math.erf(k / math.sqrt(2)) for k in (1, 2)
-)  # 0.6827 and 0.9545, of a normal distribution
-SIGNAL = 0.1  # of the range of the truth; below it is mostly background
+_WITHIN_ONE = math.erf(1 / math.sqrt(2))  # 0.6827, of a normal distribution
+_SIGNAL = 0.1  # of the range of the truth; below it is mostly background
 _MOST_VALUES = 2**20  # of a frame
 _MOST_BLOCKS = 8
 _MOST_VOXELS = 2**19  # of the ground truth, of a block
@@ -47,18 +48,10 @@ _CURVE = np.append(np.linspace(0, 0.95, 20), 0.99)
 
 
 class Ratios(NamedTuple):
-    """Absolute errors in units of the spread, and the true intensities there.
+    """Absolute errors in units of the spread, and the true intensities there."""
 
-    Attributes
-    ----------
-    errors : ndarray of shape (N,)
-        Infinite where the members agree and are wrong.
-    truth : ndarray of shape (N,)
-        Background 0 and signal 1.
-    """
-
-    errors: np.ndarray
-    truth: np.ndarray
+    errors: np.ndarray  # (N,), infinite where the members agree and are wrong
+    truth: np.ndarray  # (N,), background 0 and signal 1
 
     @classmethod
     def joined(cls, parts):
@@ -66,22 +59,35 @@ class Ratios(NamedTuple):
         return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
 
+class CoverageCurve(NamedTuple):
+    """Shares of voxels within growing spreads: of a normal distribution, as it is, and with the factor."""
+
+    expected: list
+    found: list
+    calibrated: list
+
+
+class Coverage(NamedTuple):
+    """Shares of the voxels whose truth lies within one and two spreads: compare with 0.6827 and 0.9545."""
+
+    within_one: float
+    within_two: float
+    calibrated_within_one: float  # with the factor
+    calibrated_within_two: float
+    signal_within_one: (
+        float | None
+    )  # with the factor, where the truth is above a tenth; None without such voxels
+    num_voxels: int
+    curve: CoverageCurve
+
+
 def measure_ratios(mean, spread, gt):
     """Compare the errors of a restored frame with the spread of its ensemble.
 
-    Parameters
-    ----------
-    mean, spread, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Mean and standard deviation of the members; ground truth, background 0 and signal 1. The mean is matched to
-        the ground truth by a line for each channel, and the spread multiplied by its slope.
+    `mean` and `spread` are mean and standard deviation of the members, `gt` the ground truth, all (Z, Y, X, C) or
+    (Y, X, C). The mean is matched to the ground truth by a line for each channel, and the spread multiplied by its
+    slope. Of more than a million values, every n-th is taken.
 
-    Returns
-    -------
-    ratios : Ratios
-        Of a million voxels, evenly chosen, where there are more.
-
-    Examples
-    --------
     >>> gt = np.array([[[0.0], [0.0], [1.0], [1.0]]])
     >>> mean = gt + np.array([[[0.01], [-0.01], [0.01], [-0.01]]])
     >>> measure_ratios(mean, np.full(gt.shape, 0.005), gt).errors.round(1)
@@ -102,57 +108,33 @@ def measure_ratios(mean, spread, gt):
 def find_factor(ratios):
     """What the spread must be multiplied by to hold the truth in 68.27 % of the voxels.
 
-    Parameters
-    ----------
-    ratios : Ratios
+    None where the members hardly differ: nothing can be made of such a spread.
 
-    Returns
-    -------
-    factor : float or None
-        None where the members hardly differ: nothing can be made of such a spread.
-
-    Examples
-    --------
     >>> round(find_factor(Ratios(np.linspace(0, 1, 10001), np.zeros(10001))), 4)
     0.6827
     """
-    factor = float(np.percentile(ratios.errors, 100 * WITHIN_ONE, method="higher"))
+    factor = float(np.percentile(ratios.errors, 100 * _WITHIN_ONE, method="higher"))
     return factor if 0 < factor < _LARGEST_FACTOR else None
 
 
-def describe_coverage(ratios, factor):
-    """How often the truth lies within the spread, before and after it is multiplied by a factor.
-
-    Parameters
-    ----------
-    ratios : Ratios
-    factor : float
-
-    Returns
-    -------
-    facts : dict
-        ``within_one``, ``within_two``: shares of the voxels whose truth lies within one and two spreads, to be held
-        against 0.6827 and 0.9545; ``calibrated_within_one``, ``calibrated_within_two``: with the factor;
-        ``signal_within_one``: with the factor, where the truth is above a tenth of its range (None without such);
-        ``curve``: the shares that a normal distribution expects (``expected``), those found (``found``) and those with
-        the factor (``calibrated``).
-    """
+def measure_coverage(ratios, factor):
+    """How often the truth lies within the spread, before and after it is multiplied by a factor: a `Coverage`."""
     errors = np.sort(ratios.errors)
 
     def share(within):
         return (np.searchsorted(errors, within, side="right") / len(errors)).tolist()
 
     bounds = stats.norm.ppf((1 + _CURVE) / 2)  # in spreads
-    signal = ratios.errors[ratios.truth > SIGNAL]
-    return {
-        "within_one": share(1),
-        "within_two": share(2),
-        "calibrated_within_one": share(factor),
-        "calibrated_within_two": share(2 * factor),
-        "signal_within_one": float(np.mean(signal <= factor)) if len(signal) else None,
-        "num_voxels": len(errors),
-        "curve": {"expected": _CURVE.tolist(), "found": share(bounds), "calibrated": share(factor * bounds)},
-    }
+    signal = ratios.errors[ratios.truth > _SIGNAL]
+    return Coverage(
+        within_one=share(1),
+        within_two=share(2),
+        calibrated_within_one=share(factor),
+        calibrated_within_two=share(2 * factor),
+        signal_within_one=float(np.mean(signal <= factor)) if len(signal) else None,
+        num_voxels=len(errors),
+        curve=CoverageCurve(_CURVE.tolist(), share(bounds), share(factor * bounds)),
+    )
 
 
 class Source(NamedTuple):
@@ -184,18 +166,9 @@ class Source(NamedTuple):
 
 
 def choose_blocks(sources, *, factor=1):
-    """Choose frames, evenly spread, and of each the central part.
+    """Choose at most eight frames, evenly spread, and of each the central part: source, frame and region.
 
-    Parameters
-    ----------
-    sources : list of Source
-    factor : int
-        Voxels of the ground truth for each voxel of raw.
-
-    Returns
-    -------
-    blocks : list of (Source, int, tuple of slice)
-        At most eight: source, frame and region.
+    `factor` is the number of ground-truth voxels for each voxel of raw.
     """
     frames = [(source, number) for source in sources for number in source.numbers]
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(_MOST_BLOCKS, len(frames))).round().astype(int))
@@ -203,22 +176,10 @@ def choose_blocks(sources, *, factor=1):
 
 
 def measure_blocks(blocks, restorer, *, size, progress):
-    """Restore blocks with an ensemble, and hold its spread against the errors.
+    """Restore the blocks of `choose_blocks` with an ensemble, and compare its spread with the errors: `Ratios`.
 
-    Parameters
-    ----------
-    blocks : list of (Source, int, tuple of slice)
-        From `choose_blocks`; one at least.
-    restorer : rcan.restoration.tiled.TiledRestorer
-        Of an `Ensemble` with spread.
-    size : int
-        Its members.
-    progress : Progress
-        Advanced by `size` times the raw voxels.
-
-    Returns
-    -------
-    ratios : Ratios
+    The engine of the restorer is an `Ensemble` of `size` members with spread. The progress advances by `size` times the
+    raw voxels.
     """
     parts = []
     for source, number, region in blocks:
@@ -230,22 +191,9 @@ def measure_blocks(blocks, restorer, *, size, progress):
 
 
 def open_validation(model_dir, record, *, ndim):
-    """Open the volumes, or their parts, that a network was validated on.
+    """Open the volumes, or their parts, that a network of `ndim` spatial axes was validated on.
 
-    Parameters
-    ----------
-    model_dir : path
-        Run folder.
-    record : rcan.run_folder.record.TrainingRecord
-    ndim : {2, 3}
-        Spatial axes of the network.
-
-    Returns
-    -------
-    pairs : list of rcan.data.Pair
-        Those whose files are there and hold what they held.
-    num_lost : int
-        The others.
+    Returns the `rcan.data.pairs.Pair`s whose files are there and hold what they held, and the number of the others.
     """
     config = Path(model_dir).parent if Path(model_dir).is_file() else Path(model_dir)
     config = read_json(config / "config.json") if (config / "config.json").is_file() else {}

@@ -1,5 +1,5 @@
-"""Pictures for people: volumes beside each other and turning, and how a training went.
+"""Pictures for people: volumes beside each other (`projections`) and turning (`movie`), and the charts of reports.
 
 All are drawn on Matplotlib's Agg canvas: no window, and no state that others share. Matplotlib is imported when
-something is drawn, so that importing this module is quick.
+something is drawn, so that importing these modules is quick.
 """

@@ -1,4 +1,4 @@
-"""How a training went."""
+"""The chart of a training: loss and measures of every epoch."""
 
 import numpy as np
 
@@ -8,15 +8,7 @@ __all__ = ["best_epoch", "draw_history", "plot_history"]
 
 
 def draw_history(path, epochs):
-    """Draw the loss and the measures of every epoch, and mark the best model, as PNG.
-
-    Parameters
-    ----------
-    path : path
-        The PNG to write.
-    epochs : list of dict of str to float
-        As `plot_history`.
-    """
+    """Write the chart of `plot_history` as PNG."""
     save_png(plot_history(epochs), path)
 
 
@@ -27,18 +19,8 @@ _MOST_MARKED = 60  # epochs; a longer curve has no room for markers
 def plot_history(epochs):
     """Draw the loss and the measures of every epoch, and mark the best model.
 
-    The best model is that of the first epoch with the lowest ``val_loss``, or the lowest ``loss`` where nothing
-    was validated. Values that are not finite are left out.
-
-    Parameters
-    ----------
-    epochs : list of dict of str to float
-        As in history.csv: ``epoch``, ``loss`` and, where there are such, ``psnr``, ``ssim`` and the same of the
-        validation (``val_loss`` and so on).
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
+    `epochs` are the rows of history.csv: ``epoch``, ``loss`` and, where there are such, ``psnr``, ``ssim`` and the same
+    of the validation (``val_loss`` and so on). Values that are not finite are left out.
     """
     names = [name for name in _MEASURES if name in epochs[0]]
     figure = new_figure(4.2 * len(names), 3.6, layout="constrained")
@@ -57,18 +39,7 @@ def plot_history(epochs):
 
 
 def best_epoch(epochs):
-    """Number of the epoch whose model is kept as the best.
-
-    Parameters
-    ----------
-    epochs : list of dict of str to float
-        As `plot_history`.
-
-    Returns
-    -------
-    epoch : float or None
-        Of the first lowest ``val_loss``, or ``loss`` where nothing was validated; None where none is finite.
-    """
+    """Number of the first epoch with the lowest ``val_loss``, or ``loss`` where nothing was validated, or None."""
     losses = [(row.get("val_loss", row["loss"]), row["epoch"]) for row in epochs]
     losses = [pair for pair in losses if np.isfinite(pair[0])]
     return min(losses)[1] if losses else None  # of equal losses, the first is kept

@@ -16,21 +16,11 @@ _MOST_READ = 2**24  # voxels read at a time
 
 
 class View(NamedTuple):
-    """An image that is small enough to be shown.
+    """An image that is small enough to be shown."""
 
-    Attributes
-    ----------
-    image : ndarray of shape (Z, Y, X, 1) or (Y, X, 1), float32
-        Background 0 and signal 1.
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm, of the voxels that are left.
-    bins : tuple of int
-        Voxels of the file along each axis that were averaged into one.
-    """
-
-    image: np.ndarray
-    voxel_size: tuple
-    bins: tuple
+    image: np.ndarray  # (Z, Y, X, 1) or (Y, X, 1), float32, background 0 and signal 1
+    voxel_size: tuple  # (z, y, x) in µm, of the voxels that are left
+    bins: tuple  # voxels of the file along each axis that were averaged into one
 
 
 def load_for_view(volume, frame, value_range, *, channel=0, most=_MOST_SHOWN, progress=None):
@@ -39,23 +29,8 @@ def load_for_view(volume, frame, value_range, *, channel=0, most=_MOST_SHOWN, pr
     The file is read once, in pieces, and never held as a whole. Averaging makes voxels larger along the axis where
     they are smallest, so that they become more nearly cubes.
 
-    Parameters
-    ----------
-    volume : rcan.io.Volume
-    frame : dict
-        One of ``volume.frames``.
-    value_range : sequence of float
-        Grey values that become 0 and 1.
-    channel : int, optional
-        Of a block of the volume.
-    most : int, optional
-        Voxels that may be left, 2**24 where not given.
-    progress : rcan.progress.Progress, optional
-        Advanced by the voxels that are read.
-
-    Returns
-    -------
-    view : View
+    The grey values `value_range` become 0 and 1; at most `most` voxels of the `channel` are left. `progress` is
+    advanced by the voxels that are read. Returns a `View`.
     """
     shape = volume.shape[:-1]
     voxel_size = known_voxel_size(volume.voxel_size)[-len(shape) :]

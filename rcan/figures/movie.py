@@ -17,17 +17,7 @@ _QUALITY = "18"  # constant rate factor of H.264, at which differences can hardl
 
 
 def check_movie_kind(kind):
-    """Make sure that films of a kind can be written, before anything takes long.
-
-    Parameters
-    ----------
-    kind : {"gif", "mp4"}
-
-    Raises
-    ------
-    ImportError
-        If the library for MP4 is missing, or the ffmpeg that it brings.
-    """
+    """Raise an ImportError if films of a kind, ``gif`` or ``mp4``, cannot be written, before anything takes long."""
     if kind != "mp4":
         return
     try:
@@ -80,15 +70,7 @@ def write_movie(path, images, *, voxel_size=(None, None, None), name=None, notes
 
 
 def _draw_still(titles, size, pixel, name, notes):
-    """Draw what does not move.
-
-    Returns
-    -------
-    still : ndarray of shape (height, width), uint8
-        Both even, as MP4 demands.
-    corners : list of tuple of int
-        Top and left of each panel.
-    """
+    """Draw what does not move: (height, width), uint8, both even, as MP4 demands; and top and left of each panel."""
     height, width = size
     gap = round(2 * GAP * _DPI)
     stacked = width > 2 * height

@@ -120,14 +120,8 @@ def _size(views):
 def _arrange(count, extent):
     """Find how `count` volumes fill most of the sheet.
 
-    Returns
-    -------
-    stacked : bool
-        Whether they stand one below the other.
-    beside : bool
-        Whether each one's side view stands beside it.
-    scale : float
-        Inches on the page for each unit of `extent`.
+    Returns whether they stand one below the other, whether each one's side view stands beside it, and the inches on the
+    page for each unit of `extent`.
     """
 
     def area_and_scale(stacked, beside):

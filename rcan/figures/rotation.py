@@ -79,14 +79,7 @@ def pixel_of_views(shape, voxel_size, most):
 
 
 def _resize(volume, voxel_size, pixel):
-    """Bring x and y to `pixel`, and z where its voxels are smaller, with triangular weights.
-
-    Returns
-    -------
-    volume : ndarray of shape (Z, Y, X)
-    voxel_size : tuple of float
-        The new (z, y, x).
-    """
+    """Bring x and y to `pixel`, and z where its voxels are smaller, with triangular weights; and the new voxel size."""
     sizes = max(pixel, voxel_size[0]), pixel, pixel
     for axis, (old, new) in enumerate(zip(voxel_size, sizes, strict=True)):
         if old != new:

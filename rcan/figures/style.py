@@ -24,19 +24,7 @@ _BAR_ROOM = 1.8  # of the scale bar and its length in words
 
 
 def new_figure(width, height, **options):
-    """Make an empty figure that no window belongs to.
-
-    Parameters
-    ----------
-    width, height : float
-        Inches.
-    **options
-        Of `matplotlib.figure.Figure`.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
-    """
+    """Make an empty figure, in inches, that no window belongs to; `options` are those of Matplotlib's `Figure`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -46,28 +34,13 @@ def new_figure(width, height, **options):
 
 
 def save_png(figure, path):
-    """Write a figure as PNG.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    path : path
-    """
+    """Write a figure as PNG."""
     with _boxes_for_unknown_letters():
         figure.savefig(path, format="png")
 
 
 def render(figure):
-    """Draw a figure into an array.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-
-    Returns
-    -------
-    pixels : ndarray of shape (height, width, 3), uint8
-    """
+    """Draw a figure into an array (height, width, 3), uint8."""
     with _boxes_for_unknown_letters():
         figure.canvas.draw()
     return np.array(figure.canvas.buffer_rgba())[..., :3]
@@ -86,18 +59,7 @@ def _size_within(room, text, size):
 
 
 class Sheet:
-    """A figure on which positions are inches from the upper left corner.
-
-    Parameters
-    ----------
-    width, height : float
-    dark : bool
-        Light on black rather than dark on white.
-
-    Attributes
-    ----------
-    figure : matplotlib.figure.Figure
-    """
+    """A figure, `figure`, on which positions are inches from the upper left corner; light on black where `dark`."""
 
     def __init__(self, width, height, *, dark=False):
         self.width, self.height = width, height

@@ -6,14 +6,15 @@ from rcan.assess.nulls import NULLS
 from rcan.assess.quantification import quantify
 from rcan.assess.resolution.fourier import fourier_curves
 from rcan.assess.resolution.measures import AGAINST_TRUTH
-from rcan.figures.comparison import (
+from rcan.figures.evaluation import (
     draw_calibration,
-    draw_null_pictures,
+    draw_intensities,
+    draw_null_planes,
     draw_nulls,
     draw_scores,
 )
-from rcan.figures.intensities import draw_intensities
-from rcan.figures.spectra import plot_fourier_curves
+from rcan.figures.resolution import plot_fourier_curves
+from rcan.records import to_json
 from rcan.report.methods import CITATIONS, describe_evaluation
 from rcan.report.page import Page
 from rcan.report.text import (
@@ -21,9 +22,8 @@ from rcan.report.text import (
     FORMS,
     MEASURES,
     describe_factor,
-    how_much,
-    interval_words,
-    judge_gain,
+    describe_gain,
+    format_interval,
     null_table,
     percent,
 )
@@ -46,51 +46,44 @@ _NULLS = (
 )
 
 
-def write_evaluation_report(path, results, pictures):
-    """Write the report of an evaluation.
-
-    Parameters
-    ----------
-    path : path
-        The HTML file.
-    results, pictures : dict
-        From `rcan.assess.evaluation.Study.run`, with ``settings`` among the results.
-    """
-    page = Page("Evaluation", results["model"]["path"])
-    _add_scores(page, results)
-    _add_pictures(page, pictures["volumes"], results["volumes"])
-    _add_resolution(page, results["volumes"], pictures["volumes"])
-    _add_quantification(page, results["volumes"], pictures["volumes"])
-    _add_nulls(page, results["nulls"], pictures["nulls"])
-    if results["calibration"]:
-        _add_calibration(page, results["calibration"])
+def write_evaluation_report(path, evaluation, images):
+    """Write the report, an HTML file, of an `Evaluation` and its `EvaluationImages`."""
+    page = Page("Evaluation", evaluation.model.path)
+    _add_scores(page, evaluation)
+    _add_images(page, images.volumes, evaluation.volumes)
+    _add_resolution(page, evaluation.volumes, images.volumes)
+    _add_quantification(page, evaluation.volumes, images.volumes)
+    _add_nulls(page, evaluation.nulls, images.nulls)
+    if evaluation.calibration:
+        _add_calibration(page, evaluation.calibration)
     page.section("Methods")
-    page.text(describe_evaluation(results), copy=True)
+    page.text(describe_evaluation(evaluation), copy=True)
     page.text(*CITATIONS)
     page.section("Settings")
-    page.details("settings", json.dumps(results["settings"], indent=2, default=str))
-    page.details(
-        "network and versions",
-        json.dumps({key: results[key] for key in ("model", "versions")}, indent=2, default=str),
-    )
+    page.details("settings", json.dumps(evaluation.settings, indent=2, default=str))
+    facts = {"model": to_json(evaluation.model), "versions": evaluation.versions}
+    page.details("network and versions", json.dumps(facts, indent=2, default=str))
     page.write(path)
 
 
-def _add_scores(page, results):
-    volumes, total = results["volumes"], results["total"]
+def _add_scores(page, evaluation):
+    volumes, total = evaluation.volumes, evaluation.total
     page.section("Scores")
-    page.text(*(f"{_sentence(judge_gain(base, gains))}." for base, gains in total["gains"].items()))
-    learned = [name for name, facts in volumes.items() if facts["learned_from"]]
+    page.text(*(f"{_as_sentence(describe_gain(base, gains))}." for base, gains in total.gains.items()))
+    learned = [name for name, volume in volumes.items() if volume.learned_from]
     if learned:
         page.text(
             f"Training or validation data of the network, on which scores say nothing: {', '.join(learned)}."
         )
     page.figure(
         draw_scores(
-            {method: [facts["methods"][method] for facts in volumes.values()] for method in total["methods"]},
-            total["methods"],
+            {
+                method: [volume.methods[method].scores for volume in volumes.values()]
+                for method in total.methods
+            },
+            total.methods,
         ),
-        caption=f"Mean with its 95 % interval over {total['over']} (line), and each image (tick).",
+        caption=f"Mean with its 95 % interval over {total.over} (line), and each image (tick).",
         alt="PSNR and SSIM of raw, classically filtered and restored images",
     )
     page.table(
@@ -98,91 +91,83 @@ def _add_scores(page, results):
         [
             [
                 _unbroken(method),
-                *(_unbroken(interval_words(scores[measure], FORMS[measure])) for measure in MEASURES),
+                *(_unbroken(format_interval(intervals[measure], FORMS[measure])) for measure in MEASURES),
             ]
-            for method, scores in total["methods"].items()
+            for method, intervals in total.methods.items()
         ],
-        caption=f"Means over {len(volumes)} images with 95 % bootstrap intervals over {total['over']}, after the "
+        caption=f"Means over {len(volumes)} images with 95 % bootstrap intervals over {total.over}, after the "
         "affine match to the ground truth. Each classical method has the setting that comes closest to the ground "
         "truth, which flatters it.",
     )
-    parts = [f"{name}: the {how_much(facts)} voxels" for name, facts in volumes.items() if facts["part"]]
+    parts = [f"{name}: the {volume.evaluated_part} voxels" for name, volume in volumes.items() if volume.part]
     page.table(
         ["image", "method", *MEASURES.values()],
-        _rows(volumes, MEASURES, _with_setting),
+        _score_rows(volumes, MEASURES, _with_setting),
         caption="Every image, after the affine match."
         + f" Evaluated in part: {'; '.join(parts)}." * bool(parts),
     )
     page.table(
         ["image", "method", "PSNR (dB)", "SSIM", "NRMSE"],
-        _rows(
-            volumes,
-            [f"{measure}_unmatched" for measure in ("psnr", "ssim", "nrmse")],
-            lambda method, _: method,
-        ),
+        _score_rows(volumes, ("psnr", "ssim", "nrmse"), lambda method, _: method, ending="_unmatched"),
         caption="Every image without the match, in the unit in which background is 0 and signal 1.",
     )
 
 
-def _rows(volumes, measures, words_of):
+def _score_rows(volumes, measures, label_of, ending=""):
     return [
         [
             name if i == 0 else "",
-            _unbroken(words_of(method, values)),
-            *(FORMS[measure.removesuffix("_unmatched")].format(values[measure]) for measure in measures),
+            _unbroken(label_of(method, each)),
+            *(f"{each.scores[measure + ending]:{FORMS[measure]}}" for measure in measures),
         ]
-        for name, facts in volumes.items()
-        for i, (method, values) in enumerate(facts["methods"].items())
+        for name, volume in volumes.items()
+        for i, (method, each) in enumerate(volume.methods.items())
     ]
 
 
-def _unbroken(words):
-    return words.replace(" ", "\N{NO-BREAK SPACE}")
+def _unbroken(text):
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _with_setting(method, values):
-    return f"{method}: {values['setting']}" if values["setting"] else method
+def _with_setting(method, scores):
+    return f"{method}: {scores.setting}" if scores.setting else method
 
 
-def _sentence(words):
-    return words[0].upper() + words[1:]
+def _as_sentence(text):
+    return text[0].upper() + text[1:]
 
 
-def _add_pictures(page, volumes, facts):
+def _add_images(page, shown, volumes):
     page.section("Images")
-    for number, (name, (images, voxel_size)) in enumerate(volumes.items()):
-        methods = facts[name]["methods"]
+    for number, (name, each) in enumerate(shown.items()):
+        methods = volumes[name].methods
         settings = [
             _with_setting(method, methods[method])
-            for method in images
-            if method in methods and methods[method]["setting"]
+            for method in each.images
+            if method in methods and methods[method].setting
         ]
         which = "the first image" if number == 0 else "the image of lowest PSNR"
-        is_whole = images["error"].shape == tuple(_evaluated_shape(facts[name]))
+        is_whole = each.error.shape == _evaluated_shape(volumes[name])
         which += "" if is_whole else " (the middle of it, here and in the charts below)"
         matched = f"{name}, {which}. All are matched to the ground truth"
         error = "error: local root mean square of restored less ground truth, signal is 1"
-        shown = _methods_of(images)
         page.viewer(
-            shown,
-            voxel_size=voxel_size,
-            error=images["error"],
+            each.images,
+            voxel_size=each.voxel_size,
+            error=each.error,
             caption="; ".join([matched, *settings, error]) + ".",
         )
-        if images["error"].ndim == 4 and len(images["error"]) > 1:
-            page.rotation(shown, voxel_size=voxel_size, caption=f"{name}: maximum projections; drag to turn.")
+        if each.error.ndim == 4 and len(each.error) > 1:
+            caption = f"{name}: maximum projections; drag to turn."
+            page.rotation(each.images, voxel_size=each.voxel_size, caption=caption)
 
 
-def _evaluated_shape(facts):
-    sizes = [stop - start for start, stop in facts["part"]] if facts["part"] else facts["shape"][:-1]
-    return (*sizes, facts["shape"][-1])
+def _evaluated_shape(volume):
+    sizes = [stop - start for start, stop in volume.part] if volume.part else volume.shape[:-1]
+    return (*sizes, volume.shape[-1])
 
 
-def _methods_of(images):
-    return {name: image for name, image in images.items() if name not in ("error", "unmatched")}
-
-
-def _add_resolution(page, volumes, pictures):
+def _add_resolution(page, volumes, shown):
     page.section("Resolution")
     page.text(
         "In µm, by image decorrelation analysis (doi:10.1038/s41592-019-0515-7) and by Fourier ring correlation "
@@ -192,18 +177,17 @@ def _add_resolution(page, volumes, pictures):
         "frames, the median over them; of channels restored together, the first. A dash: it cannot be measured.",
     )
     rows = [
-        [name, way, image, values["lateral"], values["axial"]]
-        for name, facts in volumes.items()
-        for way, images in facts["resolution"].items()
-        for image, values in images.items()
+        [name, way, image, *found]
+        for name, volume in volumes.items()
+        for way, images in volume.resolution.items()
+        for image, found in images.items()
     ]
     page.table(["image", "by", "of", "lateral (µm)", "axial (µm)"], rows)
-    name, (images, voxel_size) = next(iter(pictures.items()))
+    name, first = next(iter(shown.items()))
+    truth = first.images["ground truth"][..., 0]
     curves = {
-        method: fourier_curves(
-            image[..., 0], images["ground truth"][..., 0], voxel_size, threshold=AGAINST_TRUTH
-        )
-        for method, image in _methods_of(images).items()
+        method: fourier_curves(image[..., 0], truth, first.voxel_size, threshold=AGAINST_TRUTH)
+        for method, image in first.images.items()
         if method != "ground truth"
     }
     if any(curve for of_image in curves.values() for curve in of_image.values()):
@@ -214,7 +198,7 @@ def _add_resolution(page, volumes, pictures):
         )
 
 
-def _add_quantification(page, volumes, pictures):
+def _add_quantification(page, volumes, shown):
     page.section("Quantification")
     page.text(
         "Can intensities be measured in restored images? The line is the least-squares fit of the image's intensities "
@@ -224,20 +208,14 @@ def _add_quantification(page, volumes, pictures):
         "over some voxels) exceeds a tenth of the signal. Of an image of several frames, the line is that of the first."
     )
     rows = [
-        [
-            name,
-            kind,
-            number,
-            *(channel[key] for key in ("slope", "offset", "r_squared")),
-            percent(facts["methods"][kind]["wrong"]),
-        ]
-        for name, facts in volumes.items()
-        for kind, channels in facts["quantification"].items()
-        for number, channel in enumerate(channels)
+        [name, kind, number, line.slope, line.offset, line.r_squared, percent(volume.methods[kind].wrong)]
+        for name, volume in volumes.items()
+        for kind, channels in volume.quantification.items()
+        for number, line in enumerate(channels)
     ]
     page.table(["image", "of", "channel", "slope", "offset", "R²", "wrong"], rows)
-    name, (images, _) = next(iter(pictures.items()))
-    restored, gt = images["unmatched"], images["ground truth"]
+    name, first = next(iter(shown.items()))
+    restored, gt = first.unmatched, first.images["ground truth"]
     page.figure(
         draw_intensities(restored, gt, quantify(restored, gt)),
         caption=f"{name}: restored and true intensities, without a match.",
@@ -254,21 +232,15 @@ def _add_nulls(page, nulls, planes):
         caption="Contrast made of images without structure.",
         alt="Bars of the table above",
     )
-    rows = [
-        [title, *(values["brightest"] for values in nulls[null].values())]
-        for null, title in {"none": "real image", **NULLS}.items()
-    ]
-    shown = {
-        null: {
-            name: plane
-            for name, plane in each.items()
-            if name in ("input", "best Gaussian", "restored", "restored alone")
-        }
-        for null, each in planes.items()
-    }
+    titles = {"none": "real image", **NULLS}
+    rows = [[title, *(found.brightest for found in nulls[null].values())] for null, title in titles.items()]
     page.table(header[:-1], rows, caption="The brightest 0.1 % of the voxels above the median; signal is 1.")
+    chosen = ("input", "best Gaussian", "restored", "restored alone")
+    shown = {
+        null: {name: plane for name, plane in each.items() if name in chosen} for null, each in planes.items()
+    }
     page.figure(
-        draw_null_pictures(shown, {"none": "real image", **NULLS}),
+        draw_null_planes(shown, titles),
         caption="Middle planes of the first image, all from background (black) to signal (white).",
     )
 
@@ -276,13 +248,18 @@ def _add_nulls(page, nulls, planes):
 def _add_calibration(page, calibration):
     page.section("Uncertainty")
     page.text(describe_factor(calibration))
-    if calibration["factor"] is None:
+    if calibration.factor is None:
         return
     page.text(
         "The spread is the standard deviation of the members of an ensemble: the same network on the image turned and "
         "flipped. Mistakes that all members share do not show in it. One factor corrects it on average over images "
         "like these, not voxel by voxel: look at the share where there is signal."
     )
+    rows = []
+    for name, coverage in calibration.coverage.items():
+        shares = [getattr(coverage, field) for field in COVERAGE]
+        role = " (the factor is theirs)" * (name == calibration.found_on)
+        rows.append([name + role, *("" if share is None else percent(share) for share in shares)])
     page.table(
         [
             "images",
@@ -292,18 +269,11 @@ def _add_calibration(page, calibration):
             "within two",
             "within one, signal",
         ],
-        [
-            [
-                f"{name}{' (the factor is theirs)' if name == calibration['found_on'] else ''}",
-                *(percent(facts[key]) if facts[key] is not None else "" for key in COVERAGE),
-            ]
-            for name, facts in calibration["coverage"].items()
-        ]
-        + [["expected", "", "68.3 %", "", "95.4 %", "68.3 %"]],
+        [*rows, ["expected", "", "68.3 %", "", "95.4 %", "68.3 %"]],
         caption="Voxels whose truth, after the affine match, lies within one and two spreads, as it is and multiplied "
         "by the factor; and where there is signal (truth above a tenth), multiplied.",
     )
-    curves = {f"{name} images": facts["curve"] for name, facts in calibration["coverage"].items()}
+    curves = {f"{name} images": coverage.curve for name, coverage in calibration.coverage.items()}
     page.figure(
         draw_calibration(curves),
         caption="How often the truth lies within the spread, against how often it should by a normal distribution.",

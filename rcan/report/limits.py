@@ -4,14 +4,14 @@ import json
 
 import numpy as np
 
-from rcan.assess.limits.ends import MEASURES, RULES, say_range, summarise
-from rcan.figures.ladders import draw_ladder
+from rcan.assess.limits.ends import MEASURES, RULES, describe_range
+from rcan.figures.limits import draw_ladder
 from rcan.report.methods import CITATIONS, describe_limits
 from rcan.report.page import Page
 
-__all__ = ["LADDERS", "draw_study", "write_limits_report"]
+__all__ = ["draw_chart", "write_limits_report"]
 
-LADDERS = {"snr": "Signal-to-noise ratio", "blur": "Blur"}
+_LADDERS = {"snr": "Signal-to-noise ratio", "blur": "Blur"}
 _AXES = {
     "snr": "signal-to-noise ratio (log scale)",
     "blur": "width of a point over that in the ground truth",
@@ -23,6 +23,8 @@ _DETAILS = {
     "lateral": "lateral (µm)",
     "axial": "axial (µm)",
 }
+_SCORES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
+_STEP_HEADER = ["photons", "blur", "SNR"]
 _MARKS = {
     "snr_low": "better than classical from here",
     "snr_high": "worse than raw from here",
@@ -56,144 +58,110 @@ _RESOLUTION = (
 )
 
 
-def draw_study(ladder, steps, limits, *, seed):
-    """Draw the chart of one ladder.
-
-    Parameters
-    ----------
-    ladder : {"snr", "blur"}
-    steps : list of dict
-        Its steps, as `rcan.assess.limits.exposures.measure_steps` returns them.
-    limits : dict
-        From `rcan.assess.limits.ends.find_limits`.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
-    """
+def draw_chart(result, ladder):
+    """Draw the chart of a ladder, ``snr`` or ``blur``, of a `LimitsResult`."""
+    steps, limits = result.ladders[ladder], result.limits
     curves = {
         measure: {
-            image: np.array([summarise(step, image, measure, seed=seed) for step in steps])
+            image: np.array([result.intervals[step.step][image, measure] for step in steps])
             for image in (*_IMAGES, *(["gt"] if measure in _DETAILS else []))
         }
         for measure in MEASURES
     }
     marks = {
-        meaning: limits[name]["end"].position
+        meaning: limits[name].end.position
         for name, meaning in _MARKS.items()
-        if RULES[name].ladder == ladder and limits[name]["end"].state == "found"
+        if RULES[name].ladder == ladder and limits[name].end.state == "found"
     }
-    positions = [step[ladder] for step in steps]
+    positions = [getattr(step, ladder) for step in steps]
     return draw_ladder(positions, curves, label=_AXES[ladder], is_log=ladder == "snr", marks=marks)
 
 
-def write_limits_report(path, *, subject, ladders, limits, notes, settings, pictures, seed):
-    """Write the report of a study of limits.
-
-    Parameters
-    ----------
-    path : path
-        The HTML file.
-    subject : str
-        What was studied.
-    ladders : dict of str to list of dict
-        ``snr`` and ``blur``: measured steps.
-    limits : dict
-        From `rcan.assess.limits.ends.find_limits`.
-    notes : list of str
-        What a reader has to know about the specimens.
-    settings : dict
-        Of the study.
-    pictures : dict
-        By what is said of them: images by name, the ground truth among them, and their voxel size.
-    seed : int
-        Of the bootstrap.
-    """
+def write_limits_report(path, result, shown, *, subject):
+    """Write the report, an HTML file, of a `LimitsResult` and some `ShownStep`s; `subject` says what was tested."""
+    limits = result.limits.values()
     page = Page("Limits", subject)
     page.section("Where it breaks")
-    page.text(*(say_range(limits, ladder) for ladder in LADDERS))
-    page.text(*notes)
+    page.text(*(describe_range(result.limits, ladder) for ladder in _LADDERS))
+    page.text(*result.notes)
     page.table(
         ["limit", "value", "raw (dB)", "restored (dB)", "classical (dB)", "SSIM of restored"],
-        [_limit_row(limit) for limit in limits.values()],
+        [_limit_row(limit) for limit in limits],
         caption="Limits, with the mean scores there. Nothing is said beyond the steps that were measured.",
         bold=[(row, 1) for row in range(len(limits))],
     )
-    page.details("rules", "\n".join(f"{limit['title']}: {limit['rule']}." for limit in limits.values()))
+    page.details("rules", "\n".join(f"{limit.title}: {limit.rule}." for limit in limits))
     page.text(_CLASSICAL, _RESOLUTION, _INTERVALS)
-    for ladder, title in LADDERS.items():
-        _add_ladder(page, title, ladder, ladders[ladder], limits, seed=seed)
+    for ladder, title in _LADDERS.items():
+        _add_ladder(page, title, result, ladder)
     page.section("Images")
-    for words, (images, voxel_size) in pictures.items():
-        error = np.abs(images["restored"] - images["ground truth"])
-        caption = f"{words}. Matched to the ground truth; error: absolute difference, signal is 1."
-        page.viewer(images, voxel_size=voxel_size, error=error, caption=caption)
-    words, (images, voxel_size) = list(pictures.items())[min(1, len(pictures) - 1)]  # next to the limit
-    page.rotation(images, voxel_size=voxel_size, caption=f"{words}: maximum projections; drag to turn.")
+    for each in shown:
+        error = np.abs(each.images["restored"] - each.images["ground truth"])
+        caption = f"{each.title}. Matched to the ground truth; error: absolute difference, signal is 1."
+        page.viewer(each.images, voxel_size=each.voxel_size, error=error, caption=caption)
+    turned = shown[min(1, len(shown) - 1)]  # next to the limit
+    caption = f"{turned.title}: maximum projections; drag to turn."
+    page.rotation(turned.images, voxel_size=turned.voxel_size, caption=caption)
     page.section("Methods")
-    page.text(describe_limits({"settings": settings, "ladders": ladders, "limits": limits}), copy=True)
+    page.text(describe_limits(result), copy=True)
     page.text(*CITATIONS)
     page.section("Settings")
+    settings = {**result.settings.as_json(), "versions": result.versions}
     page.details("settings", json.dumps(settings, indent=2, default=str))
     page.write(path)
 
 
 def _limit_row(limit):
-    scores = limit.get("scores", {})
-    psnrs = [scores[image]["psnr"] if scores else None for image in _IMAGES]
-    return [limit["title"], str(limit["end"]), *psnrs, scores["restored"]["ssim"] if scores else None]
+    psnrs = [limit.scores[image]["psnr"] if limit.scores else None for image in _IMAGES]
+    return [limit.title, str(limit.end), *psnrs, limit.scores["restored"]["ssim"] if limit.scores else None]
 
 
-def _add_ladder(page, title, ladder, steps, limits, *, seed):
+def _add_ladder(page, title, result, ladder):
+    steps = result.ladders[ladder]
     page.section(title)
     if ladder == "snr":
-        page.text(_SNR, f"Every step has blur {steps[0]['blur']:g}.")
+        page.text(_SNR, f"Every step has blur {steps[0].blur:g}.")
     else:
-        page.text(f"Every step has {steps[0]['photons']:g} photons at full signal.")
+        page.text(f"Every step has {steps[0].photons:g} photons at full signal.")
     page.figure(
-        draw_study(ladder, steps, limits, seed=seed),
+        draw_chart(result, ladder),
         caption="Means over the exposures and their intervals.",
         alt=f"PSNR, SSIM and resolution of raw, restored and best classical images along the ladder: {title}",
     )
-    steps_header, images = ["photons", "blur", "SNR"], {**_IMAGES, "gt": "ground truth"}
+    _add_table(page, result, steps, _SCORES, _IMAGES, "Scores against the ground truth, with intervals.")
+    for ending, subject in (("_true", "Details that are right"), ("", "Details, right or not")):
+        titles = {f"{name}{ending}": _DETAILS[f"{name}{ending}"] for name in ("lateral", "axial")}
+        images = _IMAGES if ending else {**_IMAGES, "gt": "ground truth"}
+        _add_table(page, result, steps, titles, images, f"{subject}: resolution, smaller is finer.")
     page.table(
-        steps_header
-        + [f"{measure}: {name}" for measure in ("PSNR (dB)", "SSIM") for name in _IMAGES.values()],
-        [_step_row(step, ("psnr", "ssim"), _IMAGES, seed=seed) for step in steps],
-        caption="Scores against the ground truth, with intervals.",
-    )
-    for kind, caption in (("_true", "Details that are right"), ("", "Details, right or not")):
-        measures = [f"{direction}{kind}" for direction in ("lateral", "axial")]
-        shown = _IMAGES if kind else images
-        page.table(
-            steps_header
-            + [f"{_DETAILS[measure]}: {name}" for measure in measures for name in shown.values()],
-            [_step_row(step, measures, shown, seed=seed) for step in steps],
-            caption=f"{caption}: resolution, smaller is finer.",
-        )
-    page.table(
-        [*steps_header, "method and setting (number of exposures)"],
-        [[step["photons"], step["blur"], float(f"{step['snr']:.3g}"), _methods_of(step)] for step in steps],
+        [*_STEP_HEADER, "method and setting (number of exposures)"],
+        [[*_step_cells(step), _describe_references(step)] for step in steps],
         caption="The best classical reference.",
     )
 
 
-def _step_row(step, measures, images, *, seed):
-    cells = [step["photons"], step["blur"], float(f"{step['snr']:.3g}")]
-    for measure in measures:
-        for image in images:
-            mean, low, high = summarise(step, image, measure, seed=seed)
-            form = ".2f" if measure == "psnr" else ".3f"
-            cells.append(
-                f"{mean:{form}} [{low:{form}},\N{NO-BREAK SPACE}{high:{form}}]" if np.isfinite(mean) else None
-            )
-    return cells
+def _add_table(page, result, steps, titles, images, caption):
+    """Means with their intervals of some measures, by their titles, and images, by their names."""
+    header = [f"{title}: {name}" for title in titles.values() for name in images.values()]
+    rows = []
+    for step in steps:
+        intervals = result.intervals[step.step]
+        cells = [_format_cell(intervals[image, measure], measure) for measure in titles for image in images]
+        rows.append([*_step_cells(step), *cells])
+    page.table([*_STEP_HEADER, *header], rows, caption=caption)
 
 
-def _methods_of(step):
+def _step_cells(step):
+    return [step.photons, step.blur, float(f"{step.snr:.3g}")]
+
+
+def _format_cell(interval, measure):
+    mean, low, high = (f"{value:{'.2f' if measure == 'psnr' else '.3f'}}" for value in interval)
+    return f"{mean} [{low},\N{NO-BREAK SPACE}{high}]" if np.isfinite(interval.mean) else None
+
+
+def _describe_references(step):
     """Methods that were the best reference, the most frequent first."""
-    best = [exposure["images"]["reference"] for exposure in step["exposures"]]
-    words = [f"{reference['name']}, {reference['setting']}" for reference in best]
-    return "; ".join(f"{word} ({words.count(word)})" for word in sorted(set(words), key=words.count)[::-1])
+    best = [exposure.images["reference"] for exposure in step.exposures]
+    names = [f"{reference.name}, {reference.setting}" for reference in best]
+    return "; ".join(f"{name} ({names.count(name)})" for name in sorted(set(names), key=names.count)[::-1])

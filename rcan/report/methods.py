@@ -9,6 +9,7 @@ from pathlib import Path
 from rcan import __version__
 from rcan.config import LOSS_NAMES, parse_loss
 from rcan.figures.history import best_epoch
+from rcan.report.text import FORMS, count, format_interval, format_sizes, join
 
 __all__ = ["CITATIONS", "describe_evaluation", "describe_limits", "describe_training"]
 
@@ -32,19 +33,7 @@ _SCHEDULES = {
 def describe_training(record, config, *, history=(), num_parameters=None):
     """Say how a network was trained.
 
-    Parameters
-    ----------
-    record : rcan.run_folder.record.TrainingRecord
-    config : dict
-        Contents of its config.json.
-    history : list of dict
-        Rows of its history.csv.
-    num_parameters : int, optional
-        Of the network.
-
-    Returns
-    -------
-    paragraph : str
+    `record` is its `TrainingRecord`, `config` the contents of its config.json, `history` the rows of its history.csv.
     """
     ndim = len(record.patch_shape)
     noun = "volume" if ndim == 3 else "image"
@@ -61,15 +50,15 @@ def describe_training(record, config, *, history=(), num_parameters=None):
 def _describe_network(record, config, ndim, num_parameters):
     kind = {3: "three", 2: "two"}[ndim]
     size = (
-        f"{_count(config['num_residual_groups'], 'residual group')} of "
-        f"{_count(config['num_residual_blocks'], 'residual channel attention block')}, "
+        f"{count(config['num_residual_groups'], 'residual group')} of "
+        f"{count(config['num_residual_blocks'], 'residual channel attention block')}, "
         f"{config['num_channels']} feature channels, channel reduction {config['channel_reduction']}"
     )
     if num_parameters:
         size += f", {num_parameters:,} parameters"
     versions = record.versions
     factors = record.upscaling
-    larger = f", enlarging {_by(factors)} times ({'ZYX'[-ndim:]})" if max(factors) > 1 else ""
+    larger = f", enlarging {format_sizes(factors)} times ({'ZYX'[-ndim:]})" if max(factors) > 1 else ""
     first = config["initial_model"]
     begun = f", beginning with the weights of {Path(first).name}" if first else ""
     return (
@@ -84,15 +73,15 @@ def _describe_pairs(record, noun):
     sizes = {tuple(pair.voxel_size) for pair in training}
     if len(shapes) == 1:
         shape = next(iter(shapes))
-        extent = f" of {_by(shape)} voxels ({'ZYX'[-len(shape) :]})"
+        extent = f" of {format_sizes(shape)} voxels ({'ZYX'[-len(shape) :]})"
         if len(sizes) == 1 and None not in next(iter(sizes))[-len(shape) :]:
-            extent += f" of {_by(next(iter(sizes))[-len(shape) :])} µm"
+            extent += f" of {format_sizes(next(iter(sizes))[-len(shape) :])} µm"
     else:
         extent = ""
     num_frames = sum(pair.num_frames for pair in training)
     frames = f" ({num_frames} frames in all)" if num_frames > len(training) else ""
     learned = (
-        f"It learned from {_count(len(training), 'pair')} of raw and ground-truth {noun}s{extent}{frames}"
+        f"It learned from {count(len(training), 'pair')} of raw and ground-truth {noun}s{extent}{frames}"
     )
     low, high = record.percentiles
     scaled = f"The grey values at percentiles {low:g} and {high:g} of each {noun} and channel were mapped to 0 and 1."
@@ -102,12 +91,12 @@ def _describe_pairs(record, noun):
         held = f"a part of each {noun} that was not trained on was kept for validation"
     else:
         verb = "was" if len(validation) == 1 else "were"
-        held = f"{_count(len(validation), 'other pair')} {verb} kept for validation"
+        held = f"{count(len(validation), 'other pair')} {verb} kept for validation"
     return f"{learned}; {held}.", scaled
 
 
 def _describe_patches(record, config, ndim):
-    words = f"Patches of {_by(record.patch_shape)} voxels ({'ZYX'[-ndim:]}) were drawn at random"
+    words = f"Patches of {format_sizes(record.patch_shape)} voxels ({'ZYX'[-ndim:]}) were drawn at random"
     threshold, share = config["intensity_threshold"], config["area_ratio_threshold"]
     if threshold > 0 and share > 0:
         signal = f"at least {100 * share:g} % of the voxels exceed {threshold:g} in the ground truth"
@@ -124,13 +113,13 @@ def _describe_steps(config, history, *, has_validation):
         for name, weight in parse_loss(config["loss"]).items()
     )
     num_epochs = len(history) or config["epochs"]
-    patches = _count(config["batch_size"], "patch", "patches")
+    patches = count(config["batch_size"], "patch", "patches")
     rate = f"initial learning rate {config['initial_learning_rate']:g}"
     if config["warmup_epochs"]:
-        rate += f" after a warm-up of {_count(config['warmup_epochs'], 'epoch')}"
+        rate += f" after a warm-up of {count(config['warmup_epochs'], 'epoch')}"
     steps = (
-        f"The loss, {losses}, was minimised by Adam (arXiv:1412.6980) for {_count(num_epochs, 'epoch')} of "
-        f"{_count(config['steps_per_epoch'], 'step')} with batches of {patches}; "
+        f"The loss, {losses}, was minimised by Adam (arXiv:1412.6980) for {count(num_epochs, 'epoch')} of "
+        f"{count(config['steps_per_epoch'], 'step')} with batches of {patches}; "
         f"{rate}, {_SCHEDULES[config['schedule']]} (of {config['epochs']})"
     )
     if config["precision"] != "float32":
@@ -149,51 +138,46 @@ def _describe_steps(config, history, *, has_validation):
     yield f"The {average} lowest {kind} loss{of_epoch} was kept. The seed was {config['seed']}."
 
 
-def describe_evaluation(results):
-    """Say how a network was evaluated, and what came out.
-
-    Parameters
-    ----------
-    results : dict
-        As ``rcan evaluate`` writes it to scores.json.
-
-    Returns
-    -------
-    paragraph : str
-    """
-    volumes, total = results["volumes"], results["total"]
-    low, high = results["model"]["percentiles"]
-    learned = sum(facts["learned_from"] for facts in volumes.values())
+def describe_evaluation(evaluation):
+    """Say how a network was evaluated, and what came out, from an `Evaluation`."""
+    volumes, total = evaluation.volumes, evaluation.total
+    low, high = evaluation.model.percentiles
+    learned = sum(volume.learned_from for volume in volumes.values())
     of_them = f", {learned} of which the network had been trained or validated on" if learned else ""
-    ensemble = results.get("settings", {}).get("ensemble")
+    ensemble = evaluation.settings.get("ensemble")
     restored = f" (mean of an ensemble of {ensemble} turned and flipped copies)" if ensemble else ""
-    parts = " Of large images the central part was evaluated." * any(
-        facts["part"] for facts in volumes.values()
+    is_part = any(volume.part for volume in volumes.values())
+    parts = " Of large images the central part was evaluated." * is_part
+    psnrs, ssims = (
+        join(
+            [
+                f"{format_interval(intervals[measure], FORMS[measure])}{unit} for {method}"
+                for method, intervals in total.methods.items()
+            ]
+        )
+        for measure, unit in (("psnr", " dB"), ("ssim", ""))
     )
-    psnrs = {method: _with_interval(scores["psnr"], ".2f") for method, scores in total["methods"].items()}
-    ssims = {method: _with_interval(scores["ssim"], ".3f") for method, scores in total["methods"].items()}
-    over = {"volumes": "images", "blocks": "blocks of the images"}[total["over"]]
+    over = {"volumes": "images", "blocks": "blocks of the images"}[total.over]
     sentences = [
-        f"The network (rcan {results['versions']['rcan']}; {_PAPER}) was evaluated on "
-        f"{_count(len(volumes), 'pair')} of raw and ground-truth images{of_them}.{parts}",
+        f"The network (rcan {evaluation.versions['rcan']}; {_PAPER}) was evaluated on "
+        f"{count(len(volumes), 'pair')} of raw and ground-truth images{of_them}.{parts}",
         f"Images{restored} were compared with the ground truth, in which percentiles {low:g} and {high:g} are 0 and 1, "
         "after a least-squares affine match of intensities, by the peak signal-to-noise ratio (PSNR, data range 1), "
         "the structural similarity of volumes (SSIM, Gaussian window, doi:10.1109/TIP.2003.819861), the root mean "
         "square error relative to the ground truth (NRMSE) and Pearson's correlation.",
         *_describe_references(total),
-        f"PSNR was {_each(psnrs, 'dB')}, and SSIM {_each(ssims)} (mean, 95 % bootstrap interval over {over}).",
+        f"PSNR was {psnrs}, and SSIM {ssims} (mean, 95 % bootstrap interval over {over}).",
         "Resolution was measured by image decorrelation analysis (doi:10.1038/s41592-019-0515-7) and by Fourier ring "
         "correlation with the ground truth (doi:10.1038/nmeth.2448).",
         "What the network makes of images without structure was tested on noise alone, on a flat field and on raw "
         "images with shuffled Fourier phases (doi:10.1016/0167-2789(92)90102-S).",
     ]
-    calibration = results.get("calibration")
-    if calibration and calibration["factor"] is not None:
-        where = {"validation": "validation", "evaluated": "evaluated"}[calibration["found_on"]]
+    calibration = evaluation.calibration
+    if calibration and calibration.factor is not None:
         sentences.append(
-            f"The standard deviation over an ensemble of {calibration['ensemble']} turned and flipped copies was "
-            f"multiplied by {calibration['factor']:.3g}, so that it held the error that is left after the affine "
-            f"match in 68.3 % of the voxels of the {where} images (after arXiv:1807.00263)."
+            f"The standard deviation over an ensemble of {calibration.ensemble} turned and flipped copies was "
+            f"multiplied by {calibration.factor:.3g}, so that it held the error that is left after the affine "
+            f"match in 68.3 % of the voxels of the {calibration.found_on} images (after arXiv:1807.00263)."
         )
     return " ".join(sentences)
 
@@ -208,75 +192,37 @@ _REFERENCES = {
 
 
 def _describe_references(total):
-    names = [
-        words for name, words in _REFERENCES.items() if any(name in method for method in total["methods"])
-    ]
+    names = [words for name, words in _REFERENCES.items() if any(name in method for method in total.methods)]
     if names:
         yield (
-            f"Classical references were {_join(names)}, each with that of several settings whose PSNR was highest, for "
+            f"Classical references were {join(names)}, each with that of several settings whose PSNR was highest, for "
             "each image."
         )
 
 
-def describe_limits(results):
-    """Say how the limits of a network were found, and what they are.
-
-    Parameters
-    ----------
-    results : dict
-        As ``rcan limits`` writes it to limits.json: ``settings``, ``ladders`` and ``limits``.
-
-    Returns
-    -------
-    paragraph : str
-    """
-    settings, ladders = results["settings"], results["ladders"]
-    if "phantoms" in settings:
-        subject = f"simulated {settings['phantoms']} phantoms"
+def describe_limits(result):
+    """Say how the limits of a network were found, and what they are, from a `LimitsResult`."""
+    settings, snr, blur = result.settings, result.ladders["snr"], result.ladders["blur"]
+    if settings.phantoms:
+        samples = f"simulated {settings.phantoms} phantoms"
     else:
-        subject = _count(len(settings["input"]), "image") + " taken as the ground truth"
-    which = (
-        "One network was trained for each step" if "config" in settings else "A trained network was tested"
-    )
-    snr, blur = ladders["snr"], ladders["blur"]
-    widths = _by(round(width, 3) for width in settings["fwhm"])
+        samples = count(len(settings.input), "image") + " taken as the ground truth"
+    which = "One network was trained for each step" if settings.config else "A trained network was tested"
+    widths = format_sizes(round(width, 3) for width in settings.fwhm)
     sentences = [
-        f"{which} (rcan {__version__}; {_PAPER}) on {subject}, degraded in steps: "
-        f"{snr[0]['photons']:g} to {snr[-1]['photons']:g} detected photons at full signal (signal-to-noise ratio "
-        f"{snr[0]['snr']:.3g} to {snr[-1]['snr']:.3g}) with points {snr[0]['blur']:g} times as wide as in the ground "
-        f"truth, and points {blur[0]['blur']:g} to {blur[-1]['blur']:g} times as wide at {blur[0]['photons']:g} "
+        f"{which} (rcan {__version__}; {_PAPER}) on {samples}, degraded in steps: "
+        f"{snr[0].photons:g} to {snr[-1].photons:g} detected photons at full signal (signal-to-noise ratio "
+        f"{snr[0].snr:.3g} to {snr[-1].snr:.3g}) with points {snr[0].blur:g} times as wide as in the ground "
+        f"truth, and points {blur[0].blur:g} to {blur[-1].blur:g} times as wide at {blur[0].photons:g} "
         "photons.",
         f"A point in the ground truth had a full width at half maximum of {widths} µm (ZYX). Noise was that of photons "
-        f"(Poisson) over a background of {settings['background']:g} photons, and of readout "
-        f"({settings['read_noise']:g} electrons). {settings['volumes']} exposures were made at each step.",
+        f"(Poisson) over a background of {settings.background:g} photons, and of readout "
+        f"({settings.read_noise:g} electrons). {settings.volumes} exposures were made at each step.",
         "Restored images were compared with raw ones and with the best classical method for each exposure (Gaussian or "
         "median filter, Richardson–Lucy deconvolution, non-local means; setting of highest PSNR) after an affine match "
         "of intensities; a limit is where the lower end of the 95 % bootstrap interval of the mean paired difference "
         "is no longer above 0.",
         "Resolution was measured by Fourier ring correlation with the ground truth (doi:10.1038/nmeth.2448).",
     ]
-    found = [
-        f"{limit['title']}: {limit.get('words') or limit['end']}" for limit in results["limits"].values()
-    ]
+    found = [f"{limit.title}: {limit.end}" for limit in result.limits.values()]
     return " ".join([*sentences, f"Found were: {'; '.join(found)}."])
-
-
-def _with_interval(score, form):
-    mean, low, high = (f"{score[key]:{form}}" for key in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
-
-
-def _each(values, unit=""):
-    return _join([f"{value}{' ' * bool(unit)}{unit} for {method}" for method, value in values.items()])
-
-
-def _join(words):
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
-
-
-def _count(number, noun, plural=None):
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
-
-
-def _by(sizes):
-    return " × ".join(f"{size:g}" for size in sizes)

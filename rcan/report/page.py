@@ -23,14 +23,8 @@ __all__ = ["Page"]
 
 
 class Page:
-    """A report that grows from top to bottom.
+    """A report that grows from top to bottom, with a title and a subtitle.
 
-    Parameters
-    ----------
-    title, subtitle : str
-
-    Examples
-    --------
     >>> page = Page("Training", "sample")
     >>> page.section("Scores")
     >>> page.table(["volume", "PSNR (dB)"], [["a.tif", 23.456]])
@@ -43,38 +37,18 @@ class Page:
         self._num_figures, self._num_tables = 0, 0
 
     def section(self, title):
-        """Start a section, which the navigation lists.
-
-        Parameters
-        ----------
-        title : str
-        """
+        """Start a section, which the navigation lists."""
         self._sections.append((title, []))
 
     def text(self, *paragraphs, copy=False):
-        """Add paragraphs.
-
-        Parameters
-        ----------
-        *paragraphs : str
-            Plain text. ``doi:10…`` becomes a link.
-        copy : bool
-            Frame them, with a button that copies them: text to be used elsewhere.
-        """
+        """Add paragraphs of plain text, framed and with a button that copies them where `copy`; dois become links."""
         inside = "".join(f"<p>{_linked(paragraph)}</p>" for paragraph in paragraphs)
         self._add(f'<div class="copied">{inside}</div>' if copy else inside)
 
     def table(self, header, rows, *, caption="", bold=()):
-        """Add a table.
+        """Add a table of text, numbers and None, with cells in bold by row and column.
 
-        Parameters
-        ----------
-        header : sequence of str
-        rows : sequence of sequences of (str, number or None)
-            Floats are shown with four digits, NaN and None as a dash. Columns of numbers are aligned to the right.
-        caption : str
-        bold : collection of (int, int)
-            Row and column of cells that stand out.
+        Floats are shown with four digits, NaN and None as a dash. Columns of numbers are aligned to the right.
         """
         numeric = [bool(rows) and all(_stands_right(row[i]) for row in rows) for i in range(len(header))]
         heads = "".join(
@@ -97,30 +71,16 @@ class Page:
         )
 
     def figure(self, figure, *, caption="", alt=""):
-        """Add a chart. What it draws in black follows the colour of the text, white that of the page.
+        """Add a Matplotlib figure. What it draws in black follows the colour of the text, white that of the page.
 
-        Parameters
-        ----------
-        figure : matplotlib.figure.Figure
-            As from `rcan.figures.style.new_figure`.
-        caption : str
-        alt : str
-            What the chart shows, for those who cannot see it; the caption where not given.
+        `alt` says what the chart shows, for those who cannot see it; the caption where not given.
         """
         self._num_figures += 1
         svg = draw_svg(figure, prefix=f"f{self._num_figures}", alt=alt or caption)
         self._add_figure(f'<div class="wide">{svg}</div>', caption)
 
     def picture(self, png, *, caption="", alt=""):
-        """Add a picture.
-
-        Parameters
-        ----------
-        png : bytes
-            A PNG file.
-        caption, alt : str
-            As for `figure`.
-        """
+        """Add a PNG file, given as bytes."""
         source = "data:image/png;base64," + base64.b64encode(png).decode()
         image = f'<img src="{source}" alt="{html.escape(alt or caption)}" style="--width: 44rem">'
         self._add_figure(f'<div class="wide">{image}</div>', caption)
@@ -147,41 +107,19 @@ class Page:
     def rotation(self, images, *, voxel_size, caption=""):
         """Add maximum projections of volumes from all sides, which turn together when one is dragged.
 
-        Parameters
-        ----------
-        images : dict of str to ndarray of shape (Z, Y, X, C)
-            By name, background 0 and signal 1; the first channel is shown.
-        voxel_size : tuple of (float or None)
-            As for `viewer`.
-        caption : str
+        `images` (Z, Y, X, C) are given by name, background 0 and signal 1; the first channel is shown.
         """
         self._add_widget("rotation", turn_volumes(images, voxel_size=voxel_size), caption)
 
     def details(self, title, text):
-        """Add preformatted text that is folded up.
-
-        Parameters
-        ----------
-        title, text : str
-        """
+        """Add preformatted text that is folded up."""
         self._add(
             f"<details><summary>{html.escape(title)}</summary>"
             f'<pre tabindex="0">{html.escape(text)}</pre></details>'
         )
 
     def write(self, path):
-        """Write the page.
-
-        Parameters
-        ----------
-        path : path
-            The HTML file, which appears whole or not at all.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
+        """Write the page, an HTML file that appears whole or not at all."""
         with atomic_file(path) as partial:
             partial.write_text(self._render(), encoding="utf-8")
 
@@ -191,8 +129,8 @@ class Page:
         self._sections[-1][1].append(fragment)
 
     def _add_figure(self, inside, caption):
-        words = f"<figcaption>{_linked(caption)}</figcaption>" if caption else ""
-        self._add(f"<figure>{inside}{words}</figure>")
+        below = f"<figcaption>{_linked(caption)}</figcaption>" if caption else ""
+        self._add(f"<figure>{inside}{below}</figure>")
 
     def _add_widget(self, kind, data, caption):
         """What page.js makes of `data`; a page without scripts says so."""

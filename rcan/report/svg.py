@@ -9,22 +9,10 @@ __all__ = ["draw_svg"]
 
 
 def draw_svg(figure, *, prefix, alt):
-    """Draw a Matplotlib figure as an SVG element of an HTML page.
+    """Draw a Matplotlib figure as an SVG element of an HTML page; all its ids begin with `prefix`.
 
     Black becomes the colour of the text and white that of the page, so that the chart follows light and dark; other
-    colours stay. Text stays text.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    prefix : str
-        Begins every id, which must be unique on the page.
-    alt : str
-        What the chart shows, in words.
-
-    Returns
-    -------
-    svg : str
+    colours stay. Text stays text. `alt` says what the chart shows, in words.
     """
     import matplotlib
 

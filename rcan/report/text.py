@@ -1,4 +1,6 @@
-"""The findings of an evaluation in words, for the terminal and the report."""
+"""Results in words: numbers and sentences that reports, methods paragraphs and the terminal share."""
+
+from numbers import Integral
 
 from rcan.assess.nulls import NULLS
 
@@ -6,101 +8,83 @@ __all__ = [
     "COVERAGE",
     "FORMS",
     "MEASURES",
+    "count",
+    "describe_calibration",
     "describe_factor",
-    "how_much",
-    "interval_words",
-    "judge_gain",
+    "describe_gain",
+    "format_evaluation",
+    "format_interval",
+    "format_sizes",
+    "join",
     "null_table",
     "percent",
-    "tell_calibration",
-    "tell_nulls",
 ]
 
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "nrmse": "NRMSE", "pearson": "Pearson"}
-FORMS = {"psnr": "{:.2f}", "ssim": "{:.3f}", "nrmse": "{:.3f}", "pearson": "{:.3f}"}
+FORMS = {"psnr": ".2f", "ssim": ".3f", "nrmse": ".3f", "pearson": ".3f"}
 COVERAGE = "within_one", "calibrated_within_one", "within_two", "calibrated_within_two", "signal_within_one"
 _FOUND_ON = {"validation": "the network's validation images", "evaluated": "the evaluated images themselves"}
+_RESOLUTIONS = {
+    "decorrelation": "Resolution by image decorrelation analysis: how fine the structure is",
+    "against the ground truth": "By Fourier ring correlation with the ground truth: up to where it is right",
+}
 
 
 def percent(share):
-    """A share in words.
+    """A share in percent.
 
-    Examples
-    --------
     >>> percent(0.12345)
     '12.3 %'
     """
     return f"{100 * share:.3g} %"
 
 
-def how_much(facts):
-    """How much of an image was evaluated.
+def format_sizes(sizes, sign=" × "):
+    """Sizes along axes.
 
-    Parameters
-    ----------
-    facts : dict
-        Of a volume, as in scores.json.
-
-    Returns
-    -------
-    words : str
-
-    Examples
-    --------
-    >>> how_much({"part": [[0, 10], [20, 120]]})
-    'central 10x100'
+    >>> format_sizes([24, 0.1])
+    '24 × 0.1'
     """
-    if not facts["part"]:
-        return "whole"
-    return "central " + "x".join(str(stop - start) for start, stop in facts["part"])
+    return sign.join(str(size) if isinstance(size, (Integral, str)) else f"{size:g}" for size in sizes)
 
 
-def interval_words(score, form):
+def join(words):
+    """An enumeration.
+
+    >>> join(["a", "b", "c"])
+    'a, b and c'
+    """
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+
+
+def count(number, noun, plural=None):
+    """A number with its noun.
+
+    >>> count(2, "pair")
+    '2 pairs'
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def format_interval(interval, form):
     """A mean and its interval.
 
-    Parameters
-    ----------
-    score : dict
-        ``mean``, ``low`` and ``high``.
-    form : str
-        For one number.
-
-    Returns
-    -------
-    words : str
-
-    Examples
-    --------
-    >>> interval_words({"mean": 20, "low": 19.5, "high": 20.4}, "{:.1f}")
+    >>> format_interval((20, 19.5, 20.4), ".1f")
     '20.0 (19.5 to 20.4)'
     """
-    mean, low, high = (form.format(score[key]) for key in ("mean", "low", "high"))
+    mean, low, high = (f"{value:{form}}" for value in interval)
     return f"{mean} ({low} to {high})"
 
 
-def judge_gain(base, gains):
-    """Whether restored images are better than something else.
+def describe_gain(base, gains):
+    """Whether restored images are better than `base`, by the intervals of the differences of each measure.
 
-    Parameters
-    ----------
-    base : str
-        What they are compared with.
-    gains : dict of str to dict
-        ``mean``, ``low`` and ``high`` of the difference, by measure.
-
-    Returns
-    -------
-    words : str
-        One line.
-
-    Examples
-    --------
-    >>> gain = {"mean": 2.0, "low": 1.0, "high": 3.0}
-    >>> judge_gain("raw", {"psnr": gain, "ssim": gain})
+    >>> from rcan.assess.intervals import Interval
+    >>> gain = Interval(2.0, 1.0, 3.0)
+    >>> describe_gain("raw", {"psnr": gain, "ssim": gain})
     'restored against raw: better, PSNR +2.00 (+1.00 to +3.00) dB, SSIM +2.000 (+1.000 to +3.000)'
     """
-    ends = [gains[measure][end] for measure in ("psnr", "ssim") for end in ("low", "high")]
-    lows, highs = ends[::2], ends[1::2]
+    lows, highs = ([getattr(gains[measure], end) for measure in ("psnr", "ssim")] for end in ("low", "high"))
     if min(lows) > 0:
         verdict = "better"
     elif max(highs) < 0:
@@ -113,94 +97,116 @@ def judge_gain(base, gains):
         verdict = "worse by one measure"
     else:
         verdict = "no difference can be told"
-    psnr, ssim = (
-        interval_words(gains[measure], form) for measure, form in (("psnr", "{:+.2f}"), ("ssim", "{:+.3f}"))
-    )
+    psnr, ssim = format_interval(gains["psnr"], "+.2f"), format_interval(gains["ssim"], "+.3f")
     return f"restored against {base}: {verdict}, PSNR {psnr} dB, SSIM {ssim}"
 
 
-def tell_nulls(nulls):
-    """The null tests as a table for the terminal.
-
-    Parameters
-    ----------
-    nulls : dict
-        From `rcan.assess.nulls.run_null_tests`.
-
-    Returns
-    -------
-    table : str
-    """
-    header, rows = null_table(nulls)
-    lines = ["Contrast made of images without structure (% of the ground truth's)"]
-    lines.append(f"  {'':16}" + "".join(f"{name:>16}" for name in header[1:]))
-    for title, *values in rows:
-        lines.append(f"  {title:16}" + "".join(f"{value:>16}" for value in values))
-    return "\n".join(lines)
-
-
 def null_table(nulls):
-    """Contrasts by null image and filter, and those of the network where an image is restored alone.
-
-    Parameters
-    ----------
-    nulls : dict
-        As `tell_nulls`.
-
-    Returns
-    -------
-    header : list of str
-    rows : list of list of str
-    """
+    """Header and rows: contrasts by null image and filter, and that of the network for the image restored alone."""
     filters = [*nulls["none"]]
     rows = []
     for null, title in {"none": "real image", **NULLS}.items():
-        shares = [nulls[null][name]["contrast"] for name in filters]
-        shares.append(nulls[null]["restored"].get("stretched_contrast"))
+        shares = [nulls[null][name].contrast for name in filters]
+        shares.append(nulls[null]["restored"].stretched_contrast)
         rows.append([title, *("" if share is None else percent(share) for share in shares)])
     return ["image", *filters, "restored alone"], rows
 
 
-def tell_calibration(calibration):
-    """What the spread of the ensemble is worth, in words.
-
-    Parameters
-    ----------
-    calibration : dict
-        From `rcan.assess.evaluation.Study.run`.
-
-    Returns
-    -------
-    words : str
-        Some lines.
-    """
+def describe_calibration(calibration):
+    """What the spread of the ensemble is worth, in some lines."""
     lines = [describe_factor(calibration)]
-    for name, facts in calibration["coverage"].items() if calibration["factor"] else ():
-        own = "the factor is theirs" if name == calibration["found_on"] else "a check"
-        shares = [percent(facts[key]) for key in COVERAGE if facts[key] is not None]
+    for name, coverage in calibration.coverage.items() if calibration.factor else ():
+        role = "the factor is theirs" if name == calibration.found_on else "a check"
+        shares = [getattr(coverage, field) for field in COVERAGE]
+        shares = [percent(share) for share in shares if share is not None]
         signal = (
             f"; where there is signal (truth above a tenth) one in {shares[4]}" if len(shares) > 4 else ""
         )
         lines.append(
-            f"  {name} images ({own}): one spread holds the truth in {shares[1]} of the voxels (68.3 % expected, "
+            f"  {name} images ({role}): one spread holds the truth in {shares[1]} of the voxels (68.3 % expected, "
             f"{shares[0]} without the factor), two in {shares[3]} (95.4 % expected, {shares[2]} without){signal}."
         )
     return "\n".join(lines)
 
 
 def describe_factor(calibration):
-    """What the spread is to be multiplied by, and where that was found: a sentence or two.
-
-    Parameters
-    ----------
-    calibration : dict
-        As `tell_calibration`.
-    """
-    size, factor, num_lost = (calibration[key] for key in ("ensemble", "factor", "num_lost"))
+    """What the spread is to be multiplied by, and where that was found."""
+    size, factor, num_lost = calibration.ensemble, calibration.factor, calibration.num_lost
     if factor is None:
         return (
             f"Spread of the ensemble of {size}: its members hardly differ, it tells nothing about the errors."
         )
-    where = _FOUND_ON[calibration["found_on"]]
+    where = _FOUND_ON[calibration.found_on]
     lost = f" {num_lost} validation images are gone or have changed, and were left out." * (num_lost > 0)
     return f"Spread of the ensemble of {size}: to be multiplied by {factor:.3g}, found on {where}.{lost}"
+
+
+# The tables of an evaluation for the terminal
+
+
+def format_evaluation(evaluation):
+    """All results of an `Evaluation` as text."""
+    parts = [
+        _format_volumes(evaluation.volumes),
+        _format_summary(evaluation.total, len(evaluation.volumes)),
+        _format_resolution(evaluation.volumes),
+        _format_nulls(evaluation.nulls),
+    ]
+    if evaluation.calibration:
+        parts.append(describe_calibration(evaluation.calibration))
+    return "\n\n".join(parts)
+
+
+def _format_volumes(volumes):
+    labels = {
+        (name, method): f"  {method}{': ' * bool(scores.setting)}{scores.setting or ''}"
+        for name, volume in volumes.items()
+        for method, scores in volume.methods.items()
+    }
+    width = max(map(len, labels.values()))
+    lines = [f"{'':{width}}" + "".join(f"{title:>11}" for title in MEASURES.values())]
+    for name, volume in volumes.items():
+        lines.append(name + f" ({volume.evaluated_part} ZYX)" * bool(volume.part))
+        for method, each in volume.methods.items():
+            cells = [f"{each.scores[measure]:>11{form}}" for measure, form in FORMS.items()]
+            lines.append(f"{labels[name, method]:{width}}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _format_summary(total, num_volumes):
+    subject = f"mean of {num_volumes} images" if num_volumes > 1 else "the image"
+    lines = [f"{subject}, with 95 % intervals over {total.over}"]
+    longest = max(map(len, total.methods))
+    for method, intervals in total.methods.items():
+        cells = [
+            f"{MEASURES[measure]} {format_interval(intervals[measure], FORMS[measure])}"
+            for measure in ("psnr", "ssim")
+        ]
+        lines.append(f"  {method:{longest}}  " + "  ".join(f"{cell:34}" for cell in cells).rstrip())
+    return "\n".join([*lines, *(describe_gain(base, gains) for base, gains in total.gains.items())])
+
+
+def _format_resolution(volumes):
+    lines, longest = [], max(map(len, volumes))
+    for way, title in _RESOLUTIONS.items():
+        lines.append(f"{title}, lateral / axial (µm)")
+        for name, volume in volumes.items():
+            cells = [
+                f"{image} {_format_length(found.lateral)} / {_format_length(found.axial)}"
+                for image, found in volume.resolution[way].items()
+            ]
+            lines.append(f"  {name:{longest}}  {', '.join(cells)}")
+    return "\n".join(lines)
+
+
+def _format_length(length):
+    return "-" if length is None else f"{length:.3f}"
+
+
+def _format_nulls(nulls):
+    header, rows = null_table(nulls)
+    lines = ["Contrast made of images without structure (% of the ground truth's)"]
+    lines.append(f"  {'':16}" + "".join(f"{name:>16}" for name in header[1:]))
+    for title, *shares in rows:
+        lines.append(f"  {title:16}" + "".join(f"{share:>16}" for share in shares))
+    return "\n".join(lines)

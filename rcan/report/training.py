@@ -11,6 +11,7 @@ from rcan.atomic_io import read_json
 from rcan.figures.history import best_epoch, plot_history
 from rcan.report.methods import CITATIONS, describe_training
 from rcan.report.page import Page
+from rcan.report.text import format_sizes
 from rcan.run_folder.record import TrainingRecord
 from rcan.scores import mean_scores
 
@@ -26,18 +27,17 @@ _FEATURES = {  # features that are kept as logarithms, see rcan.fingerprint
 
 
 def write_training_report(run_dir, *, scores, kind, images, shown, voxel_size, num_parameters, command):
-    """Write report.html of a run folder.
+    """Write report.html of a run folder with the files of a finished training.
 
     Parameters
     ----------
     run_dir : path
-        With the files of a finished training.
     scores : dict of str to dict
-        By the name of the volume, from `rcan.assess.score_pair`.
+        By the name of the volume, from `rcan.assess.volumes.score_pair`.
     kind : {"test", "validation", "training"}
-        What was scored.
+        The volumes that were scored.
     images : dict of str to ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Of one scored volume, from `rcan.assess.score_pair`.
+        Of one scored volume, from `rcan.assess.volumes.score_pair`.
     shown : str
         Its name.
     voxel_size : tuple of (float or None)
@@ -46,11 +46,6 @@ def write_training_report(run_dir, *, scores, kind, images, shown, voxel_size, n
         Of the network.
     command : str
         That restores volumes with the network.
-
-    Raises
-    ------
-    ValueError, OSError
-        If a file of the run cannot be read, or the report cannot be written.
     """
     run_dir = Path(run_dir)
     record, config = TrainingRecord.load(run_dir / "training.json"), read_json(run_dir / "config.json")
@@ -188,7 +183,7 @@ def _add_data(page, record):
                 kind,
                 _shapes(pair),
                 str(pair.num_frames),
-                _by("?" if size is None else f"{size:.3g}" for size in pair.voxel_size),
+                _sizes("?" if size is None else f"{size:.3g}" for size in pair.voxel_size),
                 _ranges(pair.raw_range),
                 _ranges(pair.gt_range),
             ]
@@ -219,14 +214,14 @@ def _add_data(page, record):
         )
 
 
+def _sizes(sizes):
+    return format_sizes(sizes, "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}")  # a cell is one line
+
+
 def _shapes(pair):
     raw, gt = pair.raw_shape, pair.gt_shape
-    return _by(raw) if raw == gt else f"{_by(raw)} to {_by(gt)}"
+    return _sizes(raw) if raw == gt else f"{_sizes(raw)} to {_sizes(gt)}"
 
 
 def _ranges(channels):
     return ", ".join(f"{low:.5g}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high:.5g}" for low, high in channels)
-
-
-def _by(sizes):
-    return "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}".join(str(size) for size in sizes)  # a cell is one line

@@ -1,7 +1,4 @@
-"""Volumes as pictures within a page: bounded in size, decoded and drawn by page.js.
-
-Images become 8-bit: a number of 0 to `_WHITEST` becomes 0 to 255.
-"""
+"""Volumes as pictures within a page: bounded in size, 8-bit, decoded and drawn by page.js."""
 
 import base64
 import math
@@ -11,10 +8,11 @@ import numpy as np
 
 from rcan.figures.rotation import known_voxel_size, rotate_projections
 from rcan.figures.style import MAP
+from rcan.report.text import format_sizes
 
 __all__ = ["turn_volumes", "view_volumes"]
 
-_WHITEST = 1.25  # above it, images are clipped
+_WHITEST = 1.25  # becomes 255; above it, images are clipped
 _MOST_BYTES = 3_000_000  # of the images of a viewer, as text
 _TYPICAL_BYTES = 0.6  # of a voxel as text, to begin with
 _SPRITE_WIDTH = 4096  # pixels; some browsers draw no more than 4096 x 4096
@@ -24,15 +22,7 @@ _ROUND = 1, 2, 5  # first digit of the length of a scale bar
 
 
 def view_volumes(images, *, voxel_size, error=None):
-    """What page.js needs to look through volumes.
-
-    Parameters and meaning are those of `rcan.report.Page.viewer`.
-
-    Returns
-    -------
-    data : dict
-        JSON.
-    """
+    """What page.js needs to look through volumes, as JSON; the arguments are those of `Page.viewer`."""
     num_channels = next(iter(images.values())).shape[-1]
     images = {name: _first_channel(image) for name, image in images.items()}
     shape = next(iter(images.values())).shape  # (Z, Y, X)
@@ -67,14 +57,9 @@ def view_volumes(images, *, voxel_size, error=None):
 
 
 def turn_volumes(images, *, voxel_size):
-    """What page.js needs to turn volumes.
+    """What page.js needs to turn volumes, as JSON; the arguments are those of `Page.rotation`.
 
-    Parameters and meaning are those of `rcan.report.Page.rotation`.
-
-    Returns
-    -------
-    data : dict
-        JSON. The sprites hold the first half of a turn: the other half is its mirror image.
+    The sprites hold the first half of a turn: the other half is its mirror image.
     """
     turned = {}
     for name, image in images.items():
@@ -158,8 +143,8 @@ def _notes(shape, num_channels, region, voxel_size):
     shown = tuple(stop - start for stop, start in zip(shown, first, strict=True))
     if shown != shape:
         yield (
-            f"Shown are {_by(shown)} of {_by(shape)} voxels (ZYX), from voxel {_by(start + 1 for start in first)} on: "
-            "the part with the most signal."
+            f"Shown are {format_sizes(shown)} of {format_sizes(shape)} voxels (ZYX), from voxel "
+            f"{format_sizes(start + 1 for start in first)} on: the part with the most signal."
         )
     if num_channels > 1:
         yield f"Channel 1 of {num_channels}."
@@ -170,7 +155,3 @@ def _notes(shape, num_channels, region, voxel_size):
     ]
     if unknown:
         yield f"The size of voxels along {' and '.join(unknown)} is not known: their proportions are a guess."
-
-
-def _by(sizes):
-    return " × ".join(map(str, sizes))

@@ -2,7 +2,7 @@
 
 import csv
 
-from rcan.atomic_io import atomic_file
+from rcan.atomic_io import write_table
 
 __all__ = ["ScoreTable"]
 
@@ -26,10 +26,8 @@ class ScoreTable:
             self._rows[name] = scores
         if not (scores or outdated):
             return
-        with atomic_file(self._path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _COLUMNS)
-            writer.writeheader()
-            writer.writerows({"file": name, **row} for name, row in self._rows.items())
+        rows = [{"file": name, **row} for name, row in self._rows.items()]
+        write_table(self._path, rows, _COLUMNS)
 
 
 def _read(path, must_be_one):

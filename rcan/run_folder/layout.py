@@ -1,6 +1,5 @@
 """What is in a run folder: made for a new run, and kept from being replaced by accident."""
 
-import csv
 import os
 import re
 import shutil
@@ -15,7 +14,6 @@ __all__ = [
     "create_run",
     "list_states",
     "remove_partials",
-    "write_history",
 ]
 
 MODELS = ("best.keras", "last.keras")
@@ -154,18 +152,3 @@ def remove_partials(run_dir):
     for name in (*_RESULTS, *_DESCRIPTION):
         for path in run_dir.glob(f".{Path(name).stem}.partial-*"):
             path.unlink()
-
-
-def write_history(path, epochs):
-    """Write one line for each epoch as CSV.
-
-    Parameters
-    ----------
-    path : path
-    epochs : list of dict
-        All with the same keys.
-    """
-    with atomic_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, epochs[0].keys())
-        writer.writeheader()
-        writer.writerows(epochs)

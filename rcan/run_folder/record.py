@@ -35,7 +35,7 @@ class PairRecord(Record):
 class SpreadRecord(Record):
     """By what the spread of an ensemble must be multiplied to hold the truth in 68 % of the voxels.
 
-    The shares of voxels are described in `rcan.assess.uncertainty.describe_coverage`.
+    The shares of voxels are described in `rcan.assess.uncertainty.Coverage`.
     """
 
     factor: float

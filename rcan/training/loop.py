@@ -13,13 +13,13 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 
+from rcan.atomic_io import write_table
 from rcan.config import parse_loss
 from rcan.data.patches import make_dataset
 from rcan.keras_setup import keras, tf
 from rcan.losses import METRICS, weighted_loss
 from rcan.progress import Progress
 from rcan.run_folder.checkpoints import save_state
-from rcan.run_folder.layout import write_history
 from rcan.run_folder.models import save_model
 from rcan.training.devices import dtype_policy, is_chief
 from rcan.training.gradient import has_fast_stock_gradient, use_fast_gradient
@@ -305,7 +305,7 @@ class Loop:
             if is_best:
                 save_model(self._network, self._run_dir / "best.keras")
             save_model(self._network, self._run_dir / "last.keras")
-            write_history(self._run_dir / "history.csv", self._epochs)
+            write_table(self._run_dir / "history.csv", self._epochs)
             self._board.add_epoch(row)
         self._epoch, self._patches_done, self._sums, self._seconds = self._epoch + 1, 0, {}, 0.0
         self._save()
@@ -435,7 +435,7 @@ class Loop:
         self._seconds, self._epochs = state["seconds"], state["history"]
         self._network.set_weights(self._best_guess())
         if self._epochs and self._is_chief:
-            write_history(self._run_dir / "history.csv", self._epochs)
+            write_table(self._run_dir / "history.csv", self._epochs)
 
     def _draw(self):
         if self._epochs and self._is_chief:

@@ -6,17 +6,30 @@ gaining where the *lower* end of that interval is above 0; between two steps the
 said beyond the ladder.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from rcan.assess.intervals import bootstrap_interval
+from rcan.assess.intervals import Interval, bootstrap_interval
 from rcan.fingerprint.records import TrustedRange
+from rcan.records import to_json
 
-__all__ = ["MEASURES", "RULES", "End", "find_end", "find_limits", "say_range", "summarise", "trusted_range"]
+__all__ = [
+    "IMAGES",
+    "MEASURES",
+    "RULES",
+    "End",
+    "Limit",
+    "apply_rules",
+    "describe_range",
+    "find_end",
+    "summarise",
+    "trusted_range",
+]
 
-LEVEL = 0.95
-MEASURES = ("psnr", "ssim", "lateral_true", "axial_true", "lateral", "axial")  # of an image of an exposure
+IMAGES = ("raw", "reference", "restored", "gt")  # of an exposure
+MEASURES = ("psnr", "ssim", "lateral_true", "axial_true", "lateral", "axial")
 
 
 class End(NamedTuple):
@@ -32,7 +45,7 @@ class End(NamedTuple):
         Where the lower end of the interval of the mean difference falls to 0.
     mean_position : float or None
         Where the mean difference does.
-    loose_position : float or None
+    other_confidence_bound : float or None
         Where the upper end of the interval does: this and `position` are the interval of `mean_position`. None where
         that is beyond the ladder.
     tested : (float, float)
@@ -45,12 +58,18 @@ class End(NamedTuple):
     state: str
     position: float | None
     mean_position: float | None
-    loose_position: float | None
+    other_confidence_bound: float | None
     tested: tuple
     steps: tuple | None = None
 
+    @property
+    def interval(self):
+        """Low and high end of the interval of `mean_position`."""
+        ends = self.other_confidence_bound, self.position
+        return ends if self.side == "low" else ends[::-1]
+
     def __str__(self):
-        """In words: ``3.9 (between the steps 2 and 4; mean difference 0 at 3.1, 95 % interval 2.4 to 3.9)``."""
+        """Such as ``3.9 (between the steps 2 and 4; mean difference 0 at 3.1, 95 % interval 2.4 to 3.9)``."""
         first, last = (f"{value:.3g}" for value in self.tested)
         is_low = self.side == "low"
         if self.state == "unknown":
@@ -60,13 +79,12 @@ class End(NamedTuple):
         if self.state == "never":
             return f"no gain at any step from {first} to {last}"
         beyond = f"below {first}" if is_low else f"above {last}"
-        mean, loose = (
-            beyond if value is None else f"{value:.3g}" for value in (self.mean_position, self.loose_position)
+        mean, low, high = (
+            beyond if value is None else f"{value:.3g}" for value in (self.mean_position, *self.interval)
         )
-        ends = (loose, f"{self.position:.3g}") if is_low else (f"{self.position:.3g}", loose)
         return (
             f"{self.position:.3g} (between the steps {self.steps[0]:.3g} and {self.steps[1]:.3g}; "
-            f"mean difference 0 at {mean}, 95 % interval {ends[0]} to {ends[1]})"
+            f"mean difference 0 at {mean}, 95 % interval {low} to {high})"
         )
 
 
@@ -108,7 +126,7 @@ def find_end(positions, differences, *, side, seed, is_log=False):
     tested = steps[0][0], steps[-1][0]
     scale = np.array([position for position, _ in steps], float)
     scale = np.log(scale) if is_log else scale
-    lower, upper = np.transpose([bootstrap_interval(row, seed=seed, level=LEVEL) for _, row in steps])
+    lower, upper = np.transpose([bootstrap_interval(row, seed=seed) for _, row in steps])
     mean = [np.mean(row) for _, row in steps]
     start = int(np.argmax(lower))
     if not lower[start] > 0:
@@ -139,19 +157,17 @@ def _walk(scale, curve, start, step):
 
 
 def _psnr_over(other):
-    return lambda images: images["restored"]["psnr"] - images[other]["psnr"]
+    return lambda images: images["restored"].psnr - images[other].psnr
 
 
 def _regained(images):
     """By how much a restored image is right beyond halfway from raw to ground truth, in µm; NaN where unknown.
 
-    How fine the details of a restored image are would tell nothing: a network makes fine ones of whatever it sees.
-    Where raw is as right as the ground truth is fine, nothing is lost, and restored must not fall behind raw. A
-    restored image of which nothing is right gains nothing: left out, the network would look better the more often it
-    fails.
+    How fine the details of a restored image are would tell nothing: a network makes fine ones of whatever image. Where
+    raw is as right as the ground truth is fine, nothing is lost, and restored must not be worse than raw. A restored
+    image of which nothing is right gains nothing: left out, the network would look better the more often it fails.
     """
-    raw, restored = (images[name]["lateral_true"] for name in ("raw", "restored"))
-    gt = images["gt"]["lateral"]
+    raw, restored, gt = images["raw"].lateral_true, images["restored"].lateral_true, images["gt"].lateral
     if gt is None:
         return np.nan
     if restored is None:
@@ -164,7 +180,7 @@ class Rule(NamedTuple):
 
     ladder: str
     side: str
-    gain: object  # from the images of an exposure to a number
+    gain: Callable  # from the images of an exposure to a number
     title: str
     text: str
 
@@ -216,59 +232,52 @@ RULES = {
 }
 
 
-def find_limits(ladders, *, seed):
-    """Apply all rules to the measured ladders.
+class Limit(NamedTuple):
+    """An end with its meaning; `scores` are the mean PSNR and SSIM of each image there, interpolated."""
 
-    Parameters
-    ----------
-    ladders : dict of str to list of dict
-        ``snr`` and ``blur``: the steps of each, as `rcan.assess.limits.exposures.measure_step` returns them.
-    seed : int
+    title: str
+    rule: str
+    end: End
+    scores: dict | None = None
 
-    Returns
-    -------
-    limits : dict of str to dict
-        By the names of `RULES`: ``title`` and ``rule`` in words, ``end`` (an `End`), and, where it is found,
-        ``scores``: the mean PSNR and SSIM of each image there, interpolated.
-    """
+    def as_json(self):
+        """As in limits.json."""
+        names = {"other_confidence_bound": "loose_position"}  # of the file
+        end = {names.get(name, name): value for name, value in self.end._asdict().items()}
+        scores = {"scores": self.scores} if self.scores else {}
+        return to_json({"title": self.title, "rule": self.rule, "end": end, **scores, "words": str(self.end)})
+
+
+def apply_rules(ladders, *, seed):
+    """Find all limits, by the names of `RULES`, in the ladders ``snr`` and ``blur``, lists of `LadderStep`."""
     limits = {}
     for name, rule in RULES.items():
         steps, is_log = ladders[rule.ladder], rule.ladder == "snr"
-        positions = [step[rule.ladder] for step in steps]
-        gains = [[rule.gain(exposure["images"]) for exposure in step["exposures"]] for step in steps]
+        positions = [getattr(step, rule.ladder) for step in steps]
+        gains = [[rule.gain(exposure.images) for exposure in step.exposures] for step in steps]
         end = find_end(positions, gains, side=rule.side, seed=seed, is_log=is_log)
-        limits[name] = {"title": rule.title, "rule": rule.text, "end": end}
-        if end.state == "found":
-            limits[name]["scores"] = _scores_at(
-                end.position, positions, steps, np.log if is_log else np.array
-            )
+        is_found = end.state == "found"
+        scale = np.log if is_log else np.array
+        scores = _scores_at(end.position, positions, steps, scale) if is_found else None
+        limits[name] = Limit(rule.title, rule.text, end, scores)
     return limits
 
 
-def say_range(limits, ladder):
-    """Where restored is better than the best classical reference, in a sentence.
-
-    Parameters
-    ----------
-    limits : dict
-        From `find_limits`.
-    ladder : {"snr", "blur"}
-
-    Returns
-    -------
-    sentence : str
-    """
+def describe_range(limits, ladder):
+    """A sentence: where, on the ladder ``snr`` or ``blur``, restored is better than the best classical reference."""
     names = {"snr": ("snr_low", "snr_high_classical"), "blur": ("blur_low_classical", "blur_high_classical")}
-    low, high = (limits[name]["end"] for name in names[ladder])
-    what = {"snr": "SNR", "blur": "blur"}[ladder]
+    low, high = (limits[name].end for name in names[ladder])
+    quantity = {"snr": "SNR", "blur": "blur"}[ladder]
     first, last = (f"{value:.3g}" for value in low.tested)
     if low.state == "unknown":
-        return f"Whether restored is better than the best classical reference was not measured ({what})."
+        return f"Whether restored is better than the best classical reference was not measured ({quantity})."
     if low.state == "never":
-        return f"Restored is better than the best classical reference at no {what} from {first} to {last}."
+        return (
+            f"Restored is better than the best classical reference at no {quantity} from {first} to {last}."
+        )
     start = f"{first} (the first step)" if low.position is None else f"{low.position:.3g}"
     stop = f"{last} (the last step)" if high.position is None else f"{high.position:.3g}"
-    return f"Restored is better than the best classical reference from {what} {start} to {stop}."
+    return f"Restored is better than the best classical reference from {quantity} {start} to {stop}."
 
 
 def _scores_at(position, positions, steps, scale):
@@ -276,7 +285,10 @@ def _scores_at(position, positions, steps, scale):
     at = scale(np.array(positions, float)[order])
 
     def interpolate(image, measure):
-        means = [np.mean([one["images"][image][measure] for one in step["exposures"]]) for step in steps]
+        means = [
+            np.mean([getattr(exposure.images[image], measure) for exposure in step.exposures])
+            for step in steps
+        ]
         return float(np.interp(scale(position), at, np.array(means)[order]))
 
     return {
@@ -286,37 +298,19 @@ def _scores_at(position, positions, steps, scale):
 
 
 def trusted_range(limits, *, smallest_blur, settings):
-    """Find between which ends the results of a network are to be trusted, to be kept with it.
+    """Between which ends the results of a network are to be trusted, to be kept with it: a `TrustedRange`.
 
     Where the network gained at no step of a ladder, the low end is its last step or the high end its first: that is
-    all that is known.
-
-    Parameters
-    ----------
-    limits : dict
-        From `find_limits`.
-    smallest_blur : float
-        First step of the ladder of blur.
-    settings : dict
-        Of the study.
-
-    Returns
-    -------
-    trusted : rcan.fingerprint.domain.TrustedRange
+    all that is known. `smallest_blur` is the first step of the ladder of blur.
     """
 
     def bound(name):
-        end = limits[name]["end"]
+        end = limits[name].end
         if end.state == "never":
             return float(end.tested[1] if end.side == "low" else end.tested[0])
         return None if end.position is None else float(end.position)
 
-    ends = {name: limit["end"] for name, limit in limits.items()}
-    intervals = {
-        name: (end.loose_position, end.position) if end.side == "low" else (end.position, end.loose_position)
-        for name, end in ends.items()
-        if end.state == "found"
-    }
+    ends = {name: limit.end for name, limit in limits.items()}
     return TrustedRange.checked(
         {
             "snr": [bound("snr_low"), bound("snr_high")],
@@ -324,32 +318,25 @@ def trusted_range(limits, *, smallest_blur, settings):
             "gains": ends["snr_low"].state != "never",
             "tested": {ladder: ends[f"{ladder}_high"].tested for ladder in ("snr", "blur")},
             "words": {name: str(end) for name, end in ends.items()},
-            "intervals": intervals,
-            "rules": {name: f"{limit['title']}: {limit['rule']}" for name, limit in limits.items()},
+            "intervals": {name: end.interval for name, end in ends.items() if end.state == "found"},
+            "rules": {name: f"{limit.title}: {limit.rule}" for name, limit in limits.items()},
             "settings": settings,
         }
     )
 
 
-def summarise(step, image, measure, *, seed):
-    """Mean of a measure over the exposures of a step, with its bootstrap interval.
+def summarise(step, *, seed):
+    """Mean over the exposures of a step with its bootstrap interval, by image and measure, of `IMAGES` and `MEASURES`.
 
-    Parameters
-    ----------
-    step : dict
-        From `rcan.assess.limits.exposures.measure_step`.
-    image : {"raw", "restored", "reference", "gt"}
-    measure : str
-        One of `MEASURES`; those with ``lateral`` and ``axial`` in µm.
-    seed : int
-
-    Returns
-    -------
-    mean, low, high : float
-        NaN where fewer than two exposures could be measured.
+    NaN where fewer than two exposures could be measured. `step` is a `LadderStep`, `seed` that of the bootstrap.
     """
-    values = [exposure["images"][image].get(measure) for exposure in step["exposures"]]
-    values = [value for value in values if value is not None]
-    if len(values) < 2:
-        return np.nan, np.nan, np.nan
-    return float(np.mean(values)), *map(float, bootstrap_interval(values, seed=seed, level=LEVEL))
+    intervals = {}
+    for image in IMAGES:
+        for measure in MEASURES:
+            values = [getattr(exposure.images[image], measure) for exposure in step.exposures]
+            values = [value for value in values if value is not None]
+            interval = Interval(np.nan, np.nan, np.nan)
+            if len(values) > 1:
+                interval = Interval(float(np.mean(values)), *bootstrap_interval(values, seed=seed))
+            intervals[image, measure] = interval
+    return intervals

@@ -1,9 +1,10 @@
-"""What limits are measured on: ground truth, and the density of fluorophores that it is an image of.
+"""Test samples: ground truth, and the density of fluorophores that it is an image of.
 
-Phantoms, or parts of a user's sharp images.
+They are phantoms, or parts of a user's sharp images.
 """
 
 import itertools
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,55 +16,80 @@ from rcan.io.volume import open_volume
 from rcan.simulation.optics import blur
 from rcan.simulation.phantoms import make_phantom
 
-__all__ = ["Specimen", "cut_specimens", "draw_specimens", "range_of"]
+__all__ = ["Specimen", "choose_specimens", "cut_specimens", "draw_specimens", "range_of"]
 
-_LEAST_SIGNAL = (
-    0.5  # percentile 99.9 of a part's density, where the volume's is 1; a part without signal shows nothing
-)
+_LEAST_SIGNAL = 0.5  # percentile 99.9 of a part's density, where the volume's is 1; darker parts show nothing
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """Ground truth, and the density that is exposed.
-
-    Attributes
-    ----------
-    name : str
-    density : ndarray of shape (Z, Y, X, C)
-        Background 0, signal about 1.
-    gt : ndarray of shape (Z, Y, X, C)
-        Background 0 and signal 1 by the network's percentiles.
-    voxel_size : tuple of float
-        In µm, (Z, Y, X).
-    source_blur : int
-        Width of a point in `density`, in units of the sharp optics': 0 of a phantom, 1 of a real volume.
-    """
+    """Ground truth, and the density that is exposed, each (Z, Y, X, C)."""
 
     name: str
-    density: np.ndarray
-    gt: np.ndarray
-    voxel_size: tuple
-    source_blur: int
+    density: np.ndarray  # background 0, signal about 1
+    gt: np.ndarray  # background 0 and signal 1 by the network's percentiles
+    voxel_size: tuple  # (Z, Y, X), µm
+    source_blur: int  # width of a point in `density`, in units of the sharp optics': 0 of a phantom, 1 of a real volume
 
 
-def draw_specimens(count, *, kind, shape, voxel_size, fwhm, percentiles, seed):
-    """Phantoms as specimens.
+def choose_specimens(options, settings, paths, count, *, series=0):
+    """Draw phantoms, or cut parts from images.
 
     Parameters
     ----------
+    options : rcan.assess.options.LimitsOptions
+    settings : rcan.assess.limits.records.LimitsSettings
+    paths : list of Path or None
+        Phantoms where None.
     count : int
-    kind, shape, voxel_size
-        As `rcan.simulation.make_phantom`.
-    fwhm : tuple of float
-        Of a point in the ground truth, in µm, (Z, Y, X).
-    percentiles : tuple of float
-        That become 0 and 1 in the ground truth.
-    seed : sequence of int
-        The same seed gives the same phantoms.
+    series : int
+        Of random numbers, so that phantoms to learn from and to test on differ.
 
     Returns
     -------
     specimens : list of Specimen
+    notes : list of str
+        Sentences about them.
+    """
+    size, fwhm = "x".join(map(str, options.shape)), settings.microscope.fwhm
+    shared = {"shape": options.shape, "percentiles": settings.percentiles}
+    if paths is None:
+        voxel_size = settings.voxel_size
+        specimens = draw_specimens(
+            count,
+            kind=options.phantoms,
+            voxel_size=voxel_size,
+            fwhm=fwhm,
+            seed=(options.seed, series),
+            **shared,
+        )
+        microns = "x".join(f"{length:g}" for length in voxel_size)
+        kind = f"{options.phantoms} phantoms of {size} voxels (Z, Y, X) of {microns} µm"
+        return specimens, [f"{count} {kind} are exposed at each step."]
+    specimens = cut_specimens(paths, count, axes=options.axes, voxel_size=options.voxel_size, **shared)
+    point, voxel = fwhm[-1], max(specimen.voxel_size[-1] for specimen in specimens)
+    if point < voxel:
+        warnings.warn(
+            f"a point of {point:.2g} µm is narrower than a voxel of {voxel:.2g} µm, and its blur hardly shows: say "
+            "with --fwhm how wide a point is in the images.",
+            stacklevel=2,
+        )
+    images = f"{len(paths)} images" if len(paths) > 1 else printable_name(paths[0])
+    parts = f"{len(specimens)} part{'s' * (len(specimens) > 1)}"
+    notes = [
+        f"{count} exposures at each step, of {parts} of {images} of at most {size} voxels (Z, Y, X), "
+        f"of time-lapses the frame in the middle: {', '.join(specimen.name for specimen in specimens)}."
+    ]
+    if len(specimens) < count:
+        notes.append("Exposures of one part differ in noise alone, and the intervals with them.")
+    return specimens, notes
+
+
+def draw_specimens(count, *, kind, shape, voxel_size, fwhm, percentiles, seed):
+    """Draw phantoms as specimens: the same with the same seed, a sequence of int.
+
+    `kind`, `shape` and `voxel_size` are those of `make_phantom`, `fwhm` is that of a point in the ground truth in µm,
+    and `percentiles` become 0 and 1 in it.
     """
     specimens = []
     for number in range(count):
@@ -76,16 +102,16 @@ def draw_specimens(count, *, kind, shape, voxel_size, fwhm, percentiles, seed):
 
 
 def cut_specimens(paths, count, *, shape, percentiles, axes=None, voxel_size=None):
-    """Parts of sharp volumes as specimens.
+    """Cut parts of sharp volumes as specimens: at least one and at most `count`, all of one number of channels.
 
     The central part of each volume comes first, then the parts around it, of each volume in turn; parts without signal
-    are passed over. Of a time-lapse the frame in the middle is taken.
+    are skipped. Of a time-lapse the frame in the middle is taken. A ValueError or OSError says which file cannot be
+    read, does not give its voxel size, is nearly constant, or has other channels.
 
     Parameters
     ----------
     paths : list of Path
     count : int
-        Most specimens.
     shape : tuple of int
         Voxels of a part, (Z, Y, X), cut down to the volume.
     percentiles : tuple of float
@@ -94,16 +120,6 @@ def cut_specimens(paths, count, *, shape, percentiles, axes=None, voxel_size=Non
         Of the files, where their metadata is wrong.
     voxel_size : tuple of float, optional
         In µm, (Z, Y, X), where the files do not give it.
-
-    Returns
-    -------
-    specimens : list of Specimen
-        At least one, all of one number of channels.
-
-    Raises
-    ------
-    ValueError, OSError
-        If a file cannot be read, does not give its voxel size, is nearly constant, or has other channels.
     """
     cut = (_parts(path, shape, percentiles, axes, voxel_size) for path in paths[:count])
     rounds = itertools.zip_longest(*cut)
@@ -111,7 +127,8 @@ def cut_specimens(paths, count, *, shape, percentiles, axes=None, voxel_size=Non
     specimens = list(itertools.islice(found, count))
     if not specimens:
         raise ValueError(
-            f"{paths[0]} has no part of {_by(shape)} voxels with signal: name a larger --shape, or another image."
+            f"{paths[0]} has no part of {'x'.join(map(str, shape))} voxels with signal: name a larger --shape, or "
+            "another image."
         )
     channels = specimens[0].gt.shape[-1]
     for specimen in specimens:
@@ -159,33 +176,15 @@ def _regions(sizes, shape):
     return sorted(itertools.product(*starts), key=distance)
 
 
-def range_of(image, percentiles, what):
-    """Grey values at two percentiles of each channel, as `rcan.intensity.percentile_range` gives them of a file.
+def range_of(image, percentiles, name):
+    """Grey values (C, 2) at two percentiles of each channel of an image in memory; `name` is for the error.
 
-    Parameters
-    ----------
-    image : ndarray of shape (Z, Y, X, C)
-    percentiles : tuple of float
-    what : str
-        Names the image in the error.
-
-    Returns
-    -------
-    range : ndarray of shape (C, 2)
-
-    Raises
-    ------
-    ValueError
-        If both percentiles of a channel are the same grey value.
+    `rcan.intensity.percentile_range` gives the same of a file.
     """
     ranges = np.percentile(image, percentiles, axis=(0, 1, 2)).T  # (C, 2)
     if not np.all(ranges[:, 1] > ranges[:, 0]):
         raise ValueError(
-            f"{what} is the same grey value nearly everywhere, and cannot be normalised: leave out so few photons, or "
+            f"{name} is the same grey value nearly everywhere, and cannot be normalised: leave out so few photons, or "
             "name a larger --shape."
         )
     return ranges
-
-
-def _by(shape):
-    return "x".join(map(str, shape))

@@ -1,1 +1,1 @@
-"""Resolution in µm, by Fourier ring correlation and by image decorrelation analysis."""
+"""Resolution in µm (`measures`), by Fourier ring correlation and by image decorrelation analysis, from `sections`."""

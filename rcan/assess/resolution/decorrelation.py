@@ -29,41 +29,21 @@ _LEAST_DROP = 0.0005  # of the correlation beyond a peak; where it only rises, t
 
 @dataclasses.dataclass(frozen=True)
 class DecorrelationCurves:
-    """Decorrelation curves of an image and of its high-pass filtered versions.
+    """Decorrelation curves of an image and of its high-pass filtered versions."""
 
-    Attributes
-    ----------
-    frequencies : ndarray of shape (rings,)
-        Radii in cycles/µm, up to Nyquist.
-    widths : ndarray of shape (filters,)
-        Standard deviation, in µm, of the Gaussian that each high-pass filter subtracts; infinite for the image
-        itself, which comes first.
-    correlations : ndarray of shape (filters, rings)
-    peaks : ndarray of shape (filters, 2)
-        Frequency and height of each curve's peak; not a number where it has none.
-    resolution : float or None
-        In µm; None if no curve has a peak.
-    """
-
-    frequencies: np.ndarray
-    widths: np.ndarray
-    correlations: np.ndarray
-    peaks: np.ndarray
-    resolution: float | None
+    frequencies: np.ndarray  # (rings,), cycles/µm, up to Nyquist
+    widths: (
+        np.ndarray
+    )  # (filters,), µm: sigma of the Gaussian that is subtracted; infinite for the image, the first
+    correlations: np.ndarray  # (filters, rings)
+    peaks: np.ndarray  # (filters, 2): frequency and height of the peak; NaN where there is none
+    resolution: float | None  # µm; None if no curve has a peak
 
 
 def decorrelation_curves(image, voxel_size):
-    """Decorrelation curves of an image, along its planes and along z.
+    """Decorrelation curves of an image, ``lateral`` and ``axial``.
 
-    Parameters
-    ----------
-    image, voxel_size
-        As `rcan.assess.resolution.measures.decorrelation_resolution`.
-
-    Returns
-    -------
-    curves : dict of str to (DecorrelationCurves or None)
-        ``lateral`` and ``axial``; None where a voxel size is unknown or an axis has fewer than 16 voxels.
+    None where a voxel size is unknown or an axis has fewer than 16 voxels.
     """
     return {direction: _analyse(cut_sections([image], voxel_size, direction)) for direction in DIRECTIONS}
 

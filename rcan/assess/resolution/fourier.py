@@ -28,7 +28,7 @@ from rcan.assess.resolution.sections import DIRECTIONS, cut_sections
 __all__ = ["FourierCurve", "fourier_curves", "single_image_curves"]
 
 _SMOOTHED = (
-    3  # of the frequencies that it resolves, a single section is averaged over; less where there are more
+    3  # of the frequencies that a single section resolves are averaged; fewer where there are more sections
 )
 _SPAN = 1 / 20  # of the curve, at most; as Nieuwenhuizen et al.
 _SURE = 3  # standard deviations of the correlation of noise
@@ -38,44 +38,21 @@ _SURE = 3  # standard deviations of the correlation of noise
 class FourierCurve:
     """Fourier ring correlation over frequency, and the resolution read from it.
 
-    Attributes
-    ----------
-    frequencies : ndarray of shape (rings,)
-        In cycles/µm, from twice the lowest one of the image up to Nyquist.
-    correlation : ndarray of shape (rings,)
-        At most 1; smoothed.
-    threshold : float
-    resolution : float or None
-        In µm, the inverse of the first frequency at which the correlation falls below the threshold. Two voxels
-        if it never does. None if the images do not correlate.
-    at_limit : bool
-        Whether the correlation never falls below the threshold: then the sampling limits the resolution.
+    The resolution is the inverse of the first frequency at which the correlation falls below the threshold; two voxels
+    if it never does, None if the images do not correlate.
     """
 
-    frequencies: np.ndarray
-    correlation: np.ndarray
+    frequencies: np.ndarray  # (rings,), cycles/µm, from twice the lowest one of the image up to Nyquist
+    correlation: np.ndarray  # (rings,), smoothed, at most 1
     threshold: float
-    resolution: float | None
-    at_limit: bool
+    resolution: float | None  # µm
+    at_limit: bool  # the correlation never falls below the threshold: the sampling limits the resolution
 
 
 def fourier_curves(one, other, voxel_size, *, threshold=1 / 7):
-    """Fourier ring correlation of two exposures of the same object.
+    """Fourier ring correlation of two exposures of the same object, ``lateral`` and ``axial``.
 
-    Parameters
-    ----------
-    one, other, voxel_size, threshold
-        As `rcan.assess.resolution.measures.fourier_resolution`.
-
-    Returns
-    -------
-    curves : dict of str to (FourierCurve or None)
-        ``lateral`` and ``axial``; None where a voxel size is unknown or an axis has fewer than 16 voxels.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
+    None where a voxel size is unknown or an axis has fewer than 16 voxels; a ValueError says where the shapes differ.
     """
     curves = {}
     for direction in DIRECTIONS:
@@ -85,19 +62,7 @@ def fourier_curves(one, other, voxel_size, *, threshold=1 / 7):
 
 
 def single_image_curves(image, voxel_size, *, threshold=1 / 7):
-    """Fourier ring correlation of two exposures like the given one, from its checkerboard halves.
-
-    Parameters
-    ----------
-    image, voxel_size
-        As `rcan.assess.resolution.measures.single_image_resolution`.
-    threshold : float
-
-    Returns
-    -------
-    curves : dict of str to (FourierCurve or None)
-        As `fourier_curves`.
-    """
+    """The same of two exposures like the given one, from its checkerboard halves."""
     return {
         direction: _correlate(_split(image, voxel_size, direction), threshold, share=1 / 2)
         for direction in DIRECTIONS

@@ -20,12 +20,14 @@ What the measures mean for restored images:
 """
 
 import math
+from typing import NamedTuple
 
 from rcan.assess.resolution.decorrelation import decorrelation_curves
 from rcan.assess.resolution.fourier import fourier_curves, single_image_curves
 
 __all__ = [
     "AGAINST_TRUTH",
+    "Resolution",
     "decorrelation_resolution",
     "fourier_resolution",
     "single_image_resolution",
@@ -33,6 +35,22 @@ __all__ = [
 
 # Correlation of an image with one without noise, where two exposures have 1/7: 0.378
 AGAINST_TRUTH = math.sqrt(1 / 7)
+
+
+class Resolution(NamedTuple):
+    """Resolution in µm, along planes and along z; None where it cannot be measured.
+
+    That is where a voxel size is unknown, an axis has fewer than 16 voxels, or the image does not show it. Planes have
+    no axial resolution.
+    """
+
+    lateral: float | None
+    axial: float | None
+
+    @classmethod
+    def of_curves(cls, curves):
+        """The resolutions of curves by direction."""
+        return cls(*(curves[direction] and curves[direction].resolution for direction in cls._fields))
 
 
 def fourier_resolution(one, other, voxel_size, *, threshold=1 / 7):
@@ -44,7 +62,7 @@ def fourier_resolution(one, other, voxel_size, *, threshold=1 / 7):
     Parameters
     ----------
     one, other : ndarray of shape (Z, Y, X) or (Y, X)
-        In any unit; each may have its own.
+        In any unit; each may have its own. A ValueError says where the shapes differ.
     voxel_size : tuple of (float or None), or None
         (z, y, x) or, of planes, (y, x), in µm; None where it is unknown.
     threshold : float
@@ -53,14 +71,8 @@ def fourier_resolution(one, other, voxel_size, *, threshold=1 / 7):
 
     Returns
     -------
-    resolution : dict of str to (float or None)
-        ``lateral`` and ``axial`` in µm. Two voxels where all frequencies correlate. None where nothing does,
-        where a voxel size is unknown, or where an axis has fewer than 16 voxels; planes have no axial one.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
+    resolution : Resolution
+        Two voxels where all frequencies correlate, None where nothing does.
 
     References
     ----------
@@ -77,14 +89,14 @@ def fourier_resolution(one, other, voxel_size, *, threshold=1 / 7):
     >>> specimen = ndimage.gaussian_filter(rng.normal(size=(512, 512)), 2, mode="wrap")
     >>> one, other = (specimen + rng.normal(0, 0.1, specimen.shape) for _ in range(2))
     >>> resolution = fourier_resolution(one, other, (0.1, 0.1))
-    >>> round(resolution["lateral"], 2), resolution["axial"]
+    >>> round(resolution.lateral, 2), resolution.axial
     (0.5, None)
     """
-    return _resolutions(fourier_curves(one, other, voxel_size, threshold=threshold))
+    return Resolution.of_curves(fourier_curves(one, other, voxel_size, threshold=threshold))
 
 
 def single_image_resolution(image, voxel_size):
-    """Resolution by Fourier ring correlation of the checkerboard halves of one exposure.
+    """Resolution by Fourier ring correlation of the checkerboard halves of one exposure (Z, Y, X) or (Y, X).
 
     The result is that of `fourier_resolution` for two exposures like this one [1]_. It takes for granted that
 
@@ -93,45 +105,20 @@ def single_image_resolution(image, voxel_size):
     - laterally, the structure ends below 0.7 of the Nyquist frequency (is coarser than 2.8 voxels); if it fades
       out beyond that, the result is up to a third too coarse.
 
-    Parameters
-    ----------
-    image : ndarray of shape (Z, Y, X) or (Y, X)
-    voxel_size : tuple of (float or None), or None
-        (z, y, x) or, of planes, (y, x), in µm; None where it is unknown.
-
-    Returns
-    -------
-    resolution : dict of str to (float or None)
-        As `fourier_resolution`, with a threshold of 1/7.
-
     References
     ----------
     .. [1] After Koho et al., Nat. Commun. 10, 3103 (2019), doi:10.1038/s41467-019-11024-z
     """
-    return _resolutions(single_image_curves(image, voxel_size))
+    return Resolution.of_curves(single_image_curves(image, voxel_size))
 
 
 def decorrelation_resolution(image, voxel_size):
-    """Resolution by image decorrelation analysis, of one image.
+    """Resolution by image decorrelation analysis [1]_ of one image (Z, Y, X) or (Y, X).
 
-    Parameters
-    ----------
-    image : ndarray of shape (Z, Y, X) or (Y, X)
-    voxel_size : tuple of (float or None), or None
-        (z, y, x) or, of planes, (y, x), in µm; None where it is unknown.
-
-    Returns
-    -------
-    resolution : dict of str to (float or None)
-        ``lateral`` and ``axial`` in µm. None where the image shows noise alone or structure up to the Nyquist
-        frequency, where a voxel size is unknown, or where an axis has fewer than 16 voxels.
+    None where it shows noise alone, or structure up to the Nyquist frequency.
 
     References
     ----------
     .. [1] Descloux, Grussmayer, Radenovic, Nat. Methods 16, 918 (2019), doi:10.1038/s41592-019-0515-7
     """
-    return _resolutions(decorrelation_curves(image, voxel_size))
-
-
-def _resolutions(curves):
-    return {direction: curve and curve.resolution for direction, curve in curves.items()}
+    return Resolution.of_curves(decorrelation_curves(image, voxel_size))

@@ -33,13 +33,7 @@ class FrequencyRings:
     most 30° from the z axis. The frequencies that a microscope passes fill a body that is shorter in z than in x:
     lines meet its end on the z axis, where arcs around 0 would reach beyond.
 
-    Parameters
-    ----------
-    shape : sequence of int
-        Of a section: (y, x), or (z, y) or (z, x) where the rings are axial.
-    spacing : sequence of float
-        Size of its pixels in µm.
-    axial : bool
+    `shape` and `spacing` (µm) are those of a section: (y, x), or (z, y) or (z, x) where the rings are axial.
 
     Attributes
     ----------
@@ -84,55 +78,26 @@ class FrequencyRings:
         self.counts = self.sum(np.ones(inside.shape))
 
     def fade(self, section):
-        """Set the mean of a section to 0 and fade it out towards its edges (Hann's window).
-
-        Parameters
-        ----------
-        section : ndarray of shape (rows, columns)
-
-        Returns
-        -------
-        faded : ndarray of shape (rows, columns), float64
-        """
+        """Set the mean of a section (rows, columns) to 0 and fade it out towards its edges (Hann's window)."""
         section = section.astype(np.float64) - section.min()  # a constant becomes 0, without rounding
         return self._window * (section - np.average(section, weights=self._window))
 
     def transform(self, section):
-        """Fourier transform of a real section, finely sampled.
-
-        Parameters
-        ----------
-        section : ndarray of shape (rows, columns)
-            From `fade`.
-
-        Returns
-        -------
-        spectrum : ndarray of complex
-        """
+        """Fourier transform, finely sampled, of a section from `fade`."""
         return fft.rfft2(section, s=self._padded)
 
     def sum(self, values):
-        """Add up the values in each ring.
-
-        Parameters
-        ----------
-        values : ndarray of float
-            One for each coefficient of `transform`.
-
-        Returns
-        -------
-        sums : ndarray of shape (rings,)
-        """
+        """Add up values, one for each coefficient of `transform`, in each ring: (rings,)."""
         return np.bincount(self._numbers, values.ravel(), minlength=len(self.frequencies) + 2)[1:-1]
 
 
 def cut_sections(images, voxel_size, direction):
-    """Cut images of one object into the sections that show most of it.
+    """Cut one or two images of an object, (Z, Y, X) or (Y, X), into the sections that show most of it.
 
     Parameters
     ----------
-    images : sequence of ndarray of shape (Z, Y, X) or (Y, X)
-        One or two.
+    images : sequence of ndarray
+        Of one shape, else a ValueError.
     voxel_size : tuple of (float or None), or None
         (z, y, x) or, of planes, (y, x), in µm; None where it is unknown.
     direction : {"lateral", "axial"}
@@ -144,11 +109,6 @@ def cut_sections(images, voxel_size, direction):
     sections : list of ndarray of shape (rows, columns)
         The same section of each image, from `FrequencyRings.fade`: at most 16 XY planes, or 32 XZ and 32 YZ
         sections; none where a size is unknown, or where an axis of the sections has fewer than 16 voxels.
-
-    Raises
-    ------
-    ValueError
-        If the images differ in shape, or have other axes.
     """
     shapes = {image.shape for image in images}
     if len(shapes) > 1 or len(images[0].shape) not in (2, 3):

@@ -1,4 +1,4 @@
-"""How resolution was measured: correlation over frequency."""
+"""Charts of how resolution was measured: correlation over frequency."""
 
 import numpy as np
 
@@ -11,22 +11,10 @@ _FREQUENCY = "frequency (cycles/µm)"
 
 
 def plot_fourier_curves(curves):
-    """Plot Fourier ring correlations of several images over each other, and where each ends.
+    """Plot Fourier ring correlations of several images over each other, a panel for each direction.
 
-    Parameters
-    ----------
-    curves : dict of str to dict
-        By the name of the image, what `rcan.assess.resolution.fourier.fourier_curves` or `single_image_curves` returns.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
-        A panel for each direction that was measured.
-
-    Raises
-    ------
-    ValueError
-        If there is no curve: no image has a known voxel size and 16 voxels along its axes.
+    `curves` are by the name of the image those of `fourier_curves` or `single_image_curves` of
+    `rcan.assess.resolution.fourier`. A ValueError says that there is none.
     """
     directions = _measured(curves)
     figure = new_figure(4.8 * len(directions), 3.4, layout="constrained")
@@ -51,23 +39,11 @@ def _draw_fourier(panel, curve, name, colour):
 
 
 def plot_decorrelation_curves(curves):
-    """Plot the decorrelation curves of several images beside each other, and their peaks.
+    """Plot the decorrelation curves of several images beside each other: a row for each direction.
 
-    Parameters
-    ----------
-    curves : dict of str to dict
-        By the name of the image, what `rcan.assess.resolution.decorrelation.decorrelation_curves` returns.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
-        A column for each image and a row for each direction that was measured: the image itself in colour, its
-        high-pass filtered versions in grey, their peaks as dots, and the highest frequency among them as a line.
-
-    Raises
-    ------
-    ValueError
-        If there is no curve: no image has a known voxel size and 16 voxels along its axes.
+    The image itself is in colour, its high-pass filtered versions in grey, their peaks are dots, and the highest
+    frequency among them is a line. `curves` are by the name of the image those of `decorrelation_curves` of
+    `rcan.assess.resolution.decorrelation`. A ValueError says that there is none.
     """
     directions = _measured(curves)
     figure = new_figure(3.6 * len(curves), 2.9 * len(directions), layout="constrained")

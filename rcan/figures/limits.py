@@ -1,4 +1,4 @@
-"""How images fare along a ladder of degradation."""
+"""The chart of a study of limits: scores and resolution along a ladder of degradation."""
 
 import numpy as np
 
@@ -29,20 +29,15 @@ def draw_ladder(positions, curves, *, label, is_log=False, marks=None):
     ----------
     positions : sequence of float
         Of the steps; above 0 where `is_log`.
-    curves : dict of str to dict
-        By ``psnr``, ``ssim``, ``lateral_true``, ``axial_true``, ``lateral``, ``axial`` and then by ``raw``,
-        ``reference``, ``restored``, ``gt``: array of shape (N, 3), mean, low and high at each step; NaN where unknown.
-        What is missing is not drawn.
+    curves : dict of str to dict of str to ndarray of shape (N, 3)
+        By measure and image (``raw``, ``reference``, ``restored``, ``gt``): mean, low and high at each step; NaN where
+        unknown. What is missing is not drawn.
     label : str
         Of the axis along the ladder.
     is_log : bool
         Make that axis logarithmic.
     marks : dict of str to float, optional
         Places on the ladder to mark, by what they mean.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
     """
     known = {name for name, rows in curves.items() if np.isfinite([*rows.values()]).any()}
     names = [name for name in _PANELS if name in known]

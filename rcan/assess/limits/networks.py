@@ -1,0 +1,100 @@
+"""The networks that restore the test samples: one for all steps, or one trained for each.
+
+One for each step, as in the blur study of Chen et al., shows the limit of the method itself.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from rcan.assess.limits.exposures import noise_seed, take_exposure
+from rcan.assess.limits.specimens import choose_specimens
+from rcan.io.tiff_writing import create_volume
+from rcan.restoration.engine import upscaling_of
+from rcan.restoration.tiled import restore
+from rcan.run_folder.checkpoints import load_state
+from rcan.run_folder.models import load_model
+
+__all__ = ["adapt_network", "train_networks"]
+
+_TRAINING_SERIES = 1  # of random numbers; the phantoms to test on have 0
+
+
+def adapt_network(model, num_channels):
+    """A Keras model as a function from a normalised volume (Z, Y, X, C) to the restored one.
+
+    A two-dimensional network restores plane by plane. A ValueError says that the network enlarges, or reads or writes
+    other than the `num_channels` of the specimens.
+    """
+    ndim, channels = len(model.input_shape) - 2, (model.input_shape[-1], model.output_shape[-1])
+    if channels != (num_channels, num_channels):
+        raise ValueError(
+            f"the network reads {channels[0]} and writes {channels[1]} channels, the ground truth has {num_channels}: "
+            "limits are measured where all three are the same. Name other ground truth with -i."
+        )
+    if set(upscaling_of(model)) != {1}:
+        raise ValueError("the network enlarges its input: limits are measured of networks that do not.")
+    if ndim == 3:
+        return lambda raw: restore(model, raw)
+    return lambda raw: np.stack([restore(model, plane) for plane in raw])
+
+
+def train_networks(steps, options, settings, paths, num_channels):
+    """Train a network for each step; those that are finished are kept, and one that was interrupted goes on.
+
+    Parameters
+    ----------
+    steps : list of Step
+    options : rcan.assess.options.LimitsOptions
+    settings : rcan.assess.limits.records.LimitsSettings
+    paths : list of Path or None
+        Images to learn from; phantoms where None.
+    num_channels : int
+        Of the specimens to test on.
+
+    Returns
+    -------
+    restorer_of : callable
+        From a step to the restorer of its images.
+    """
+    from rcan.training.fit import train
+
+    folder, run_dirs = options.steps_folder / "training", {}
+    specimens, _ = choose_specimens(
+        options, settings, paths, options.training_volumes, series=_TRAINING_SERIES
+    )
+    for number, specimen in enumerate(specimens):
+        _write(folder / "gt" / f"{number:03d}.tif", specimen.gt, specimen.voxel_size)
+    for place, step in enumerate(steps, 1):
+        config = options.config_for(step.name)
+        run_dirs[step] = Path(config.output_dir)
+        if _is_finished(run_dirs[step]):
+            continue
+        print(
+            f"\n[{place}/{len(steps)}] A network for {step.photons:g} photons and blur {step.blur:g}:",
+            flush=True,
+        )
+        for number, specimen in enumerate(specimens):
+            path = folder / step.name / f"{number:03d}.tif"
+            if not path.exists():
+                seed = noise_seed(settings.seed + 1, number, step)  # other noise than that of the test
+                picture, _ = take_exposure(specimen, step, settings.microscope, np.random.default_rng(seed))
+                _write(path, picture, specimen.voxel_size)
+        train(config, resume=True)
+    return lambda step: adapt_network(load_model(run_dirs[step])[0], num_channels)
+
+
+def _is_finished(run_dir):
+    _, state = load_state(run_dir, repair=False)
+    return bool(state) and state["is_finished"]
+
+
+def _write(path, block, voxel_size):
+    """Write a block `(Z, Y, X, C)` unless the file exists: it is the same, as it depends on the settings alone."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = dict(zip("ZYXC", block.shape, strict=True))
+    axes = "ZYX" if block.shape[-1] == 1 else "ZCYX"
+    with create_volume(path, axes=axes, sizes=sizes, dtype=block.dtype, voxel_size=voxel_size) as file:
+        file.write({}, None, block)

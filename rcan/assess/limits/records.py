@@ -1,0 +1,192 @@
+"""Steps of the ladders and what was measured at each, typed: limits.json and the files in steps/ hold the same."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rcan.records import Record, to_json
+
+__all__ = [
+    "LadderStep",
+    "LimitsResult",
+    "LimitsSettings",
+    "MeasuredExposure",
+    "MeasuredImage",
+    "Microscope",
+    "ShownStep",
+    "Step",
+]
+
+Number = float | int  # numbers are kept as they were typed
+
+
+class Step(NamedTuple):
+    """How far specimens are degraded: photons at signal 1, and width of a point over that in the ground truth."""
+
+    photons: float
+    blur: float
+
+    @property
+    def name(self):
+        """Of files and folders."""
+        return f"photons_{self.photons:.10g}_blur_{self.blur:.10g}"
+
+
+class Microscope(NamedTuple):
+    """What all exposures share, in the units of `rcan.simulation.camera.expose`."""
+
+    fwhm: tuple  # of a point in the ground truth, µm, (Z, Y, X)
+    background: float
+    offset: float
+    gain: float
+    read_noise: float
+
+    @property
+    def camera(self):
+        """Arguments of `rcan.simulation.camera.expose`."""
+        return {name: value for name, value in self._asdict().items() if name != "fwhm"}
+
+
+class MeasuredImage(Record):
+    """An image of an exposure: None where something cannot be measured.
+
+    Attributes
+    ----------
+    psnr, ssim : float
+        After an affine match; PSNR in dB.
+    lateral_true, axial_true : float or None
+        How fine details are right, in µm: by Fourier ring correlation with the ground truth.
+    lateral, axial : float or None
+        How fine details are, right or not, in µm: by image decorrelation analysis.
+    name, setting : str or None
+        Of the best classical method.
+    """
+
+    psnr: float | None = None
+    ssim: float | None = None
+    lateral_true: float | None = None
+    axial_true: float | None = None
+    lateral: float | None = None
+    axial: float | None = None
+    name: str | None = None
+    setting: str | None = None
+
+
+class MeasuredExposure(Record):
+    """An exposure: its images are ``raw``, ``restored``, ``reference`` (the best classical method) and ``gt``.
+
+    Of the ground truth only `lateral` and `axial` are measured.
+    """
+
+    specimen: str
+    snr: float
+    images: dict[str, MeasuredImage]
+
+
+class LadderStep(Record):
+    """A step that was measured; `snr` is the mean over the exposures."""
+
+    photons: Number
+    blur: Number
+    snr: float
+    exposures: tuple[MeasuredExposure, ...]
+
+    @property
+    def step(self):
+        """The degradation alone."""
+        return Step(self.photons, self.blur)
+
+    def as_json(self):
+        """As in its file."""
+        return to_json(self)
+
+
+class LimitsSettings(Record):
+    """All that decides about the results of a step; the ladders themselves may grow.
+
+    Attributes
+    ----------
+    model : str
+        Digest of the network; unset where networks are trained.
+    volumes : int
+        Exposures of a step.
+    fwhm : tuple of float
+        Of a point in the ground truth, µm, (Z, Y, X).
+    percentiles : tuple of float
+        That become 0 and 1.
+    input, training_input : list of (str, list of int)
+        Images to test on and to learn from, with their signatures; unset for phantoms.
+    phantoms : str
+        Kind of phantom; unset for images.
+    config : dict
+        Of the networks that are trained, without their data.
+    """
+
+    model: str | None = None
+    axes: str | None = None
+    volumes: int
+    shape: tuple[int, int, int]
+    background: float
+    offset: float
+    gain: float
+    read_noise: float
+    seed: int
+    fwhm: tuple[Number, Number, Number]
+    percentiles: tuple[Number, Number]
+    input: list[tuple[str, list[int]]] | None = None
+    phantoms: str | None = None
+    voxel_size: tuple[Number, Number, Number] | None = None
+    config: dict | None = None
+    training_volumes: int | None = None
+    training_input: list[tuple[str, list[int]]] | None = None
+
+    @property
+    def microscope(self):
+        """Optics and camera of all exposures."""
+        return Microscope(**{name: getattr(self, name) for name in Microscope._fields})
+
+    def as_json(self):
+        """As in limits.json."""
+        return to_json(self)
+
+
+@dataclass(frozen=True)
+class LimitsResult:
+    """What a study of limits has found.
+
+    Attributes
+    ----------
+    versions : dict of str to str
+    settings : LimitsSettings
+    limits : dict of str to rcan.assess.limits.ends.Limit
+        By the names of `rcan.assess.limits.ends.RULES`.
+    ladders : dict of str to list of LadderStep
+        ``snr`` and ``blur``.
+    intervals : dict of Step to dict of (str, str) to rcan.assess.intervals.Interval
+        Mean over the exposures with its 95 % interval, by step, and by image and measure.
+    notes : list of str
+        What a reader has to know about the specimens.
+    """
+
+    versions: dict
+    settings: LimitsSettings
+    limits: dict
+    ladders: dict
+    intervals: dict
+    notes: list
+
+    def as_json(self):
+        """As in limits.json."""
+        return {
+            "versions": self.versions,
+            "settings": self.settings.as_json(),
+            "limits": {name: limit.as_json() for name, limit in self.limits.items()},
+            "ladders": {name: [step.as_json() for step in steps] for name, steps in self.ladders.items()},
+        }
+
+
+class ShownStep(NamedTuple):
+    """Images of an exposure for people, by name, matched to the ground truth, which is among them."""
+
+    title: str
+    images: dict
+    voxel_size: tuple
