@@ -15,8 +15,7 @@ dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
 from rcan.commands.apply import main  # noqa: E402
-from rcan.io.tiff_writing import create_volume  # noqa: E402
-from rcan.io.volume import open_volume  # noqa: E402
+from rcan.io.opening import create_volume, open_volume  # noqa: E402
 from rcan.restoration import dask_cluster as cluster  # noqa: E402
 from rcan.restoration.dask_parts import group_frames, split_volume  # noqa: E402
 from rcan.restoration.file import FileRestorer  # noqa: E402
@@ -278,7 +277,7 @@ def test_there_is_work_for_all_and_little_is_done_twice():
     assert len(cuts) == 64
     parts = split_volume([cuts], steps=[100], num_repeats=1, num_workers=4)
     num_computed = sum(
-        cut.written.start < part.stop and cut.written.stop > part.start for (part,) in parts for cut in cuts
+        cut.write.start < part.stop and cut.write.stop > part.start for (part,) in parts for cut in cuts
     )
     assert len(parts) >= 8
     assert num_computed < 1.2 * len(cuts)

@@ -19,11 +19,11 @@ from rcan.assess import subjects
 from rcan.assess.judging import Findings, sum_up
 from rcan.assess.quantification import local_error
 from rcan.assess.scores import bootstrap_interval, score_blocks, score_image
-from rcan.assess.subjects import central_part
 from rcan.commands import apply as apply_command
 from rcan.commands.evaluate import main
 from rcan.config import Config
 from rcan.model import PixelShuffle
+from rcan.regions import central_region
 from rcan.report import evaluation as report
 from rcan.restoration.engine import KerasEngine
 from rcan.restoration.tiled import TiledRestorer, TileTooLarge
@@ -362,7 +362,7 @@ def test_of_a_large_image_the_central_part_is_evaluated_and_this_is_said(
     ],
 )
 def test_the_central_part_is_as_near_to_a_cube_as_it_can_be(shape, most, expected):
-    part = central_part(shape, most)
+    part = central_region(shape, most)
     assert tuple(along.stop - along.start for along in part) == expected
     for along, size in zip(part, shape, strict=True):
         assert abs((along.start + along.stop) - size) <= 1

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from rcan.io.paths import check_pair, list_volumes, pair_paths
-from rcan.io.volume import open_volume
+from rcan.data.pair_check import check_pair
+from rcan.io.opening import open_volume
+from rcan.io.paths import list_volumes, pair_paths
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_a_constant_image_is_an_error(tmp_path, gt):
 
 @pytest.mark.parametrize("slab", [64, 2**23])
 def test_images_that_do_not_correlate_are_a_warning(tmp_path, gt, monkeypatch, slab):
-    monkeypatch.setattr("rcan.io.paths.SLAB_VOXELS", slab)
+    monkeypatch.setattr("rcan.data.pair_check.SLAB_VOXELS", slab)
     raw = volume(tmp_path / "raw.tif", gt[:, ::-1])
     expected = np.corrcoef(gt[:, ::-1].ravel(), gt.ravel())[0, 1]
     with pytest.warns(UserWarning, match=f"correlation of {expected:.2f}, near or below zero"):

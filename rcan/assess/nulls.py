@@ -31,9 +31,9 @@ import math
 import numpy as np
 from scipy import fft, ndimage
 
-from rcan.assess.subjects import central_part
 from rcan.fingerprint.noise import estimate_noise
 from rcan.intensity import fit_affine
+from rcan.regions import central_region
 from rcan.scores import enlarge
 
 __all__ = [
@@ -289,6 +289,6 @@ def _chosen(subjects):
     )
     shapes = ((subjects[i], subjects[i].raw.volume.shape[:-1]) for i in numbers)
     return [
-        (subject, central_part(shape, _MOST_VOXELS // math.prod(subject.factors)))
+        (subject, central_region(shape, _MOST_VOXELS // math.prod(subject.factors)))
         for subject, shape in shapes
     ]

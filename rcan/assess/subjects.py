@@ -9,11 +9,12 @@ import numpy as np
 
 from rcan.atomic_io import printable_name
 from rcan.data.views import NetworkView, check_fit, open_network_view
-from rcan.io.paths import enlarge_region, pair_paths
-from rcan.io.volume import is_zarr, open_volume
+from rcan.io.opening import open_volume
+from rcan.io.paths import is_folder_of_images, pair_paths
 from rcan.progress import Progress
+from rcan.regions import central_region, scale_region
 
-__all__ = ["Subject", "central_part", "find_subjects", "pair_images"]
+__all__ = ["Subject", "find_subjects", "pair_images"]
 
 MOST_VOXELS = (
     2**24
@@ -71,12 +72,12 @@ class Subject(NamedTuple):
     def read(self, number, part=None):
         """Raw and ground truth of a frame, normalised: a part in voxels of raw, or the one that is evaluated."""
         part = part or self.part
-        return self.raw.read(number, part), self.gt.read(number, enlarge_region(part, self.factors))
+        return self.raw.read(number, part), self.gt.read(number, scale_region(part, self.factors))
 
     @property
     def gt_part(self):
         """The part that is evaluated, in voxels of the ground truth."""
-        return enlarge_region(self.part, self.factors)
+        return scale_region(self.part, self.factors)
 
 
 def pair_images(raw, gt, repeat=None):
@@ -101,19 +102,15 @@ def pair_images(raw, gt, repeat=None):
     for path, flag in ((raw, "-i"), (gt, "-g"), (repeat, "--repeat")):
         if path and not path.exists():
             raise FileNotFoundError(f"{path} does not exist: {flag} takes an image or a folder of them.")
-        if path and _is_folder(path) != _is_folder(raw):
+        if path and is_folder_of_images(path) != is_folder_of_images(raw):
             raise ValueError(f"{path} and {raw}: {flag} and -i must both be images or both be folders.")
     for path, flag in ((gt, "-g"), (repeat, "--repeat")):
         if path and os.path.samefile(path, raw):
             raise ValueError(f"{path} is the raw image, too: name another with {flag}.")
-    if not _is_folder(raw):
+    if not is_folder_of_images(raw):
         return [(raw, gt, repeat)]
     repeats = dict(pair_paths(raw, repeat)) if repeat else {}
     return [(raw_path, gt_path, repeats.get(raw_path)) for raw_path, gt_path in pair_paths(raw, gt)]
-
-
-def _is_folder(path):
-    return path.is_dir() and not is_zarr(path)
 
 
 def find_subjects(paths, engine, *, percentiles, axes=None, gt_axes=None):
@@ -156,7 +153,7 @@ def find_subjects(paths, engine, *, percentiles, axes=None, gt_axes=None):
             check_fit(raw, repeat, raw.volume.shape, "the second exposure", "--repeat")
         check_fit(raw, gt, (*map(int.__mul__, raw.volume.shape[:-1], engine.factors), written))
         most = MOST_VOXELS // (math.prod(engine.factors) * max(read, written))
-        part = central_part(raw.volume.shape[:-1], most)
+        part = central_region(raw.volume.shape[:-1], most)
         numbers = tuple(range(len(raw.frames)))
         subjects.append(Subject(printable_name(raw_path), raw, gt, repeat, part, engine.factors, numbers))
     with Progress(len(subjects), "Checking images", unit="image") as progress:
@@ -186,27 +183,3 @@ def _leave_out_blank_frames(subject):
             f"{path}: {num_blank} of {len(subject.numbers)} frames are constant, and left out.", stacklevel=2
         )
     return subject._replace(numbers=numbers)
-
-
-def central_part(shape, most_voxels):
-    """The middle of an image, as near to a cube as its shape lets it be.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    most_voxels : int
-
-    Returns
-    -------
-    part : tuple of slice
-
-    Examples
-    --------
-    >>> central_part((10, 100, 200), 10 * 50 * 50)
-    (slice(0, 10, None), slice(25, 75, None), slice(75, 125, None))
-    """
-    side = max(shape)
-    while side > 1 and math.prod(min(size, side) for size in shape) > most_voxels:
-        side -= 1
-    starts = [(size - min(size, side)) // 2 for size in shape]
-    return tuple(slice(start, start + min(size, side)) for start, size in zip(starts, shape, strict=True))

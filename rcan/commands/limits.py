@@ -192,8 +192,7 @@ def _read_network(options):
 
 def _choose_inputs(options):
     """Images to learn from, for --train, and images to test on; None where phantoms are drawn."""
-    from rcan.io.paths import list_volumes
-    from rcan.io.volume import is_zarr
+    from rcan.io.paths import is_zarr, list_volumes
 
     if options.input is None:
         return None, None

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.io.paths import image_name, list_volumes
-from rcan.io.volume import is_zarr, source_of
+from rcan.io.paths import image_name, is_zarr, list_volumes
 
 SET_AXES = "PTCZ"  # in the order in which files are stored where the user names none
 WORDS = {
@@ -33,40 +32,21 @@ LAST_WORD = re.compile(r"([A-Z]?[a-z]+|[A-Z]+)[^A-Za-z]*$")  # of the text befor
 
 
 class SeriesSource:
-    """Files of equal shape as one array; a file is open only while it is read.
+    """Files of equal shape as one array, see `rcan.io.volume.Source`; a file is open only while it is read.
 
-    Parameters
-    ----------
-    path : Path
-        A pattern such as ``cell_t*.tif``, or a folder: the images in it.
-    axes : str, optional
-        Axes of the whole. The letters in front of those of a file are axes of the set, in the order in which the
-        numbers stand in the names, unless the names tell them.
-
-    Attributes
-    ----------
-    path : Path
-    axes : str
-        Those of the set, then those of a file.
-    shape : tuple of int
-    dtype : numpy.dtype
-    voxel_size, channel_names, time_step
-        Of the first file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing matches.
-    ValueError
-        If the axes of the set cannot be told, a file is missing, or one differs from the others.
+    `path` is a pattern such as ``cell_t*.tif``, or a folder: the images in it. `axes` are those of the whole; the
+    letters in front of those of a file are axes of the set, in the order in which the numbers stand in the names,
+    unless the names tell them. `open_source` opens one file as a `Source`.
     """
 
-    def __init__(self, path, axes=None):
-        self.path = path
+    def __init__(self, path, axes, open_source):
+        self.path, self._open_source = path, open_source
         names = _Names(path, _find_files(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # heard below
-            set_axes, columns = names.tell_axes(axes, lambda: _open(names.paths[0]).axes.replace("_", ""))
+            set_axes, columns = names.tell_axes(
+                axes, lambda: open_source(names.paths[0]).axes.replace("_", "")
+            )
         lengths, paths = names.arrange(set_axes, columns)
         rest = axes and "".join(axis for axis in axes if axis not in set_axes)
         self._sources = self._open_all(paths, rest)
@@ -84,10 +64,10 @@ class SeriesSource:
 
     def _open_all(self, paths, axes):
         """Read the metadata of each file, and check that all are alike."""
-        sources = [_open(paths[0], axes)]
+        sources = [self._open_source(paths[0], axes)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about one is odd about all
-            sources += [_open(path, axes) for path in paths[1:]]
+            sources += [self._open_source(path, axes) for path in paths[1:]]
         kinds = [(source.axes, source.shape, source.dtype) for source in sources]
         usual, _ = Counter(kinds).most_common(1)[0]
         for source, kind in zip(sources, kinds, strict=True):
@@ -99,10 +79,10 @@ class SeriesSource:
                 )
         return sources
 
-    def read(self, slices):
-        """Read a part of the array from the files that it lies in, see `rcan.io.volume.Source`."""
-        inside = {axis: part for axis, part in slices.items() if axis in self._sources[0].axes}
-        chosen = tuple(slices.get(axis, slice(None)) for axis in self.axes[: len(self._set_shape)])
+    def read(self, region):
+        """Read a part of the array from the files that it lies in."""
+        num_set_axes = len(self._set_shape)
+        chosen, inside = region[:num_set_axes], region[num_set_axes:]
         numbers = np.arange(len(self._sources)).reshape(self._set_shape)[chosen]
         if numbers.size == 1:
             part = self._sources[numbers.item()].read(inside)
@@ -114,19 +94,15 @@ class SeriesSource:
             whole[where] = part
         return whole
 
-    def state(self):
-        """A digest of the names and states of all files."""
-        states = [[str(source.path), source.state()] for source in self._sources]
-        return {"files": hashlib.sha256(json.dumps(states, sort_keys=True).encode()).hexdigest()}
+    def signature(self):
+        """Return a digest of the names and signatures of all files."""
+        signatures = [[str(source.path), source.signature()] for source in self._sources]
+        return {"files": hashlib.sha256(json.dumps(signatures, sort_keys=True).encode()).hexdigest()}
 
     def close(self):
         """Free what has been decoded and kept of the files."""
         for source in self._sources:
             source.close()
-
-
-def _open(path, axes=None):
-    return source_of(path)(path, axes)
 
 
 def _find_files(path):
@@ -178,20 +154,9 @@ class _Names:
         self._told = [_axis_told(parts[0][2 * i]) for i in varying]
 
     def tell_axes(self, axes, axes_of_file):
-        """Tell the axes of the set.
+        """Axes of the set, and the varying number that belongs to each; None where the order of the names counts.
 
-        Parameters
-        ----------
-        axes : str or None
-            Of the whole, by the user.
-        axes_of_file : callable
-            Gives those of one file by its metadata.
-
-        Returns
-        -------
-        set_axes : str
-        columns : list of int, or None
-            The varying number that belongs to each axis; None where the order of the names counts.
+        `axes` are those that the user names for the whole, or None; `axes_of_file` is called for those of one file.
         """
         if len(self.paths) == 1:
             return "", []
@@ -227,14 +192,7 @@ class _Names:
         return axes[:num_axes], [*range(count)] if num_axes == count else None
 
     def arrange(self, set_axes, columns):
-        """Put the files in order, and check that there is one in every place.
-
-        Returns
-        -------
-        lengths : list of int
-            Of the axes of the set.
-        paths : list of Path
-        """
+        """Lengths of the axes of the set, and the files in their order; there must be one in every place."""
         if columns is None:
             return [len(self.paths)], self.paths
         values = [sorted({*self._values[:, column]}) for column in columns]

@@ -15,7 +15,7 @@ import numpy as np
 
 from rcan.io.cache import cache
 from rcan.io.metadata import count_positions, name_axes
-from rcan.io.volume import one_error
+from rcan.io.volume import report_damage
 
 STORED_AXES = "PTCZYX"
 BATCH_BYTES = 2**26  # of planes that are read in one go
@@ -23,31 +23,9 @@ PASSING = (OSError, MemoryError, ImportError)  # exceptions of a plugin that say
 
 
 class VendorSource:
-    """A microscope's file as an array read by slices; its scenes are positions if they are alike.
+    """A microscope's file as an array, see `rcan.io.volume.Source`; its scenes are positions if they are alike.
 
-    Parameters
-    ----------
-    path : Path
-    axes : str, optional
-        Overrides the metadata, see `rcan.io.metadata.name_axes`.
-
-    Attributes
-    ----------
-    path : Path
-    axes : str
-        One letter for each stored dimension, `_` for one of length 1.
-    shape : tuple of int
-        Positions, time points, channels, and planes of (Y, X).
-    dtype : numpy.dtype
-    voxel_size, channel_names, time_step
-        As in `rcan.io.Volume`.
-
-    Raises
-    ------
-    ImportError
-        If bioio, or its plugin for the format, is not installed.
-    ValueError
-        If the file is damaged, a photograph in colour, or has axes beyond ours.
+    An ImportError says which plugin is missing; colour and axes beyond ours are refused.
     """
 
     def __init__(self, path, axes=None):
@@ -55,9 +33,9 @@ class VendorSource:
         self._owner = object()  # of what the cache keeps of this file
         self._lock = threading.Lock()  # a reader has one current scene
         with open(path, "rb"):  # a missing file or a lack of rights ends here, as OSError
-            self._state = self.state()
+            self._signature = self.signature()
         reader_class = _find_reader(path)
-        with one_error(path, path.suffix, passing=PASSING):
+        with report_damage(path, path.suffix, passing=PASSING):
             self._reader = reader_class(str(path))
             kinds = [self._examine(scene) for scene in range(len(self._reader.scenes))]
             shape, self.dtype = kinds[0]
@@ -105,18 +83,14 @@ class VendorSource:
         is_made_up = any(re.fullmatch(r"Channel:\d+(:\d+)*", name) for name in names)  # by the plugin
         self.channel_names = None if is_made_up else names
 
-    def read(self, slices):
-        """Read a part of the array, see `rcan.io.volume.Source`."""
-        *stacks, planes, rows, columns = (
-            range(*slices.get(axis, slice(None)).indices(size))
-            for axis, size in zip(self.axes, self.shape, strict=True)
-        )
+    def read(self, region):
+        """Read a part of the array."""
+        *stacks, planes, rows, columns = (range(part.start, part.stop) for part in region)
         part = np.empty([*map(len, (*stacks, planes, rows, columns))], self.dtype)
-        region = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
         for where in np.ndindex(part.shape[:3]):
             stack = tuple(indices[i] for indices, i in zip(stacks, where, strict=True))
             for i, plane in enumerate(self._planes(stack, planes)):
-                part[(*where, i)] = plane[region]
+                part[(*where, i)] = plane[region[-2:]]
         return part
 
     def _planes(self, stack, planes):
@@ -137,8 +111,8 @@ class VendorSource:
     def _decode(self, stack, planes):
         """Read planes of a stack, (Z, Y, X)."""
         position, time_point, channel = stack
-        with self._lock, one_error(self.path, self.path.suffix, passing=PASSING):
-            if self.state() != self._state:
+        with self._lock, report_damage(self.path, self.path.suffix, passing=PASSING):
+            if self.signature() != self._signature:
                 raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
             self._reader.set_scene(position)
             chosen = {"T": time_point, "C": channel, "Z": planes}
@@ -152,8 +126,8 @@ class VendorSource:
 
         return type(self._reader)._read_indexed is not Reader._read_indexed
 
-    def state(self):
-        """Size and time of modification, by which a later state of the file is told."""
+    def signature(self):
+        """Return size and time of modification of the file."""
         stat = os.stat(self.path)
         return {"size": stat.st_size, "modified": stat.st_mtime_ns}
 
