@@ -66,8 +66,10 @@ def find_devices(devices):
     """
     if devices == "cpu":
         return ("cpu:0",)
-    if keras.backend.backend() == "torch":  # lists no devices
-        names = ["gpu:0"] if keras.utils.is_accelerator_available() else ["cpu:0"]
+    if keras.backend.backend() == "torch":  # whose devices Keras does not list
+        import torch
+
+        names = [f"gpu:{i}" for i in range(torch.cuda.device_count())] or ["cpu:0"]
     else:
         names = keras.distribution.list_devices()
     kind = names[0].partition(":")[0].upper()
