@@ -54,22 +54,10 @@ class Facts(NamedTuple):
 class Cluster:
     """Workers that restore parts of files; a context manager.
 
-    Parameters
-    ----------
-    address : str
-        Of a scheduler, or ``"local"`` for processes of this machine, which end with the `with` block.
-    work : callable
-        What the workers run: ``work(num_processes, request)`` returns `perform`'s outcome. Must be importable by name
-        without Keras.
-    on_cpu : bool
-        Whether the GPUs of this machine are left alone by ``"local"``.
-
-    Raises
-    ------
-    ImportError
-        If Dask is not installed.
-    ConnectionError
-        If nobody answers at the address.
+    `address` is that of a scheduler, or ``"local"`` for processes of this machine, which end with the `with` block
+    and leave GPUs alone if `on_cpu`. The workers run ``work(num_processes, request)``, which returns the outcome of
+    `perform` and must be importable by name without Keras. An ImportError says that Dask is not installed, a
+    ConnectionError that no scheduler answers.
     """
 
     def __init__(self, address, work, *, on_cpu=False):
@@ -120,18 +108,7 @@ class Cluster:
         )
 
     def make_restorer(self):
-        """Let a worker load the network, and learn how files are restored with it.
-
-        Returns
-        -------
-        restorer : rcan.restoration.FileRestorer
-            Without an engine; its parts are restored by this cluster.
-
-        Raises
-        ------
-        ValueError, OSError
-            If the network cannot be loaded there, or no worker comes.
-        """
+        """Let a worker load the network: a `FileRestorer` without an engine, whose parts this cluster restores."""
         self._wait_for(self._submit(os.getpid))  # an adaptive cluster starts workers once there is work
         hosts = Counter(address.rpartition(":")[0] for address in self._workers())
         self._num_processes = max(hosts.values(), default=1)
@@ -141,26 +118,10 @@ class Cluster:
     def restore(self, restorer, raw, files, report, progress, seams):
         """Restore a file that is open into outputs that are; returns when all parts are written.
 
-        Parameters
-        ----------
-        restorer : rcan.restoration.FileRestorer
-        raw : rcan.data.views.NetworkView
-        files : list of rcan.io.zarr_writing.ZarrSink
-        report : rcan.restoration.Report
-            Tells how tiles are cut; the values of all parts are counted there.
-        progress : Progress
-            Of all raw voxels.
-        seams : rcan.restoration.seams.SeamMeter
-            Adds up what those of all parts have seen.
-
-        Raises
-        ------
-        ValueError
-            If a part cannot be restored.
-        MemoryError
-            If a worker has too little memory for a tile.
-        ConnectionError
-            If the scheduler is gone, or all workers are for `PATIENCE` seconds.
+        `report` tells how tiles are cut and counts the values of all parts, `seams` adds up what all parts have
+        measured, `progress` is of all raw voxels. A ValueError says that a part cannot be restored, a MemoryError
+        that a worker has too little memory for a tile, a ConnectionError that the scheduler is gone, or all workers
+        are for `PATIENCE` seconds.
         """
         shape, factors = raw.volume.shape[:-1], restorer.tiled.engine.factors
         chunk_shape = files[0].chunk_shape
@@ -324,22 +285,11 @@ _loaded = {}  # the network of the newest job, by what it was loaded from
 
 
 def perform(load, key, request=None):
-    """Do in a worker what the main process has asked for; nothing is raised.
+    """Do in a worker what the main process has asked for, and raise nothing.
 
-    Parameters
-    ----------
-    load : callable
-        ``load(*key)`` returns the `rcan.restoration.FileRestorer` with its engine; called once while the key stays.
-    key : tuple
-        Hashable.
-    request : dict, optional
-        A part, as `Cluster.restore` describes it; where not given, what the main process has to know.
-
-    Returns
-    -------
-    kind : {"done", "memory", "failed"}
-    value : object
-        What came of it; a message if it failed.
+    ``load(*key)`` returns the `FileRestorer`; it is called once while the key stays. A `request` is a part, as
+    `Cluster.restore` describes it; without one the main process asks for what it has to know. Returns ``"done"``,
+    ``"memory"`` or ``"failed"``, and the result or a message.
     """
     try:
         with _lock:

@@ -40,22 +40,10 @@ class Job(NamedTuple):
 
 
 def find_jobs(options, *, may_be_empty=False):
-    """Find the images to restore, and check that no input is in danger.
+    """Find the images that `RestoreOptions` name, and check that no input is in danger.
 
-    Parameters
-    ----------
-    options : ApplyOptions
-    may_be_empty : bool
-        Whether a folder without images is right.
-
-    Returns
-    -------
-    jobs : list of Job
-
-    Raises
-    ------
-    ValueError, OSError
-        If inputs and outputs do not fit each other, or are not there.
+    A folder without images is an error unless it `may_be_empty`. A ValueError or OSError says that inputs and outputs
+    do not fit each other, or are not there.
     """
     raw, gt = options.input, options.ground_truth
     is_pattern = not raw.exists() and glob.has_magic(str(raw))

@@ -1,8 +1,8 @@
 """What has been restored into a folder: from which input, by which network, with which settings.
 
-`manifest.jsonl` has a line of JSON for each output, written when the output is complete and before it gets its name. A
-job that was killed at any moment therefore knows of every file under its final name whether it is this job's, and goes
-on with the rest. Lines are only ever appended, so that several processes may work into one folder.
+`manifest.jsonl` has a line of JSON for each output, written when the output is complete and before it gets its name.
+A job that was killed at any moment therefore knows of every file under its final name whether it is this job's, and
+goes on with the rest. Lines are only ever appended, so that several processes may work into one folder.
 """
 
 import json

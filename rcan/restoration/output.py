@@ -7,6 +7,7 @@ import numpy as np
 
 from rcan.intensity import denormalise, to_dtype
 from rcan.io.opening import create_volume
+from rcan.regions import shrink_region
 from rcan.scores import enlarge
 
 __all__ = ["FileReport", "Output"]
@@ -17,28 +18,17 @@ _FEWEST_STEPS = 100  # whole grey values between background and signal below whi
 
 @dataclass
 class FileReport:
-    """What came of restoring a file.
+    """What came of restoring a file."""
 
-    Attributes
-    ----------
-    scores : dict or None
-        As `rcan.scores.compare`, mean over the frames; None without ground truth.
-    seams : float or None
-        As `rcan.restoration.seams.SeamMeter.score`.
-    num_clipped, num_values : int
-        Values outside the range of their type, and all values that were written.
-    tile_shape, overlap : tuple of int
-    verdict : rcan.fingerprint.domain.Verdict or None
-        Whether the image is like the training data; None where these are not known.
-    """
-
-    scores: dict | None = None
-    seams: float | None = None
-    num_clipped: int = 0
-    num_values: int = 0
+    scores: dict | None = None  # as `rcan.scores.compare`, mean over the frames; None without ground truth
+    seams: float | None = None  # as `rcan.restoration.seams.SeamMeter.score`
+    num_clipped: int = 0  # values outside the range of their type
+    num_values: int = 0  # that were written
     tile_shape: tuple = ()
     overlap: tuple = ()
-    verdict: tuple | None = None
+    verdict: tuple | None = (
+        None  # `rcan.fingerprint.domain.Verdict`; None where the training data are not known
+    )
 
 
 class Output:
@@ -146,11 +136,8 @@ class Output:
             first = frame.get("C", 0) * last
             parts = {"restored": (first + num_raw * self._settings.as_channels, block[..., :last])}
             if self._settings.as_channels:
-                smaller = tuple(
-                    slice(part.start // f, part.stop // f)
-                    for part, f in zip(region, self._factors, strict=True)
-                )
-                parts["raw"] = (frame.get("C", 0), enlarge(self._raw.read(number, smaller), block.shape))
+                smaller = self._raw.read(number, shrink_region(region, self._factors))
+                parts["raw"] = (frame.get("C", 0), enlarge(smaller, block.shape))
             if self._settings.as_channels and self._gt:
                 parts["ground truth"] = (first + num_raw + num_restored, self._gt.read(number, region))
             for kind, (channel, values) in parts.items():

@@ -12,25 +12,11 @@ __all__ = ["draw_pictures"]
 
 
 def draw_pictures(job, settings, *, label, on_complete=None):
-    """Draw the preview and the movie of an image that is restored; of a time-lapse the first time point.
+    """Draw the preview and the movie of a restored image; of a time-lapse the first time point.
 
     Raw and restored share one range of grey values, that of raw at the network's percentiles, unless the output is
-    written in another unit.
-
-    Parameters
-    ----------
-    job : rcan.restoration.jobs.Job
-    settings : rcan.restoration.settings.RestoreSettings
-        That it was restored with.
-    label : str
-        Shown with the progress.
-    on_complete : callable, optional
-        Called with the final and the present path of each picture right before it gets its name.
-
-    Warns
-    -----
-    UserWarning
-        If a movie is asked for of a single plane, which cannot turn.
+    written in another unit. `on_complete` is called with the final and the present path of each picture right before
+    it gets its name. A warning says that a single plane cannot turn.
     """
     from rcan.figures.movie import write_movie
     from rcan.figures.projections import draw_projections
