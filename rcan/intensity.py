@@ -24,7 +24,7 @@ def percentile_range(volume, percentiles, *, frames=None, channels=None):
 
     Parameters
     ----------
-    volume : rcan.io.Volume
+    volume : rcan.io.volume.Volume
         Read slab by slab, once; 32-bit integers twice. Frames that show another channel (``"C"`` among the looped
         axes) are channels of their own.
     percentiles : tuple of float
@@ -259,27 +259,16 @@ def fit_affine(frames):
 
 
 def to_dtype(block, dtype):
-    """Round and clip to an integer type, counting what is clipped; floats only change type.
+    """Round and clip to an integer type, and count what is clipped; floats only change type.
 
-    Parameters
-    ----------
-    block : ndarray
-    dtype : numpy.dtype or type
-
-    Returns
-    -------
-    converted : ndarray of type `dtype`
-    num_clipped : int
-        Values outside the type's range.
-
-    Examples
-    --------
     >>> to_dtype(np.array([-1.0, 1.6, 300.0]), np.uint8)
     (array([  0,   2, 255], dtype=uint8), 2)
     """
-    if np.dtype(dtype).kind == "f":
-        return block.astype(dtype), 0
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f" or block.dtype == dtype.newbyteorder("="):
+        return block.astype(dtype, order="C", copy=False), 0
     limits = np.iinfo(dtype)
-    rounded = np.rint(block)
+    is_exact = block.dtype == np.float32 and dtype.itemsize <= 2  # a float32 holds the limits of these
+    rounded = np.rint(block, dtype=np.float32 if is_exact else np.float64)
     num_clipped = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
-    return np.clip(rounded, limits.min, limits.max).astype(dtype), num_clipped
+    return np.clip(rounded, limits.min, limits.max).astype(dtype, order="C"), num_clipped

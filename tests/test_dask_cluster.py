@@ -15,8 +15,7 @@ dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
 from rcan.commands.apply import main  # noqa: E402
-from rcan.io.tiff_writing import create_volume  # noqa: E402
-from rcan.io.volume import open_volume  # noqa: E402
+from rcan.io.opening import create_volume, open_volume  # noqa: E402
 from rcan.restoration import dask_cluster as cluster  # noqa: E402
 from rcan.restoration.dask_parts import group_frames, split_volume  # noqa: E402
 from rcan.restoration.file import FileRestorer  # noqa: E402

@@ -10,7 +10,7 @@ from scipy import ndimage
 from rcan.fingerprint.domain import DOMAIN_STATUSES, TrustedRange, compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.fingerprint.noise import estimate_noise
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.run_folder.record import TrainingRecord
 from rcan.simulation.microscope import degrade, density_from_image, expose, gaussian_widths
 from rcan.simulation.phantoms import make_phantom

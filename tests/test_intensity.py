@@ -6,7 +6,7 @@ import tifffile
 
 from rcan import intensity
 from rcan.intensity import denormalise, fit_affine, match_affine, normalise, percentile_range, to_dtype
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 
 PERCENTILES = (2, 99.9)
 

@@ -12,9 +12,7 @@ import tifffile
 
 from rcan.atomic_io import partial_path
 from rcan.io.cache import cache, limit_cache
-from rcan.io.paths import list_volumes, pair_paths
-from rcan.io.tiff_writing import create_volume
-from rcan.io.volume import open_volume
+from rcan.io.opening import create_volume, open_volume
 
 CORRUPT = [
     "crash-0c7e0e8e11ce787078f00b5b0ca409a167f070e0.tif",
@@ -309,7 +307,7 @@ def test_file_that_vanishes_is_an_error_of_the_system(tmp_path, stack, compressi
 def test_file_that_gets_shorter_while_it_is_read_is_an_error(tmp_path, stack, monkeypatch):
     path = write(tmp_path / "a.tif", stack)
     volume = open_volume(path)
-    monkeypatch.setattr(type(volume._source), "_check_unchanged", lambda *_: os.truncate(path, 3000))
+    monkeypatch.setattr("rcan.io.volume.FileStates.check", lambda *_: os.truncate(path, 3000))
     with pytest.raises(ValueError, match=r"a\.tif has become shorter"):
         volume.read()
 
@@ -341,7 +339,7 @@ def test_open_volumes_hold_no_file_handles(tmp_path, stack, compression):
 
 
 def test_importing_the_package_does_not_import_tifffile():
-    command = "import sys, rcan.io; print('tifffile' in sys.modules)"
+    command = "import sys, rcan.io.opening; print('tifffile' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
 
@@ -633,37 +631,6 @@ def test_labels_of_planes_are_no_channel_names(tmp_path, stack):
     assert open_volume(path).channel_names is None
 
 
-# Folders
-
-
-def make_images(folder, names):
-    """Empty files, and folders that say they are Zarr."""
-    for name in names:
-        is_folder = name.endswith("zarr")
-        path = folder / name / "zarr.json" if is_folder else folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
-
-
-def test_a_folder_lists_images_of_all_formats_by_name(tmp_path):
-    make_images(
-        tmp_path, ["d.TIF", "c.ome.zarr", "b.nd2", "a.czi", ".e.zarr", ".f.lif", "notes.txt", "g/h.tif"]
-    )
-    (tmp_path / "i.czi").mkdir()
-    assert [path.name for path in list_volumes(tmp_path)] == ["a.czi", "b.nd2", "c.ome.zarr", "d.TIF"]
-
-
-@pytest.mark.parametrize(
-    "names",
-    [("a.ome.tif", "a.tif"), ("a.tif", "a.zarr"), ("a.czi", "A.ome.zarr"), ("a.1.OME.TIFF", "a.1.tif")],
-)
-def test_images_of_equal_names_are_pairs_whatever_their_format(tmp_path, names):
-    folders = [make_images(tmp_path / str(i), [name, "b.tif"]) for i, name in enumerate(names)]
-    pairs = pair_paths(*folders)
-    assert (folders[0] / names[0], folders[1] / names[1]) in pairs
-
-
 # Files that are not for us, or damaged
 
 
@@ -687,7 +654,7 @@ def test_a_corrupt_file_ends_in_one_quiet_line(data_dir, name, axes, capfd):
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory in the unit of Linux")
 def test_corrupt_files_take_little_memory(data_dir):
     script = (
-        "import resource, sys; from rcan.io.volume import open_volume; import rcan.io.tiff\n"
+        "import resource, sys; from rcan.io.opening import open_volume; import rcan.io.tiff\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "for path in sys.argv[1:]:\n"

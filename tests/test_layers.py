@@ -22,6 +22,7 @@ CHAIN = [
     "atomic_io",
     "records",
     "memory",
+    "regions",
     "intensity",
     "scores",
     "losses",

@@ -26,7 +26,7 @@ from rcan.atomic_io import write_json
 from rcan.commands.limits import main
 from rcan.figures.ladders import draw_ladder
 from rcan.fingerprint.measure import FINGERPRINT_VERSION, measure_fingerprint
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.run_folder.models import read_record
 from rcan.simulation.microscope import expose
 

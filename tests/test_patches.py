@@ -14,7 +14,7 @@ from rcan.config import ImagePair
 from rcan.data.measurements import Records
 from rcan.data.pairs import Pair, hold_out, open_pairs
 from rcan.data.patches import PatchSampler, make_dataset
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 
 UNIT = np.array([[0, 1]])
 PLAIN = {"seed": 0, "augmented": False}

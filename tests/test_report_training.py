@@ -13,7 +13,7 @@ from rcan import __version__
 from rcan.commands.train import main as train
 from rcan.fingerprint.domain import compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.report.methods import CITATIONS, describe_evaluation, describe_limits, describe_training
 from rcan.report.training import write_training_report
 from rcan.run_folder.record import TrainingRecord

@@ -14,7 +14,7 @@ from keras import layers
 from scipy import ndimage
 
 from rcan.data.views import open_network_view
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.model import PixelShuffle, build_rcan
 from rcan.restoration.attention import with_local_attention
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, upscaling_of, voxels_within_memory

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from rcan.commands.apply import main
 from rcan.data.views import open_network_view
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.model import PixelShuffle
 from rcan.restoration.file import ImageTask
 

@@ -8,7 +8,7 @@ from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, struct
 from rcan.assess import scores
 from rcan.assess.scores import bootstrap_blocks, bootstrap_interval, score_blocks, score_image, score_pair
 from rcan.data.pairs import Pair
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.scores import format_scores
 
 

@@ -14,7 +14,7 @@ from rcan.commands.apply import main
 from rcan.config import Config
 from rcan.fingerprint.domain import TrustedRange, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.run_folder.models import add_to_record, read_record
 from rcan.run_folder.record import TrainingRecord
 from rcan.simulation.microscope import expose

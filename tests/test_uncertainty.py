@@ -117,8 +117,8 @@ def test_the_validation_data_of_the_training_are_found_again(trained, name):
 def test_no_voxel_of_the_validation_data_was_learned_from(trained):
     """8 x 24 x 28 voxels, of which the last quarter along x is set aside."""
     pairs, _ = open_validation(trained["ends"], record_of(trained["ends"]), ndim=3)
-    assert [pair.raw.identity["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
-    assert [pair.gt.identity["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
+    assert [pair.raw.signature()["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
+    assert [pair.gt.signature()["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
 
 
 def test_validation_data_that_are_gone_or_changed_are_not_used(trained, write_tiff, rng):

@@ -9,9 +9,10 @@ import numpy as np
 
 from rcan.atomic_io import printable_name
 from rcan.data.views import NetworkView, check_fit, open_network_view
-from rcan.io.paths import enlarge_region, pair_paths
-from rcan.io.volume import is_zarr, open_volume
+from rcan.io.opening import open_volume
+from rcan.io.paths import is_folder_of_images, pair_paths
 from rcan.progress import Progress
+from rcan.regions import scale_region
 
 __all__ = ["Subject", "central_part", "find_subjects", "pair_images"]
 
@@ -71,12 +72,12 @@ class Subject(NamedTuple):
     def read(self, number, part=None):
         """Raw and ground truth of a frame, normalised: a part in voxels of raw, or the one that is evaluated."""
         part = part or self.part
-        return self.raw.read(number, part), self.gt.read(number, enlarge_region(part, self.factors))
+        return self.raw.read(number, part), self.gt.read(number, scale_region(part, self.factors))
 
     @property
     def gt_part(self):
         """The part that is evaluated, in voxels of the ground truth."""
-        return enlarge_region(self.part, self.factors)
+        return scale_region(self.part, self.factors)
 
 
 def pair_images(raw, gt, repeat=None):
@@ -101,19 +102,15 @@ def pair_images(raw, gt, repeat=None):
     for path, flag in ((raw, "-i"), (gt, "-g"), (repeat, "--repeat")):
         if path and not path.exists():
             raise FileNotFoundError(f"{path} does not exist: {flag} takes an image or a folder of them.")
-        if path and _is_folder(path) != _is_folder(raw):
+        if path and is_folder_of_images(path) != is_folder_of_images(raw):
             raise ValueError(f"{path} and {raw}: {flag} and -i must both be images or both be folders.")
     for path, flag in ((gt, "-g"), (repeat, "--repeat")):
         if path and os.path.samefile(path, raw):
             raise ValueError(f"{path} is the raw image, too: name another with {flag}.")
-    if not _is_folder(raw):
+    if not is_folder_of_images(raw):
         return [(raw, gt, repeat)]
     repeats = dict(pair_paths(raw, repeat)) if repeat else {}
     return [(raw_path, gt_path, repeats.get(raw_path)) for raw_path, gt_path in pair_paths(raw, gt)]
-
-
-def _is_folder(path):
-    return path.is_dir() and not is_zarr(path)
 
 
 def find_subjects(paths, engine, *, percentiles, axes=None, gt_axes=None):

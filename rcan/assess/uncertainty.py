@@ -22,7 +22,7 @@ from scipy import stats
 from rcan.assess.subjects import central_part
 from rcan.atomic_io import read_json
 from rcan.intensity import fit_affine
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 
 __all__ = [
     "Ratios",

@@ -83,8 +83,7 @@ def simulate(options: SimulateOptions):
     """
     import numpy as np
 
-    from rcan.io.tiff_writing import create_volume
-    from rcan.io.volume import open_volume
+    from rcan.io.opening import create_volume, open_volume
     from rcan.simulation.microscope import degrade, simulate_pair
     from rcan.simulation.phantoms import make_phantom
 

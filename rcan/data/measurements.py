@@ -48,7 +48,7 @@ class Records:
         **settings
             Whatever else it depends on, JSON.
         """
-        facts = [_VERSION, [volume.identity for volume in volumes], settings]
+        facts = [_VERSION, [volume.signature() for volume in volumes], settings]
         key = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]
         self._used.add(key)
         return key

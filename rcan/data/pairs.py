@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from rcan.data.measurements import Records
+from rcan.data.pair_check import MIN_CORRELATION, check_pair
 from rcan.intensity import normalise, percentile_range
-from rcan.io.paths import MIN_CORRELATION, check_pair, enlarge_region, pair_paths
-from rcan.io.volume import Volume, open_volume
+from rcan.io.opening import open_volume
+from rcan.io.paths import pair_paths
+from rcan.io.volume import Volume
 from rcan.progress import Progress
+from rcan.regions import scale_region
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Pair:
         -------
         raw, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
         """
-        larger = enlarge_region(region, self.upscaling)
+        larger = scale_region(region, self.upscaling)
         return (
             normalise(self.raw.read(self.raw.frames[frame], region, dtype=None), self.raw_range),
             normalise(self.gt.read(self.gt.frames[frame], larger, dtype=None), self.gt_range),
@@ -55,7 +58,7 @@ class Pair:
 
     def crop(self, region):
         """The same pair, restricted to a region given in voxels of raw."""
-        larger = enlarge_region(region, self.upscaling)
+        larger = scale_region(region, self.upscaling)
         return Pair(self.raw.crop(region), self.gt.crop(larger), self.raw_range, self.gt_range)
 
 

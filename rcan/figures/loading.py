@@ -41,7 +41,7 @@ def load_for_view(volume, frame, value_range, *, channel=0, most=_MOST_SHOWN, pr
 
     Parameters
     ----------
-    volume : rcan.io.Volume
+    volume : rcan.io.volume.Volume
     frame : dict
         One of ``volume.frames``.
     value_range : sequence of float

@@ -34,7 +34,7 @@ def measure_fingerprint(volume, *, frames=None, channels=None):
 
     Parameters
     ----------
-    volume : rcan.io.Volume
+    volume : rcan.io.volume.Volume
         In the blocks that the network sees. At most 48 blocks of about 16 x 64 x 64 voxels are read, evenly spread
         over at most three frames (nine where they are planes): the first, the last and some between.
     frames : list of dict, optional

@@ -12,7 +12,6 @@ as viewers can show at once. A cell of averages lies between the voxels it stand
 import errno
 import itertools
 import math
-import operator
 import os
 import shutil
 from pathlib import Path
@@ -20,10 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from rcan.atomic_io import partial_path, report_errors_as
-from rcan.io.paths import image_name
-from rcan.io.tiff_writing import round_to_integers
-from rcan.io.volume import is_zarr
-from rcan.io.zarr import import_zarr, overlap
+from rcan.intensity import to_dtype
+from rcan.io.paths import image_name, is_zarr
+from rcan.io.volume import place_block
+from rcan.io.zarr import import_zarr
+from rcan.regions import (
+    chunk_region,
+    cut_into_grid,
+    intersect,
+    region_shape,
+    relative_region,
+    scale_region,
+    touched_chunks,
+)
 
 STORED_AXES = "TCZYX"  # the order that NGFF demands
 ZARR_FORMATS = {"0.4": 2, "0.5": 3}
@@ -37,38 +45,21 @@ COLOURS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")  # of sev
 AXIS_TYPES = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 
 
-class ZarrDestination:
-    """An OME-Zarr folder that is being written; it gets its name when the `with` block ends without an exception.
+class ZarrSink:
+    """An OME-Zarr folder that is being written, see `rcan.io.volume.Sink`; made by `rcan.io.opening.create_volume`.
+
+    A Zarr folder of the same name is replaced at the end, nothing else is. Along P there is an image each, in a
+    collection (bioformats2raw.layout 3, without its OME-XML). The notes become the attribute ``"rcan"``.
 
     Parameters
     ----------
-    path : Path
-        Replaced at the end if it is a Zarr folder; nothing else is.
-    axes : str
-        Of the letters P, T, C, Z, Y and X, in any order; stored as TCZYX. Along P there is an image each, in a
-        collection (bioformats2raw.layout 3, without its OME-XML).
-    sizes : dict
-        Length by axis.
-    dtype : dtype
-        Integers up to 32 bits, float32 or float64.
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm.
-    channel_names : sequence of str, optional
-    time_step : float, optional
-        Seconds.
+    path, axes, sizes, dtype, voxel_size, channel_names, time_step
+        As `create_volume` has checked them.
     version : {"0.5", "0.4"}
         Of NGFF: in Zarr 3 or in Zarr 2.
 
     Attributes
     ----------
-    path : Path
-    display_range : array of shape (2,) or (C, 2), or None
-        Grey values that viewers show as black and white, of all channels or of each; may be set until the `with`
-        block ends.
-    notes : dict
-        JSON for the attribute ``"rcan"``; may be set until the `with` block ends.
-    when_whole : callable, or None
-        Called with the final and the present path once all is written, right before the folder gets its name.
     chunk_shape : tuple of int
         (Z, Y, X).
     writer : ZarrWriter
@@ -91,7 +82,7 @@ class ZarrDestination:
         self.path = path = Path(path)
         self.display_range = None
         self.notes = {}
-        self.when_whole = None
+        self.on_complete = None
         self._version = version
         self._dtype = np.dtype(dtype)
         self._axes = "".join(axis for axis in STORED_AXES if axis in axes)
@@ -159,7 +150,7 @@ class ZarrDestination:
         return tuple(value for axis, value in zip(STORED_AXES, values, strict=True) if axis in self._axes)
 
     def write(self, frame, region, block):
-        """Write one block, see `rcan.io.tiff_writing.Destination.write`."""
+        """Write one block, see `rcan.io.volume.Sink.write`."""
         self.writer.write(frame, region, block)
 
     def __exit__(self, exception_type, *exception):
@@ -183,8 +174,8 @@ class ZarrDestination:
             names = [folder.name for folder in self._folders]
             self._create_group(zarr, self._partial, {"bioformats2raw.layout": 3})
             self._create_group(zarr, self._partial / "OME", {"series": names})
-        if self.when_whole:
-            self.when_whole(self.path, self._partial)
+        if self.on_complete:
+            self.on_complete(self.path, self._partial)
         replaced = self._partial.with_name(f"{self._partial.name}.replaced")
         if not os.path.lexists(self.path):
             os.rename(self._partial, self.path)
@@ -212,14 +203,12 @@ class ZarrDestination:
             shape = (*self._shape[:2], *_reduced(self._shape[2:], factor))
             coarser = self._create_array(zarr, folder / str(level), shape)
             steps = self._stored((1, 1, *map(int, factor // before)))
-            for number in np.ndindex(coarser.cdata_shape):
-                where = _region(number, coarser.chunks, coarser.shape)
-                cells = (slice(s.start * k, s.stop * k) for s, k in zip(where, steps, strict=True))
-                coarser[where] = _average(finer[tuple(cells)], steps)
+            for where in cut_into_grid(coarser.shape, coarser.chunks):
+                coarser[where] = _average(finer[scale_region(where, steps)], steps)
             finer = coarser
 
     def _image_metadata(self):
-        """What NGFF says of one image."""
+        """NGFF's metadata of one image."""
         sizes = (self._time_step, None, *self._voxel_size)
         first = np.array([size or 1.0 for size in sizes])
         axes = []
@@ -262,27 +251,14 @@ class ZarrWriter:
     """Writes blocks into images of full resolution; can be pickled, and used from one thread.
 
     Several processes may each have one if they write different chunks: regions that begin and end at multiples of
-    the `chunk_shape` of the `ZarrDestination`. Each calls `flush` at its end, before the `with` block of the
-    destination does.
-
-    Parameters
-    ----------
-    path : Path
-        Final name, for messages.
-    folders : list of Path
-        Of the images along P, or of the only one.
-    axes : str
-        Stored axes.
-    shape : tuple of int
-        TCZYX.
-    dtype : numpy.dtype
-    chunk_shape : tuple of int
-        (Z, Y, X).
+    the `chunk_shape` of the `ZarrSink`. Each calls `flush` at its end, before the `with` block of the sink ends.
     """
 
     def __init__(self, path, folders, axes, shape, dtype, chunk_shape):
-        self._path, self._folders, self._axes = path, folders, axes
-        self._shape, self._dtype, self._chunk_shape = shape, dtype, chunk_shape
+        self._path = path  # final name, for messages
+        self._folders = folders  # of the images along P, or of the only one
+        self._axes, self._shape = axes, shape  # stored axes; TCZYX
+        self._dtype, self._chunk_shape = dtype, chunk_shape  # (Z, Y, X)
         self._arrays = {}  # open ones, by position
         self._pending = {}  # incomplete chunks, the oldest first, by (p, t, c, z, y, x)
         self._missing = {}  # voxels that are not written yet, by chunk that has been begun
@@ -291,22 +267,14 @@ class ZarrWriter:
         return {**self.__dict__, "_arrays": {}, "_pending": {}, "_missing": {}}
 
     def write(self, frame, region, block):
-        """Write one block, see `rcan.io.tiff_writing.Destination.write`."""
-        if block.ndim == 3:
-            z = frame.get("Z", 0)
-            block, region = block[np.newaxis], (slice(z, z + 1), *(region or (slice(None), slice(None))))
-        parts = zip(region or (slice(None),) * 3, self._shape[2:], strict=True)
-        starts, stops, _ = zip(*(part.indices(size) for part, size in parts), strict=True)
-        channel = frame.get("C", 0)
-        target = (*map(operator.sub, stops, starts), block.shape[-1])
-        if target != block.shape or channel + block.shape[-1] > self._shape[1]:
-            raise ValueError(f"{self._path}: a block of {block.shape} does not fit the region {target}.")
-        limits = zip(starts, stops, self._chunk_shape, strict=True)
-        touched = [range(start // c, -(-stop // c)) for start, stop, c in limits]
+        """Write one block, see `rcan.io.volume.Sink.write`."""
+        sizes = dict(zip(STORED_AXES, self._shape, strict=True))
+        block, (*region, channels) = place_block(self._path, frame, region, block, sizes)
         with report_errors_as(self._path):
-            for i, number in itertools.product(range(block.shape[-1]), itertools.product(*touched)):
-                key = (frame.get("P", 0), frame.get("T", 0), channel + i, *number)
-                self._fill(key, block[..., i], starts)
+            for i in range(block.shape[-1]):
+                for number in touched_chunks(region, self._chunk_shape):
+                    key = (frame.get("P", 0), frame.get("T", 0), channels.start + i, *number)
+                    self._fill(key, block[..., i], region)
 
     def flush(self):
         """Write the chunks that are still incomplete."""
@@ -314,12 +282,12 @@ class ZarrWriter:
             while self._pending:
                 self._store_oldest()
 
-    def _fill(self, key, part, starts):
-        """Put what a part has of a chunk where it belongs; `part` (Z, Y, X) begins at the voxel `starts`."""
-        region = _region(key[3:], self._chunk_shape, self._shape[2:])
-        into, out_of = overlap(region, starts, part.shape)
-        values = round_to_integers(part[out_of], self._dtype)
-        shape = tuple(s.stop - s.start for s in region)
+    def _fill(self, key, part, region):
+        """Put those voxels of a part (Z, Y, X), which fills a region, where they belong that lie in a chunk."""
+        place = chunk_region(key[3:], self._chunk_shape, self._shape[2:])
+        common = intersect(region, place)
+        values, _ = to_dtype(part[relative_region(common, region)], self._dtype)
+        shape = region_shape(place)
         missing = self._missing.get(key, math.prod(shape)) - values.size
         chunk = self._pending.pop(key, None)
         if chunk is None and key in self._missing and values.shape != shape:
@@ -327,7 +295,7 @@ class ZarrWriter:
             chunk = array[where].reshape(shape)
         elif chunk is None:
             chunk = np.zeros(shape, self._dtype)
-        chunk[into] = values
+        chunk[relative_region(common, place)] = values
         self._missing[key] = missing
         if missing <= 0:
             self._store(key, chunk)
@@ -343,7 +311,7 @@ class ZarrWriter:
 
     def _store(self, key, chunk):
         array, where = self._locate(key)
-        array[where] = chunk.reshape([s.stop - s.start for s in where])
+        array[where] = chunk.reshape(region_shape(where))
 
     def _locate(self, key):
         """The array of a chunk, and its place there."""
@@ -351,7 +319,7 @@ class ZarrWriter:
         if position not in self._arrays:
             zarr, folder = import_zarr(self._path), self._folders[position]
             self._arrays[position] = zarr.open_array(folder / "0", mode="r+")
-        region = _region(number, (1, 1, *self._chunk_shape), self._shape)
+        region = chunk_region(number, (1, 1, *self._chunk_shape), self._shape)
         stored = (part for axis, part in zip(STORED_AXES, region, strict=True) if axis in self._axes)
         return self._arrays[position], tuple(stored)
 
@@ -378,12 +346,6 @@ def _pyramid(shape, voxel_size):
         is_halved &= np.array(_reduced(shape, before)) > 1
         factors.append(np.where(is_halved, 2 * before, before))
     return factors
-
-
-def _region(number, chunk_shape, shape):
-    """Where a chunk lies in its array."""
-    places = zip(number, chunk_shape, shape, strict=True)
-    return tuple(slice(i * size, min((i + 1) * size, length)) for i, size, length in places)
 
 
 def _reduced(shape, factors):

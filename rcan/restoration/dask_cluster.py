@@ -145,7 +145,7 @@ class Cluster:
         ----------
         restorer : rcan.restoration.FileRestorer
         raw : rcan.data.views.NetworkView
-        files : list of rcan.io.zarr_writing.ZarrDestination
+        files : list of rcan.io.zarr_writing.ZarrSink
         report : rcan.restoration.Report
             Tells how tiles are cut; the values of all parts are counted there.
         progress : Progress

@@ -15,7 +15,7 @@ import numpy as np
 
 from rcan.data.views import check_fit, open_network_view
 from rcan.fingerprint.domain import compare_fingerprint
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.progress import Progress
 from rcan.restoration.examination import examine, open_scratch
 from rcan.restoration.output import FileReport, Output
@@ -133,7 +133,7 @@ class ImageTask:
         return (*map(int.__mul__, self.raw.volume.shape[:-1], factors), self._restorer.num_channels[1])
 
     def restore(
-        self, output_path, *, spread_path=None, file_format="imagej", label="Restoring", when_whole=None
+        self, output_path, *, spread_path=None, file_format="imagej", label="Restoring", on_complete=None
     ):
         """Restore the image; the output appears when it is complete.
 
@@ -143,10 +143,10 @@ class ImageTask:
         spread_path : path, optional
             Where the spread of an ensemble goes.
         file_format : str
-            As `rcan.io.tiff_writing.create_volume`.
+            As `rcan.create_volume`.
         label : str
             Shown with the progress.
-        when_whole : callable, optional
+        on_complete : callable, optional
             Called with the final and the present path of each output right before it gets its name.
 
         Returns
@@ -180,7 +180,7 @@ class ImageTask:
                 if spread_path:
                     files.append(stack.enter_context(output.create(spread_path, file_format, is_spread=True)))
                 for file in files:
-                    file.when_whole = when_whole
+                    file.on_complete = on_complete
                 num_voxels = len(self.raw.frames) * math.prod(self.raw.volume.shape[:-1])
                 progress = stack.enter_context(Progress(num_voxels, label, unit="voxel"))
                 return self._fill(output, files, (tile_shape, overlap), progress)

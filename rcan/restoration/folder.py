@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from rcan.atomic_io import file_signature, other_writers, remove_stale_partials
 from rcan.failures import UsageError, describe_failure
 from rcan.figures.movie import check_movie_kind
-from rcan.restoration.jobs import find_jobs, is_folder_of_images
+from rcan.io.paths import is_folder_of_images
+from rcan.restoration.jobs import find_jobs
 from rcan.restoration.manifest import Manifest
 from rcan.restoration.options import RestoreOptions
 from rcan.restoration.pictures import draw_pictures
@@ -286,7 +287,7 @@ class FolderRestoration:
             self._restore_images(job, restorer, label, on_complete)
             self.summary.restored.add(job.raw)
         if job.pictures and job.raw not in self.summary.failed:
-            draw_pictures(job, restorer.settings, label=label, when_whole=on_complete)
+            draw_pictures(job, restorer.settings, label=label, on_complete=on_complete)
 
     def _keep_in_manifest(self, job):
         """What is called for each output of a job once it is complete, before it gets its name."""
@@ -304,7 +305,7 @@ class FolderRestoration:
                 spread_path=job.spread,
                 file_format=job.format,
                 label=label,
-                when_whole=on_complete,
+                on_complete=on_complete,
             )
         if report.seams is not None:
             tile = "x".join(map(str, report.tile_shape))

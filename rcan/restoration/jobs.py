@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Job", "find_jobs", "is_folder_of_images"]
+from rcan.io.paths import TIFF_SUFFIXES, image_name, is_folder_of_images, list_volumes, pair_paths
 
-_TIFF, _ZARR = (".tif", ".tiff"), (".zarr",)
+__all__ = ["Job", "find_jobs"]
+
+_ZARR = (".zarr",)
 
 
 class Job(NamedTuple):
@@ -35,23 +37,6 @@ class Job(NamedTuple):
     def outputs(self):
         """All files that are written."""
         return self.images + self.pictures
-
-
-def is_folder_of_images(path):
-    """Whether a path is a folder that holds images; an OME-Zarr image is a folder, too, but is one image.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    is_folder : bool
-        False where there is nothing.
-    """
-    from rcan.io.volume import is_zarr
-
-    return path.is_dir() and not is_zarr(path)
 
 
 def find_jobs(options, *, may_be_empty=False):
@@ -116,7 +101,7 @@ def _one_job(options, raw, gt):
     if is_folder_of_images(output):
         raise IsADirectoryError(f"{output} is a folder but the input is one image: name a file with -o.")
     suffix = output.suffix.lower()
-    if suffix not in (*_TIFF, *_ZARR):
+    if suffix not in (*TIFF_SUFFIXES, *_ZARR):
         raise ValueError(
             f"{output} does not end in .tif, .tiff or .zarr: TIFF or OME-Zarr is written, name it so with -o."
         )
@@ -130,7 +115,7 @@ def _one_job(options, raw, gt):
         )
     if (suffix in _ZARR) != chosen.startswith("zarr"):
         raise ValueError(
-            f"{output} cannot be written as {chosen}: name it {'*.zarr' if suffix in _TIFF else '*.tif'}."
+            f"{output} cannot be written as {chosen}: name it {'*.zarr' if suffix in TIFF_SUFFIXES else '*.tif'}."
         )
     if not output.absolute().parent.is_dir():
         reason = "is not a folder" if output.parent.exists() else "does not exist"
@@ -139,8 +124,6 @@ def _one_job(options, raw, gt):
 
 
 def _jobs_of_folder(options, may_be_empty):
-    from rcan.io.paths import list_volumes, pair_paths
-
     raw, gt = options.input, options.ground_truth
     if options.output.exists() and os.path.samefile(raw, options.output):
         raise ValueError(
@@ -168,13 +151,11 @@ def _jobs_of_folder(options, may_be_empty):
 
 def _output_name(raw_path, options):
     """The input's name with the suffix of the format, and the format; ImageJ files are not called OME."""
-    from rcan.io.paths import image_name
-
     is_zarr = raw_path.suffix.lower() in _ZARR
     chosen = options.format or ("zarr" if is_zarr else options.output_tiff_format)
     if chosen.startswith("zarr"):
         return raw_path.name if is_zarr else f"{image_name(raw_path)}.ome.zarr", chosen
-    if raw_path.suffix.lower() not in _TIFF:
+    if raw_path.suffix.lower() not in TIFF_SUFFIXES:
         return image_name(raw_path) + (".ome.tif" if chosen == "ome" else ".tif"), chosen
     if chosen == "imagej" and raw_path.stem.lower().endswith(".ome"):
         return raw_path.stem[:-4] + raw_path.suffix, chosen
@@ -183,8 +164,6 @@ def _output_name(raw_path, options):
 
 def _name_job(options, raw, gt, output, chosen):
     """The job of an image; what is written besides goes beside the output."""
-    from rcan.io.paths import image_name
-
     name = image_name(output)
     spread = output.with_name(f"{name}_uncertainty{output.name[len(name) :]}")
     return Job(

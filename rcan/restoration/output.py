@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rcan.intensity import denormalise, to_dtype
-from rcan.io.tiff_writing import create_volume
+from rcan.io.opening import create_volume
 from rcan.scores import enlarge
 
 __all__ = ["FileReport", "Output"]

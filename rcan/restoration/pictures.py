@@ -11,7 +11,7 @@ from rcan.atomic_io import atomic_file
 __all__ = ["draw_pictures"]
 
 
-def draw_pictures(job, settings, *, label, when_whole=None):
+def draw_pictures(job, settings, *, label, on_complete=None):
     """Draw the preview and the movie of an image that is restored; of a time-lapse the first time point.
 
     Raw and restored share one range of grey values, that of raw at the network's percentiles, unless the output is
@@ -24,7 +24,7 @@ def draw_pictures(job, settings, *, label, when_whole=None):
         That it was restored with.
     label : str
         Shown with the progress.
-    when_whole : callable, optional
+    on_complete : callable, optional
         Called with the final and the present path of each picture right before it gets its name.
 
     Warns
@@ -46,14 +46,14 @@ def draw_pictures(job, settings, *, label, when_whole=None):
     for path, draw in pictures:
         with atomic_file(path) as partial:
             draw(partial, images, **told)
-            if when_whole:
-                when_whole(path, partial)
+            if on_complete:
+                on_complete(path, partial)
 
 
 def _load_images(job, settings, label):
     """Raw and restored, (Z, Y, X, 1) of one shape and normalised, their voxel size, and what is to be said."""
     from rcan.figures.loading import load_for_view
-    from rcan.io.volume import open_volume
+    from rcan.io.opening import open_volume
     from rcan.progress import Progress
 
     with ExitStack() as stack:
@@ -100,7 +100,7 @@ def _frame_of(volume, channel):
 def _ranges(job, settings, raw, channel):
     """Grey values that become 0 and 1 in the files of raw and of restored."""
     from rcan.data.views import open_network_view
-    from rcan.io.volume import open_volume
+    from rcan.io.opening import open_volume
 
     def range_of(file, channel, **normalize):
         ndim = 3 if "Z" in file.axes else 2

@@ -60,8 +60,7 @@ def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progr
     cuts = [tile_axis(*axis) for axis in zip(shape, tile_shape, overlap, engine.factors, strict=True)]
     if part:
         cuts = [
-            [cut for cut in axis if _meet(cut.write, inside)]
-            for axis, inside in zip(cuts, part, strict=True)
+            [cut for cut in axis if _meet(cut.write, inside)] for axis, inside in zip(cuts, part, strict=True)
         ]
     order = _order_of(shape)
     back = tuple(map(order.index, range(len(shape))))

@@ -10,7 +10,7 @@ import numpy as np
 
 from rcan.atomic_io import printable_name
 from rcan.intensity import normalise, percentile_range
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.simulation.microscope import blur
 from rcan.simulation.phantoms import make_phantom
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rcan.assess.limits.exposures import noise_seed, take_exposure
-from rcan.io.tiff_writing import create_volume
+from rcan.io.opening import create_volume
 from rcan.run_folder.checkpoints import load_state
 
 __all__ = ["train_steps"]
