@@ -19,8 +19,8 @@ from rcan.assess.resolution.measures import (
     single_image_resolution,
 )
 from rcan.assess.scores import bootstrap_blocks, bootstrap_interval, score_blocks, score_image
-from rcan.assess.subjects import central_part
 from rcan.intensity import match_affine
+from rcan.regions import central_region
 from rcan.scores import enlarge, mean_scores
 
 __all__ = ["FEWEST_VOLUMES", "Findings", "evaluate_subject", "sum_up"]
@@ -140,7 +140,7 @@ def _restore_frame(restorer, view, number, part, progress):
 
 def _pictures(images, gt, voxel_size):
     """Images for people, of a bounded part: they are kept when the next pair is evaluated."""
-    part = central_part(gt.shape[:-1], _MOST_SHOWN)
+    part = central_region(gt.shape[:-1], _MOST_SHOWN)
     shown = {name: match_affine(image, gt)[part].astype(np.float32) for name, image in images.items()}
     error, _ = local_error(images["restored"], gt, voxel_size=voxel_size)
     return {

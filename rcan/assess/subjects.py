@@ -12,9 +12,9 @@ from rcan.data.views import NetworkView, check_fit, open_network_view
 from rcan.io.opening import open_volume
 from rcan.io.paths import is_folder_of_images, pair_paths
 from rcan.progress import Progress
-from rcan.regions import scale_region
+from rcan.regions import central_region, region_shape, scale_region
 
-__all__ = ["Subject", "central_part", "find_subjects", "pair_images"]
+__all__ = ["Subject", "find_subjects", "pair_images"]
 
 MOST_VOXELS = (
     2**24
@@ -64,10 +64,7 @@ class Subject(NamedTuple):
     @property
     def is_part(self):
         """Whether less than the whole is evaluated."""
-        return any(
-            part.stop - part.start < size
-            for part, size in zip(self.part, self.raw.volume.shape, strict=False)
-        )
+        return region_shape(self.part) != self.raw.volume.shape[:-1]
 
     def read(self, number, part=None):
         """Raw and ground truth of a frame, normalised: a part in voxels of raw, or the one that is evaluated."""
@@ -153,7 +150,7 @@ def find_subjects(paths, engine, *, percentiles, axes=None, gt_axes=None):
             check_fit(raw, repeat, raw.volume.shape, "the second exposure", "--repeat")
         check_fit(raw, gt, (*map(int.__mul__, raw.volume.shape[:-1], engine.factors), written))
         most = MOST_VOXELS // (math.prod(engine.factors) * max(read, written))
-        part = central_part(raw.volume.shape[:-1], most)
+        part = central_region(raw.volume.shape[:-1], most)
         numbers = tuple(range(len(raw.frames)))
         subjects.append(Subject(printable_name(raw_path), raw, gt, repeat, part, engine.factors, numbers))
     with Progress(len(subjects), "Checking images", unit="image") as progress:
@@ -183,27 +180,3 @@ def _leave_out_blank_frames(subject):
             f"{path}: {num_blank} of {len(subject.numbers)} frames are constant, and left out.", stacklevel=2
         )
     return subject._replace(numbers=numbers)
-
-
-def central_part(shape, most_voxels):
-    """The middle of an image, as near to a cube as its shape lets it be.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    most_voxels : int
-
-    Returns
-    -------
-    part : tuple of slice
-
-    Examples
-    --------
-    >>> central_part((10, 100, 200), 10 * 50 * 50)
-    (slice(0, 10, None), slice(25, 75, None), slice(75, 125, None))
-    """
-    side = max(shape)
-    while side > 1 and math.prod(min(size, side) for size in shape) > most_voxels:
-        side -= 1
-    starts = [(size - min(size, side)) // 2 for size in shape]
-    return tuple(slice(start, start + min(size, side)) for start, size in zip(starts, shape, strict=True))

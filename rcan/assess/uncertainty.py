@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from rcan.assess.subjects import central_part
 from rcan.atomic_io import read_json
 from rcan.intensity import fit_affine
 from rcan.io.opening import open_volume
+from rcan.regions import central_region
 
 __all__ = [
     "Ratios",
@@ -199,7 +199,7 @@ def choose_blocks(sources, *, factor=1):
     """
     frames = [(source, number) for source in sources for number in source.numbers]
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(_MOST_BLOCKS, len(frames))).round().astype(int))
-    return [(*frames[i], central_part(frames[i][0].shape, _MOST_VOXELS // factor)) for i in chosen]
+    return [(*frames[i], central_region(frames[i][0].shape, _MOST_VOXELS // factor)) for i in chosen]
 
 
 def measure_blocks(blocks, restorer, *, size, progress):

@@ -8,6 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft, ndimage, signal, stats
 
 from rcan.fingerprint.noise import estimate_noise, saturated_level, smooth
+from rcan.regions import region_at
 
 __all__ = ["FINGERPRINT_VERSION", "measure_fingerprint"]
 
@@ -108,8 +109,7 @@ def _read_blocks(volume, frames):
     ]
     blocks = []
     for number, start in itertools.product(numbers, itertools.product(*starts)):
-        region = tuple(slice(first, first + side) for first, side in zip(start, shape, strict=True))
-        block = volume.read(frames[number], region, dtype=None)
+        block = volume.read(frames[number], region_at(start, shape), dtype=None)
         if not np.isfinite(block).all():
             raise ValueError(
                 f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them."

@@ -17,6 +17,7 @@ from rcan.data.views import check_fit, open_network_view
 from rcan.fingerprint.domain import compare_fingerprint
 from rcan.io.opening import open_volume
 from rcan.progress import Progress
+from rcan.regions import whole_region
 from rcan.restoration.examination import examine, open_scratch
 from rcan.restoration.output import FileReport, Output
 from rcan.restoration.seams import SeamMeter
@@ -214,7 +215,7 @@ class ImageTask:
             for number, region, block in blocks:
                 restored[number][region] = block
             found = examine(restored, self.raw, self.gt, shape[-1], rescale=self._restorer.settings.rescale)
-            whole = tuple(slice(0, size) for size in shape[:-1])
+            whole = whole_region(shape[:-1])
             frames = ((number, whole, np.array(block)) for number, block in enumerate(restored))
             output.write(files, frames, report, found.limits if self._restorer.settings.stretch else None)
         report.scores = found.scores

@@ -7,6 +7,7 @@ import numpy as np
 
 from rcan.intensity import denormalise, to_dtype
 from rcan.io.opening import create_volume
+from rcan.regions import shrink_region
 from rcan.scores import enlarge
 
 __all__ = ["FileReport", "Output"]
@@ -146,10 +147,7 @@ class Output:
             first = frame.get("C", 0) * last
             parts = {"restored": (first + num_raw * self._settings.as_channels, block[..., :last])}
             if self._settings.as_channels:
-                smaller = tuple(
-                    slice(part.start // f, part.stop // f)
-                    for part, f in zip(region, self._factors, strict=True)
-                )
+                smaller = shrink_region(region, self._factors)
                 parts["raw"] = (frame.get("C", 0), enlarge(self._raw.read(number, smaller), block.shape))
             if self._settings.as_channels and self._gt:
                 parts["ground truth"] = (first + num_raw + num_restored, self._gt.read(number, region))

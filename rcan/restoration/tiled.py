@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 
+from rcan.regions import do_meet, intersect, region_shape, relative_region, scale_region, whole_region
 from rcan.restoration.engine import (
     SMALLEST_TILE,
     KerasEngine,
@@ -60,7 +61,8 @@ def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progr
     cuts = [tile_axis(*axis) for axis in zip(shape, tile_shape, overlap, engine.factors, strict=True)]
     if part:
         cuts = [
-            [cut for cut in axis if _meet(cut.write, inside)] for axis, inside in zip(cuts, part, strict=True)
+            [cut for cut in axis if do_meet(cut.write, inside)]
+            for axis, inside in zip(cuts, part, strict=True)
         ]
     order = _order_of(shape)
     back = tuple(map(order.index, range(len(shape))))
@@ -79,7 +81,8 @@ def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progr
             seams.add(index, block, ramps)
         region, block = tuple(region[i] for i in back), block.transpose(*back, -1)
         if part:
-            region, block = _clip(region, block, part)
+            place, region = region, intersect(region, part)
+            block = block[relative_region(region, place)]
         if block.size:
             yield region, block
         if progress:
@@ -91,23 +94,6 @@ def _order_of(shape):
     tiles across it are kept; the others as they are stored."""
     longest = max(range(len(shape)), key=shape.__getitem__)
     return (longest, *(axis for axis in range(len(shape)) if axis != longest))
-
-
-def _meet(one, other):
-    return one.start < other.stop and one.stop > other.start
-
-
-def _clip(region, block, part):
-    """What of a block lies in a part of the output; it may be nothing."""
-    limits = [
-        (max(own.start, inside.start), min(own.stop, inside.stop))
-        for own, inside in zip(region, part, strict=True)
-    ]
-    clipped = tuple(slice(first, max(first, last)) for first, last in limits)
-    kept = (
-        slice(new.start - own.start, new.stop - own.start) for new, own in zip(clipped, region, strict=True)
-    )
-    return clipped, block[tuple(kept)]
 
 
 def _compute_ahead(engine, read, tiles):
@@ -233,17 +219,13 @@ class TiledRestorer:
         -------
         restored : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
         """
-        part = part or tuple(
-            slice(0, size * factor) for size, factor in zip(shape, self.engine.factors, strict=True)
-        )
-        sizes = [along.stop - along.start for along in part]
-        restored = np.empty((*sizes, self.engine.num_channels[1]), np.float32)
+        part = part or scale_region(whole_region(shape), self.engine.factors)
+        restored = np.empty((*region_shape(part), self.engine.num_channels[1]), np.float32)
 
         def fill(tile_shape, overlap):
             options = {"tile_shape": tile_shape, "overlap": overlap, "part": part, "progress": progress}
             for region, block in restore_blocks(self.engine, read, shape, **options):
-                inside = zip(region, part, strict=True)
-                restored[tuple(slice(r.start - p.start, r.stop - p.start) for r, p in inside)] = block
+                restored[relative_region(region, part)] = block
             return restored
 
         return self.with_fitting_tiles(shape, fill)
