@@ -24,7 +24,7 @@ def percentile_range(volume, percentiles, *, frames=None, channels=None):
 
     Parameters
     ----------
-    volume : rcan.io.Volume
+    volume : rcan.io.volume.Volume
         Read slab by slab, once; 32-bit integers twice. Frames that show another channel (``"C"`` among the looped
         axes) are channels of their own.
     percentiles : tuple of float

@@ -11,6 +11,7 @@ __all__ = [
     "count_voxels",
     "cut_into_grid",
     "cut_into_slabs",
+    "do_meet",
     "intersect",
     "paste",
     "region_at",
@@ -65,6 +66,11 @@ def scale_region(region, factors):
 def shrink_region(region, factors):
     """Undo `scale_region`."""
     return tuple(slice(part.start // f, part.stop // f) for part, f in zip(region, factors, strict=True))
+
+
+def do_meet(part, other):
+    """Whether two slices have a voxel in common."""
+    return part.start < other.stop and part.stop > other.start
 
 
 def intersect(region, other):

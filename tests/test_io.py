@@ -13,7 +13,6 @@ import tifffile
 from rcan.atomic_io import partial_path
 from rcan.io.cache import cache, limit_cache
 from rcan.io.opening import create_volume, open_volume
-from rcan.io.paths import list_volumes, pair_paths
 
 CORRUPT = [
     "crash-0c7e0e8e11ce787078f00b5b0ca409a167f070e0.tif",
@@ -630,37 +629,6 @@ def test_labels_of_planes_are_no_channel_names(tmp_path, stack):
     labels = [f"plane {i}" for i in range(6)]
     tifffile.imwrite(path, stack, imagej=True, metadata={"axes": "ZYX", "Labels": labels})
     assert open_volume(path).channel_names is None
-
-
-# Folders
-
-
-def make_images(folder, names):
-    """Empty files, and folders that say they are Zarr."""
-    for name in names:
-        is_folder = name.endswith("zarr")
-        path = folder / name / "zarr.json" if is_folder else folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
-
-
-def test_a_folder_lists_images_of_all_formats_by_name(tmp_path):
-    make_images(
-        tmp_path, ["d.TIF", "c.ome.zarr", "b.nd2", "a.czi", ".e.zarr", ".f.lif", "notes.txt", "g/h.tif"]
-    )
-    (tmp_path / "i.czi").mkdir()
-    assert [path.name for path in list_volumes(tmp_path)] == ["a.czi", "b.nd2", "c.ome.zarr", "d.TIF"]
-
-
-@pytest.mark.parametrize(
-    "names",
-    [("a.ome.tif", "a.tif"), ("a.tif", "a.zarr"), ("a.czi", "A.ome.zarr"), ("a.1.OME.TIFF", "a.1.tif")],
-)
-def test_images_of_equal_names_are_pairs_whatever_their_format(tmp_path, names):
-    folders = [make_images(tmp_path / str(i), [name, "b.tif"]) for i, name in enumerate(names)]
-    pairs = pair_paths(*folders)
-    assert (folders[0] / names[0], folders[1] / names[1]) in pairs
 
 
 # Files that are not for us, or damaged

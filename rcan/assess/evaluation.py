@@ -18,6 +18,7 @@ from rcan.assess.uncertainty import (
 )
 from rcan.atomic_io import list_versions
 from rcan.progress import Progress
+from rcan.regions import count_voxels
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
 from rcan.restoration.tiled import TiledRestorer
 from rcan.run_folder.models import digest_model, find_model, load_model
@@ -221,9 +222,7 @@ class _Calibration:
             name: choose_blocks(each, factor=math.prod(factors)) for name, each in sources.items() if each
         }
         regions = [region for blocks in self._blocks.values() for _, _, region in blocks]
-        self.num_voxels = size * sum(
-            math.prod(along.stop - along.start for along in region) for region in regions
-        )
+        self.num_voxels = size * sum(map(count_voxels, regions))
 
     def run(self, progress):
         """Restore the blocks and find the factor, as JSON."""

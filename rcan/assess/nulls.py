@@ -33,7 +33,7 @@ from scipy import fft, ndimage
 
 from rcan.fingerprint.noise import estimate_noise
 from rcan.intensity import fit_affine
-from rcan.regions import central_region
+from rcan.regions import central_region, count_voxels, whole_region
 from rcan.scores import enlarge
 
 __all__ = [
@@ -108,8 +108,7 @@ def shuffle_phases(image, *, rng):
     spectrum = spectrum * phases
     spectrum[(0,) * len(space)] = 0
     shuffled = fft.irfftn(spectrum, mirrored.shape[:-1], axes=space)
-    inside = tuple(slice(0, size) for size in image.shape[:-1])
-    return (shuffled[inside] + mean).astype(np.float32)
+    return (shuffled[whole_region(image.shape[:-1])] + mean).astype(np.float32)
 
 
 def measure_contrast(image):
@@ -279,7 +278,7 @@ def null_voxels(subjects):
 
 
 def _voxels(part):
-    return (1 + 2 * len(NULLS)) * math.prod(along.stop - along.start for along in part)
+    return (1 + 2 * len(NULLS)) * count_voxels(part)
 
 
 def _chosen(subjects):

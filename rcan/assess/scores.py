@@ -5,7 +5,6 @@ says nothing else, an image is scored after the least-squares affine match of `r
 restored volumes alike.
 """
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import numpy as np
 from scipy import special
 
 from rcan.intensity import match_affine
+from rcan.regions import split_evenly, whole_region
 from rcan.restoration.tiled import restore
 from rcan.scores import compare, enlarge, mean_scores, ssim_map
 
@@ -76,7 +76,7 @@ def score_image(image, gt):
     >>> round(scores["nrmse"], 3), round(scores["nrmse_unmatched"], 3), round(scores["pearson"], 3)
     (0.0, 0.361, 1.0)
     """
-    sums = _sum_blocks(image, gt, _split(gt.shape[:-1], 1))
+    sums = _sum_blocks(image, gt, split_evenly(gt.shape[:-1], 1))
     return {name: float(value) for name, value in _scores(sums).items()}
 
 
@@ -124,7 +124,7 @@ def score_blocks(image, gt, *, num_blocks=16):
     >>> len(score_blocks(gt, gt).rows)
     16
     """
-    regions = _split(gt.shape[:-1], num_blocks)
+    regions = split_evenly(gt.shape[:-1], num_blocks)
     if len(regions) < 2:
         raise ValueError(
             f"num_blocks is {num_blocks} for an image of {gt.shape} (ZYXC): there must be two blocks or more. Raise "
@@ -225,15 +225,6 @@ def _interval(resamples, size, level):
     return float(low), float(high)
 
 
-def _split(shape, num_blocks):
-    """Regions of nearly equal size that cover an image of `shape`, about as long as wide in voxels."""
-    parts = np.ones(len(shape), int)
-    while 2 * parts.prod() <= num_blocks and np.max(shape / parts) >= 2:
-        parts[np.argmax(shape / parts)] *= 2
-    edges = [np.linspace(0, size, part + 1).astype(int) for size, part in zip(shape, parts, strict=True)]
-    return list(itertools.product(*([*map(slice, along, along[1:])] for along in edges)))
-
-
 def _sum_blocks(image, gt, regions):
     """Sums over the voxels of each region, by name, each `(N, C)`, for `_scores`."""
     gt, image = np.asarray(gt, np.float32), np.asarray(image, np.float32)
@@ -312,7 +303,7 @@ def score_pair(model, pair, *, tile_shape=None):
     images : dict of str to ndarray of shape (Z, Y, X, C) or (Y, X, C)
         The last frame's ``raw``, ``restored`` and ``ground truth``, matched, background 0 and signal 1.
     """
-    whole = tuple(slice(0, size) for size in pair.raw.shape[:-1])
+    whole = whole_region(pair.raw.shape[:-1])
     frames = []
     for frame in range(len(pair.raw.frames)):
         raw, gt = pair.read(frame, whole)

@@ -12,7 +12,7 @@ from rcan.data.views import NetworkView, check_fit, open_network_view
 from rcan.io.opening import open_volume
 from rcan.io.paths import is_folder_of_images, pair_paths
 from rcan.progress import Progress
-from rcan.regions import central_region, scale_region
+from rcan.regions import central_region, region_shape, scale_region
 
 __all__ = ["Subject", "find_subjects", "pair_images"]
 
@@ -64,10 +64,7 @@ class Subject(NamedTuple):
     @property
     def is_part(self):
         """Whether less than the whole is evaluated."""
-        return any(
-            part.stop - part.start < size
-            for part, size in zip(self.part, self.raw.volume.shape, strict=False)
-        )
+        return region_shape(self.part) != self.raw.volume.shape[:-1]
 
     def read(self, number, part=None):
         """Raw and ground truth of a frame, normalised: a part in voxels of raw, or the one that is evaluated."""

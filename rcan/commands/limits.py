@@ -192,14 +192,13 @@ def _read_network(options):
 
 def _choose_inputs(options):
     """Images to learn from, for --train, and images to test on; None where phantoms are drawn."""
-    from rcan.io.paths import is_zarr, list_volumes
+    from rcan.io.paths import is_folder_of_images, list_volumes
 
     if options.input is None:
         return None, None
     if not options.input.exists():
         raise FileNotFoundError(f"{options.input} does not exist: -i takes an image or a folder of them.")
-    is_folder = options.input.is_dir() and not is_zarr(options.input)
-    paths = list_volumes(options.input) if is_folder else [options.input]
+    paths = list_volumes(options.input) if is_folder_of_images(options.input) else [options.input]
     if not options.train:
         return None, paths[: options.volumes]  # one part of each comes first: others would not be looked at
     if len(paths) < 2:

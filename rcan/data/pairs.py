@@ -12,7 +12,7 @@ from rcan.io.opening import open_volume
 from rcan.io.paths import pair_paths
 from rcan.io.volume import Volume
 from rcan.progress import Progress
-from rcan.regions import scale_region
+from rcan.regions import scale_region, whole_region
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _split_pair(pair, share):
             f"{pair.raw.path} is {spatial}: too small to validate on a part of it. Name validation data, or "
             "set validation_split to 0."
         )
-    whole = [slice(0, size) for size in spatial]
+    whole = whole_region(spatial)
     kept, held = (
         pair.crop((*whole[:axis], part, *whole[axis + 1 :]))
         for part in (slice(0, border), slice(border, spatial[axis]))

@@ -5,6 +5,7 @@ import numpy as np
 from rcan.data.foreground import Positions
 from rcan.data.measurements import Records
 from rcan.progress import Progress
+from rcan.regions import region_at
 
 
 class PatchSampler:
@@ -88,10 +89,7 @@ class PatchSampler:
         site = int(np.searchsorted(self._ends, rank, side="right"))
         pair, frame = self._sites[site]
         corner = self._positions[site].locate(rank - (self._ends[site] - self._positions[site].count))
-        region = tuple(
-            slice(start, start + size) for start, size in zip(corner, self._patch_shape, strict=True)
-        )
-        raw, gt = pair.read(frame, region)
+        raw, gt = pair.read(frame, region_at(corner, self._patch_shape))
         if not self._augmented:
             return raw, gt
         square = raw.shape[-3] == raw.shape[-2] and gt.shape[-3] == gt.shape[-2]

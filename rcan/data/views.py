@@ -15,7 +15,7 @@ def open_network_view(
 
     Parameters
     ----------
-    file : rcan.io.Volume
+    file : rcan.io.volume.Volume
     ndim : {2, 3}
         Spatial axes of the network.
     num_channels : int
@@ -94,7 +94,7 @@ class NetworkView:
 
     Parameters
     ----------
-    volume : rcan.io.Volume
+    volume : rcan.io.volume.Volume
         In blocks that fit the network.
     channels : tuple of int
         Of the file, that are looked at.

@@ -8,6 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft, ndimage, signal, stats
 
 from rcan.fingerprint.noise import estimate_noise, saturated_level, smooth
+from rcan.regions import region_at
 
 __all__ = ["FINGERPRINT_VERSION", "measure_fingerprint"]
 
@@ -34,7 +35,7 @@ def measure_fingerprint(volume, *, frames=None, channels=None):
 
     Parameters
     ----------
-    volume : rcan.io.Volume
+    volume : rcan.io.volume.Volume
         In the blocks that the network sees. At most 48 blocks of about 16 x 64 x 64 voxels are read, evenly spread
         over at most three frames (nine where they are planes): the first, the last and some between.
     frames : list of dict, optional
@@ -108,8 +109,7 @@ def _read_blocks(volume, frames):
     ]
     blocks = []
     for number, start in itertools.product(numbers, itertools.product(*starts)):
-        region = tuple(slice(first, first + side) for first, side in zip(start, shape, strict=True))
-        block = volume.read(frames[number], region, dtype=None)
+        block = volume.read(frames[number], region_at(start, shape), dtype=None)
         if not np.isfinite(block).all():
             raise ValueError(
                 f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them."

@@ -1,8 +1,8 @@
-"""One image out of many files: a time point, plane, channel or position each.
+"""One image in many files: each holds a time point, plane, channel or position.
 
-What a file is, the numbers in its name tell. A number belongs to the word before it: files such as
-``volume--C00--T00003.tif`` lie along C and T. Where one number varies and no word tells, it counts time points of
-volumes, or planes. A user who names the axes of the whole has the last word.
+The numbers in the name of a file say which. A number belongs to the word before it: files such as
+``volume--C00--T00003.tif`` lie along C and T. Where one number varies and no word names its axis, it counts time
+points of volumes, or planes. The axes that a user names come first.
 """
 
 import glob
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from rcan.io.paths import image_name, is_zarr, list_volumes
+from rcan.regions import region_shape
 
 SET_AXES = "PTCZ"  # in the order in which files are stored where the user names none
 WORDS = {
@@ -32,24 +33,35 @@ LAST_WORD = re.compile(r"([A-Z]?[a-z]+|[A-Z]+)[^A-Za-z]*$")  # of the text befor
 
 
 class SeriesSource:
-    """Files of equal shape as one array, see `rcan.io.volume.Source`; a file is open only while it is read.
+    """Files of equal shape as one array, see `rcan.io.volume.Source`; calibrated as the first file is.
 
-    `path` is a pattern such as ``cell_t*.tif``, or a folder: the images in it. `axes` are those of the whole; the
-    letters in front of those of a file are axes of the set, in the order in which the numbers stand in the names,
-    unless the names tell them. `open_source` opens one file as a `Source`.
+    Parameters
+    ----------
+    path : Path
+        A pattern such as ``cell_t*.tif``, or a folder: the images in it.
+    axes : str or None
+        Axes of the whole image. The letters in front of those of a file are axes of the set, in the order in which
+        the numbers stand in the names, unless the names say which they are.
+    open_source : callable
+        Opens one file: ``open_source(path, axes)``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing matches.
+    ValueError
+        If the axes of the set cannot be found, a file is missing, or one differs from the others.
     """
 
     def __init__(self, path, axes, open_source):
-        self.path, self._open_source = path, open_source
+        self.path = path
+        self._open_source = open_source
         names = _Names(path, _find_files(path))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # heard below
-            set_axes, columns = names.tell_axes(
-                axes, lambda: open_source(names.paths[0]).axes.replace("_", "")
-            )
+            warnings.simplefilter("ignore")  # the file is opened again below
+            set_axes, columns = names.find_axes(axes, self._axes_of_file)
         lengths, paths = names.arrange(set_axes, columns)
-        rest = axes and "".join(axis for axis in axes if axis not in set_axes)
-        self._sources = self._open_all(paths, rest)
+        self._sources = self._open_all(paths, axes and "".join(axis for axis in axes if axis not in set_axes))
         first = self._sources[0]
         own = first.axes.replace("_", "")
         if twice := sorted(set(set_axes) & set(own)):
@@ -62,11 +74,15 @@ class SeriesSource:
         self.dtype, self.voxel_size, self.time_step = first.dtype, first.voxel_size, first.time_step
         self.channel_names = first.channel_names if "C" not in set_axes else None
 
+    def _axes_of_file(self, path):
+        """Return the axes of one file as its metadata name them."""
+        return self._open_source(path).axes.replace("_", "")
+
     def _open_all(self, paths, axes):
-        """Read the metadata of each file, and check that all are alike."""
+        """Open all files, and check that they are alike."""
         sources = [self._open_source(paths[0], axes)]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd about one is odd about all
+            warnings.simplefilter("ignore")  # one warning is enough for all files
             sources += [self._open_source(path, axes) for path in paths[1:]]
         kinds = [(source.axes, source.shape, source.dtype) for source in sources]
         usual, _ = Counter(kinds).most_common(1)[0]
@@ -80,24 +96,20 @@ class SeriesSource:
         return sources
 
     def read(self, region):
-        """Read a part of the array from the files that it lies in."""
-        num_set_axes = len(self._set_shape)
-        chosen, inside = region[:num_set_axes], region[num_set_axes:]
+        """Read a part of the array from the files that it lies in, see `rcan.io.volume.Source`."""
+        chosen, inside = region[: len(self._set_shape)], region[len(self._set_shape) :]
         numbers = np.arange(len(self._sources)).reshape(self._set_shape)[chosen]
         if numbers.size == 1:
-            part = self._sources[numbers.item()].read(inside)
-            return part.reshape(*numbers.shape, *part.shape)
-        whole = None
+            return self._sources[numbers.item()].read(inside).reshape(region_shape(region))
+        part = np.empty(region_shape(region), self.dtype)
         for where in np.ndindex(numbers.shape):
-            part = self._sources[numbers[where]].read(inside)
-            whole = np.empty((*numbers.shape, *part.shape), self.dtype) if whole is None else whole
-            whole[where] = part
-        return whole
+            part[where] = self._sources[numbers[where]].read(inside)
+        return part
 
     def signature(self):
         """Return a digest of the names and signatures of all files."""
-        signatures = [[str(source.path), source.signature()] for source in self._sources]
-        return {"files": hashlib.sha256(json.dumps(signatures, sort_keys=True).encode()).hexdigest()}
+        states = [[str(source.path), source.signature()] for source in self._sources]
+        return {"files": hashlib.sha256(json.dumps(states, sort_keys=True).encode()).hexdigest()}
 
     def close(self):
         """Free what has been decoded and kept of the files."""
@@ -125,23 +137,23 @@ def _split(text):
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _axis_told(text):
-    """Axis of the number that follows a text, None if its last word is none of ours."""
+def _axis_after(text):
+    """Return the axis of the number that follows a text, None if its last word names no axis."""
     word = LAST_WORD.search(text)
     return word and AXIS_OF_WORD.get(word[1].lower())
 
 
 def _without_channel_names(texts):
-    """The text of a name, without what MetaMorph adds to the number of a channel: w1GFP_s2 is w1_s2."""
+    """Return the texts of a name without what MetaMorph adds to the number of a channel: w1GFP_s2 is w1_s2."""
     stripped = (
-        re.sub("^[A-Za-z]+(?=_|$)", "", text) if _axis_told(before) == "C" else text
+        re.sub("^[A-Za-z]+(?=_|$)", "", text) if _axis_after(before) == "C" else text
         for before, text in itertools.pairwise(texts)
     )
     return [texts[0], *stripped]
 
 
 class _Names:
-    """The names of a set of files, and what the numbers in them tell."""
+    """The names of a set of files, and the numbers in them."""
 
     def __init__(self, path, paths):
         self.path, self.paths = path, paths
@@ -151,24 +163,35 @@ class _Names:
         numbers = np.array([part[1::2] if len(texts) == 1 else [] for part in parts], object)
         varying = [i for i in range(numbers.shape[1]) if len({*numbers[:, i]}) > 1]
         self._values = numbers[:, varying]  # (file, number)
-        self._told = [_axis_told(parts[0][2 * i]) for i in varying]
+        self._named = [_axis_after(parts[0][2 * i]) for i in varying]  # axes of these numbers, or None
 
-    def tell_axes(self, axes, axes_of_file):
-        """Axes of the set, and the varying number that belongs to each; None where the order of the names counts.
+    def find_axes(self, axes, axes_of_file):
+        """Find the axes of the set.
 
-        `axes` are those that the user names for the whole, or None; `axes_of_file` is called for those of one file.
+        Parameters
+        ----------
+        axes : str or None
+            Of the whole image, named by the user.
+        axes_of_file : callable
+            Returns the axes of the file of a path.
+
+        Returns
+        -------
+        set_axes : str
+        columns : list of int, or None
+            The varying number that belongs to each axis; None where the order of the names counts.
         """
         if len(self.paths) == 1:
             return "", []
-        told, count = self._told, self._values.shape[1]
-        is_told = count and None not in told and len(set(told)) == count
-        if is_told and set(told) <= set(axes or SET_AXES):
-            found = "".join(axis for axis in axes or SET_AXES if axis in told)
-            return found, [told.index(axis) for axis in found]
+        named, count = self._named, self._values.shape[1]
+        are_clear = count and None not in named and len(set(named)) == count
+        if are_clear and set(named) <= set(axes or SET_AXES):
+            found = "".join(axis for axis in axes or SET_AXES if axis in named)
+            return found, [named.index(axis) for axis in found]
         if axes is not None:
             return self._take_axes(axes, axes_of_file, count)
         if count == 1:
-            return "T" if "Z" in axes_of_file() else "Z", [0]
+            return "T" if "Z" in axes_of_file(self.paths[0]) else "Z", [0]
         reason = f"{count} numbers vary" if count else "no numbers alone vary"
         raise ValueError(
             f"{self.path} matches {len(self.paths)} files, but in their names {reason}: it cannot be told what each is "
@@ -180,8 +203,8 @@ class _Names:
     def _take_axes(self, axes, axes_of_file, count):
         """Split the axes that the user names into those of the set and those of a file."""
         try:
-            num_axes = len(axes) - len(axes_of_file())
-        except ValueError:  # nameless; the user's letters will do
+            num_axes = len(axes) - len(axes_of_file(self.paths[0]))
+        except ValueError:  # its metadata do not name them
             num_axes = max(1, count)
         num_axes = max(1, min(num_axes, max(1, count), len(axes) - 2))
         if num_axes not in (1, count):
@@ -192,7 +215,7 @@ class _Names:
         return axes[:num_axes], [*range(count)] if num_axes == count else None
 
     def arrange(self, set_axes, columns):
-        """Lengths of the axes of the set, and the files in their order; there must be one in every place."""
+        """Return the length of each axis of the set, and all paths in order; check that there is one in every place."""
         if columns is None:
             return [len(self.paths)], self.paths
         values = [sorted({*self._values[:, column]}) for column in columns]
@@ -202,13 +225,13 @@ class _Names:
             other = places.setdefault(tuple(row), file)
             if other is not file:
                 raise ValueError(
-                    f"{self.path}: {other} and {file} are both {_place(set_axes, row) or 'the same image'}. "
+                    f"{self.path}: {other} and {file} are both {_as_text(set_axes, row) or 'the same image'}. "
                     "Remove one, or match fewer files."
                 )
         for place in itertools.product(*values):
             if place not in places:
                 raise ValueError(
-                    f"{self.path} lacks the file of {_place(set_axes, place)}: of {len(places)} files, "
+                    f"{self.path} lacks the file of {_as_text(set_axes, place)}: of {len(places)} files, "
                     f"{math.prod(map(len, values))} are needed for every combination. Add it, or match fewer files."
                 )
         return [len(numbers) for numbers in values], [places[place] for place in itertools.product(*values)]
@@ -221,9 +244,9 @@ class _Names:
                 warnings.warn(
                     f"{self.path}: after {axis} {numbers[i]} follows {numbers[i + 1]}, while others are "
                     f"{steps.min()} apart. Files may be missing.",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
 
 
-def _place(axes, numbers):
+def _as_text(axes, numbers):
     return ", ".join(f"{axis} {number}" for axis, number in zip(axes, numbers, strict=True))

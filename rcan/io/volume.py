@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from rcan.atomic_io import file_signature
+from rcan.regions import region_shape, resolve_region
 
 ALL_AXES = "PTZYXC"  # in the order in which frames are looped over and blocks are laid out
 BLOCK_AXES = ("ZYXC", "ZYX", "YXC", "YX")
@@ -244,18 +245,15 @@ def place_block(path, frame, region, block, sizes):
     region : tuple of slice
         Along Z, Y, X and C, with start and stop.
     """
-    ndim = block.ndim
-    region = region or (slice(None),) * (ndim - 1)
-    if ndim == 3:
+    first = frame.get("C", 0)
+    region = (*(region or (slice(None),) * (block.ndim - 1)), slice(first, first + block.shape[-1]))
+    region = resolve_region(region, [sizes[axis] for axis in "ZYXC"[-block.ndim :]])
+    target = region_shape(region)
+    if target != block.shape:
+        raise ValueError(f"{path}: a block of {block.shape} does not fit the region {target}.")
+    if block.ndim == 3:
         plane = frame.get("Z", 0)
         block, region = block[np.newaxis], (slice(plane, plane + 1), *region)
-    first = frame.get("C", 0)
-    region = (*region, slice(first, first + block.shape[-1]))
-    region = tuple(slice(*s.indices(sizes[axis])[:2]) for axis, s in zip("ZYXC", region, strict=True))
-    target = tuple(s.stop - s.start for s in region)
-    if target != block.shape:
-        shape, target = block.shape[-ndim:], target[-ndim:]
-        raise ValueError(f"{path}: a block of {shape} does not fit the region {target}.")
     return block, region
 
 

@@ -4,6 +4,8 @@ import itertools
 import math
 from typing import NamedTuple
 
+from rcan.regions import do_meet
+
 __all__ = ["group_frames", "split_volume"]
 
 _MOST_PARTS = 16  # for each worker
@@ -69,9 +71,6 @@ def _splits(cuts, step, most):
             borders = {(i * size // count + half) // step * step for i in range(1, count)}
             borders = (0, *sorted(border for border in borders if 0 < border < size), size)
             stretches = [*itertools.starmap(slice, itertools.pairwise(borders))]
-            tiles = [
-                sum(cut.write.start < part.stop and cut.write.stop > part.start for cut in cuts)
-                for part in stretches
-            ]
+            tiles = [sum(do_meet(cut.write, part) for cut in cuts) for part in stretches]
             found.append(_Split(stretches, sum(tiles), max(tiles)))
         yield min(found, key=lambda split: split.largest * split.num_tiles)
