@@ -15,6 +15,12 @@ def rng():
 
 
 @pytest.fixture
+def stack(rng):
+    """(Z, Y, X), photon counts."""
+    return rng.poisson(100, (6, 40, 50)).astype(np.uint16)
+
+
+@pytest.fixture
 def data_dir():
     """Real microscopy files, see its README.md."""
     folder = Path(__file__).parents[1].parent / "shared" / "data"

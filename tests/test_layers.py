@@ -92,6 +92,14 @@ def test_keras_and_tensorflow_come_from_the_module_that_sets_them_up(path):
     assert not direct or module_of(path) == "keras_setup"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_opening_knows_the_formats(path):
+    formats = {"series", "tiff", "tiff_writing", "vendor", "zarr", "zarr_writing"}
+    names = [name.split(".") for name in imported_names(path) if name.startswith("rcan.io.")]
+    known = {name[2] for name in names} & formats
+    assert path.stem == "opening" or known <= ({"zarr"} if path.stem == "zarr_writing" else set())
+
+
 def test_the_public_names_exist():
     for name in rcan.__all__:
         assert getattr(rcan, name) is not None

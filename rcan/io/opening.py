@@ -43,7 +43,7 @@ def open_volume(path, *, axes=None, block_axes="ZYXC"):
     OSError
         If the file is missing or may not be read.
     ValueError
-        If it is no image of this kind, is damaged, or has axes that cannot be told.
+        If it is no such image, is damaged, or has axes that are not known.
 
     Examples
     --------

@@ -56,7 +56,7 @@ class SeriesSource:
     def __init__(self, path, axes, open_source):
         self.path = path
         self._open_source = open_source
-        names = _Names(path, _find_files(path))
+        names = _FileNames(path, _find_files(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the file is opened again below
             set_axes, columns = names.find_axes(axes, self._axes_of_file)
@@ -118,7 +118,7 @@ class SeriesSource:
 
 
 def _find_files(path):
-    """The images that a pattern or folder means, in natural order: 2 before 10."""
+    """Return the images of a pattern or folder in natural order: 2 before 10."""
     if path.is_dir():
         found = list_volumes(path)
     else:
@@ -132,7 +132,7 @@ def _find_files(path):
 
 
 def _split(text):
-    """Text and numbers in turn, beginning and ending with text."""
+    """Split into text and numbers in turn, beginning and ending with text."""
     parts = re.split(r"([0-9]+)", text)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
@@ -152,7 +152,7 @@ def _without_channel_names(texts):
     return [texts[0], *stripped]
 
 
-class _Names:
+class _FileNames:
     """The names of a set of files, and the numbers in them."""
 
     def __init__(self, path, paths):
@@ -166,20 +166,9 @@ class _Names:
         self._named = [_axis_after(parts[0][2 * i]) for i in varying]  # axes of these numbers, or None
 
     def find_axes(self, axes, axes_of_file):
-        """Find the axes of the set.
+        """Return the axes of the set, and which varying number belongs to each; None if the order of the names counts.
 
-        Parameters
-        ----------
-        axes : str or None
-            Of the whole image, named by the user.
-        axes_of_file : callable
-            Returns the axes of the file of a path.
-
-        Returns
-        -------
-        set_axes : str
-        columns : list of int, or None
-            The varying number that belongs to each axis; None where the order of the names counts.
+        `axes` are those of the whole image that the user names, or None; `axes_of_file` returns those of a path.
         """
         if len(self.paths) == 1:
             return "", []
@@ -189,7 +178,7 @@ class _Names:
             found = "".join(axis for axis in axes or SET_AXES if axis in named)
             return found, [named.index(axis) for axis in found]
         if axes is not None:
-            return self._take_axes(axes, axes_of_file, count)
+            return self._split_axes(axes, axes_of_file, count)
         if count == 1:
             return "T" if "Z" in axes_of_file(self.paths[0]) else "Z", [0]
         reason = f"{count} numbers vary" if count else "no numbers alone vary"
@@ -200,7 +189,7 @@ class _Names:
             "gt_data_format)."
         )
 
-    def _take_axes(self, axes, axes_of_file, count):
+    def _split_axes(self, axes, axes_of_file, count):
         """Split the axes that the user names into those of the set and those of a file."""
         try:
             num_axes = len(axes) - len(axes_of_file(self.paths[0]))
@@ -215,7 +204,7 @@ class _Names:
         return axes[:num_axes], [*range(count)] if num_axes == count else None
 
     def arrange(self, set_axes, columns):
-        """Return the length of each axis of the set, and all paths in order; check that there is one in every place."""
+        """Return the lengths of the axes of the set, and the paths in order; refuse gaps and doubles."""
         if columns is None:
             return [len(self.paths)], self.paths
         values = [sorted({*self._values[:, column]}) for column in columns]
@@ -237,6 +226,7 @@ class _Names:
         return [len(numbers) for numbers in values], [places[place] for place in itertools.product(*values)]
 
     def _warn_of_gaps(self, set_axes, values):
+        """Warn of time points or planes that are not evenly spaced."""
         for axis, numbers in zip(set_axes, values, strict=True):
             steps = np.diff(numbers)
             if axis in "TZ" and steps.size and np.ptp(steps):

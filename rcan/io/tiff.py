@@ -6,8 +6,8 @@ vanishes meanwhile is an error (a memory map would end the process). Of a contig
 are read, anything else is decoded strip by strip (or tile by tile), only those that a region touches, and the
 last ones are kept in a cache of limited size.
 
-Damage is looked for before anything is decoded or allocated: every strip must lie inside the file, and hold
-enough bytes for what it claims to become. tifffile itself would fill some gaps with zeros.
+Damage is looked for before anything is decoded or allocated: every strip must lie inside the file, and hold enough
+bytes for its number of pixels. tifffile itself would fill some gaps with zeros.
 """
 
 import contextlib
@@ -135,7 +135,7 @@ class TiffSource:
         return not any(tiff.filehandle.read(tiff.tiff.offsetsize))
 
     def _find_data(self, tiff, images):
-        """Note where the pixels are: at one offset for each image, or in pages."""
+        """Find where the pixels are: at one offset for each image, or in pages."""
         series = images[0]
         self._stored_dtype = series.dtype.newbyteorder(tiff.byteorder)
         offsets = [None if image.is_multifile else image.dataoffset for image in images]
@@ -164,7 +164,7 @@ class TiffSource:
         )
 
     def _find_page(self, page):
-        """Locate one page and check that what it claims can be true."""
+        """Return where a page lies, and check that the file can hold it."""
         if page is None:
             raise ValueError(
                 f"{self.path} lacks planes that its metadata declare, or a file that holds them."
@@ -278,7 +278,7 @@ class TiffSource:
 
 
 def _own_images(tiff):
-    """The images of a file. OME metadata also list those of other files of a set, which are left to these."""
+    """Return the images of a file; OME metadata also list those of other files of a set, which are left out."""
     own = [series for series in tiff.series if series.is_multifile or series.keyframe.parent is tiff]
     return own or tiff.series
 

@@ -7,14 +7,13 @@ memory map would grow with the volume.
 import errno
 import math
 import os
-import shutil
 import uuid
 
 import numpy as np
 
 from rcan.atomic_io import partial_path, preallocate, report_errors_as
 from rcan.intensity import to_dtype
-from rcan.io.volume import place_block
+from rcan.io.volume import check_space, place_block
 
 STORED_AXES = "PTZCYX"  # ImageJ demands TZCYX, OME-TIFF takes it as well; positions are images of their own
 MAX_CLASSIC_BYTES = 2**32 - 2**25  # offsets have 32 bits; some room is left for the metadata
@@ -68,10 +67,7 @@ class TiffSink:
             with report_errors_as(self.path):
                 if self.path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                free = shutil.disk_usage(self.path.absolute().parent).free
-                if free < self._num_bytes:
-                    needed = f"{self._num_bytes / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free"
-                    raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
+                check_space(self.path, self._num_bytes)
                 self._offsets = self._write_tiff(self._partial)
                 self._file = open(self._partial, "rb+", buffering=0)
                 for offset in self._offsets:
@@ -111,8 +107,10 @@ class TiffSink:
         self._partial.unlink(missing_ok=True)
 
     def _write_tiff(self, path, **compression):
-        """Write the metadata of each position around its planes, compressed or room for them; return where each
-        position's pixels begin if not compressed."""
+        """Write metadata and compressed planes of each position; without compression, room for them.
+
+        Returns where the pixels of each position begin, if they are not compressed.
+        """
         import tifffile
 
         options = {"imagej": True} if self._is_imagej else {"ome": True}
@@ -136,7 +134,7 @@ class TiffSink:
         return [place[0] for place in places if place]
 
     def _imagej_metadata(self):
-        """What ImageJ's description says of the image, in tifffile's words."""
+        """Return tifffile's options for ImageJ's description of the image."""
         z, y, x = self._voxel_size
         num_channels = self._sizes["C"]
         metadata = {"mode": "composite" if num_channels > 1 else "grayscale"}
@@ -153,14 +151,14 @@ class TiffSink:
         return metadata
 
     def _resolution(self):
-        """tifffile's options for ImageJ's pixel size."""
+        """Return tifffile's options for ImageJ's pixel size."""
         _, y, x = self._voxel_size
         if x is None or y is None:
             return {}
         return {"resolution": (1 / x, 1 / y), "resolutionunit": "none"}
 
     def _ome_metadata(self, position):
-        """What OME's XML says of a position, in tifffile's words."""
+        """Return tifffile's options for OME's description of a position."""
         metadata = {"UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.path.name} {self._shape}"))}
         if self._sizes["P"] > 1:
             metadata["Name"] = f"Position {position + 1}"
@@ -173,14 +171,14 @@ class TiffSink:
         return metadata
 
     def _notes_as_lines(self):
-        """The notes as text, a line such as ``rcan.name = ...`` for each."""
+        """Return the notes as text, a line such as ``rcan.name = ...`` for each."""
         texts = {
             name: note if isinstance(note, str) else "; ".join(note) for name, note in self.notes.items()
         }
         return "\n".join(f"rcan.{name} = {text}" for name, text in texts.items())
 
     def _planes(self, position):
-        """The planes of a position as they have been written, one after the other."""
+        """Yield the planes of a position as they have been written."""
         shape, dtype = self._shape[-2:], self._stored_dtype
         num_values = math.prod(shape)
         for number in range(math.prod(self._shape[1:-2])):
@@ -208,19 +206,7 @@ class TiffSink:
 
 
 def _write_plain(file, offset, shape, start, part):
-    """Write a region of an array that lies in a file without gaps, in as few stretches as it has there.
-
-    Parameters
-    ----------
-    file : file
-        Open for writing, without a buffer.
-    offset : int
-        Where the array begins.
-    shape, start : tuple of int
-        Of the array; where the region begins.
-    part : ndarray
-        The region, contiguous, as it is stored.
-    """
+    """Write a contiguous part of an array that lies in a file without gaps, in as few calls as possible."""
     axis = len(shape)  # the axes from here on are written in one stretch
     while axis and part.shape[axis:] == shape[axis:]:
         axis -= 1

@@ -23,7 +23,7 @@ PASSING = (OSError, MemoryError, ImportError)  # exceptions of a plugin that say
 
 
 class VendorSource:
-    """A microscope's file as one array (P, T, C, Z, Y, X), see `rcan.io.volume.Source`; scenes are positions if alike.
+    """A microscope's file as one array, see `rcan.io.volume.Source`; scenes that are alike are positions.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class VendorSource:
         return part
 
     def _planes(self, stack, planes):
-        """The planes of a stack (position, time point, channel), from the file or from the cache."""
+        """Yield planes of a stack (position, time point, channel), from the file or from the cache."""
         step = len(planes)
         if self._reads_planes():
             step = max(1, BATCH_BYTES // (math.prod(self.shape[-2:]) * self.dtype.itemsize))
@@ -142,7 +142,7 @@ class VendorSource:
 
 
 def _find_reader(path):
-    """The plugin for the suffix of a path."""
+    """Return the reader of bioio's plugin for the suffix of a path."""
     with contextlib.suppress(ImportError):
         from bioio.plugins import get_plugins
 

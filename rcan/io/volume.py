@@ -5,6 +5,9 @@ frames and regions of a source. This module knows no format: `rcan.io.opening` k
 """
 
 import contextlib
+import errno
+import os
+import shutil
 from typing import Protocol
 
 import numpy as np
@@ -228,23 +231,7 @@ def native_dtype(stored):
 
 
 def place_block(path, frame, region, block, sizes):
-    """Find where a block goes, and check that it fits.
-
-    Parameters
-    ----------
-    path : Path
-        For the message.
-    frame, region, block
-        As in `Sink.write`.
-    sizes : dict
-        Length of the image by axis.
-
-    Returns
-    -------
-    block : ndarray of shape (Z, Y, X, C)
-    region : tuple of slice
-        Along Z, Y, X and C, with start and stop.
-    """
+    """Return a block as (Z, Y, X, C), and its region in an image of these sizes by axis; see `Sink.write`."""
     first = frame.get("C", 0)
     region = (*(region or (slice(None),) * (block.ndim - 1)), slice(first, first + block.shape[-1]))
     region = resolve_region(region, [sizes[axis] for axis in "ZYXC"[-block.ndim :]])
@@ -255,6 +242,15 @@ def place_block(path, frame, region, block, sizes):
         plane = frame.get("Z", 0)
         block, region = block[np.newaxis], (slice(plane, plane + 1), *region)
     return block, region
+
+
+def check_space(path, num_bytes, *, least_share=1.0):
+    """Refuse to write an image where less than a share of its bytes is free on the disk."""
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < least_share * num_bytes:
+        needed = f"{num_bytes / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free"
+        needed = needed if least_share == 1 else f"up to {needed}"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
 
 
 class FileStates:
@@ -278,17 +274,9 @@ class FileStates:
 
 @contextlib.contextmanager
 def report_damage(path, kind, *, passing):
-    """Turn what a reader finds wrong with a file into one ValueError that starts with its path.
+    """Turn any error that a reader of this kind of image raises into one ValueError that starts with the path.
 
-    Errors of the disk, which have a number, stay what they are.
-
-    Parameters
-    ----------
-    path : Path
-    kind : str
-        Of image, for the message.
-    passing : type or tuple of type
-        Other exceptions that stay what they are.
+    Errors of the disk, which have a number, and exceptions of the types in `passing` stay what they are.
     """
     try:
         yield

@@ -5,7 +5,7 @@ of a plate. Images of one shape are positions, the axis P. Of each image the lev
 by chunk, only those that a region touches; the last ones are kept in a cache of limited size, so that tiles which
 overlap do not decode them again. Where Zarr 3 packs many chunks into one file (a shard), the chunk is what is read.
 
-A chunk that is not stored holds the fill value, says the standard: that is no damage.
+A chunk that is not stored is no damage: by the standard it holds the fill value.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class StoredImage(NamedTuple):
 
     @property
     def layout(self):
-        """What images have in common that are positions of one."""
+        """What must be equal for images to be positions of one."""
         return self.array.shape, self.array.dtype, self.letters
 
 
@@ -173,7 +173,7 @@ class ZarrSource:
 
 
 def _attributes(folder):
-    """The OME attributes of a group or array."""
+    """Return the OME attributes of a group or array."""
     if (folder / "zarr.json").is_file():
         attributes = read_json(folder / "zarr.json").get("attributes", {})
         return attributes.get("ome", attributes)
@@ -187,7 +187,7 @@ def _attributes(folder):
 
 
 def _find_images(path):
-    """The folder of each image: of `path` itself, or in the order of the collection that it is."""
+    """Return the folder of each image: `path` itself, or those of the collection that it is, in their order."""
     attributes = _attributes(path)
     if "multiscales" in attributes or _is_array(path):
         return [path]
@@ -253,7 +253,7 @@ def _open_image(zarr, folder):
 
 
 def _letters(names, types=()):
-    """A letter for each axis: that of its name, else that of its type, else Q, which says nothing."""
+    """Return a letter for each axis: that of its name, else that of its type, else Q for an unknown axis."""
     types = types or (None,) * len(names)
     return "".join(
         name.upper() if name in [*"tczyxTCZYX"] else _AXIS_OF_TYPE.get(kind, "Q")

@@ -5,8 +5,8 @@ compressed once. Blosc with Zstandard is what readers of either Zarr version kno
 low bits of intensities apart from the quiet high ones. Of a denoised stack (uint16, float32) it stores about 15 % less
 than plain Zstandard of the same level, and is as fast.
 
-At the end each image gets its pyramid: every level holds averages of the level before, in as many planes and pixels
-as viewers can show at once. A cell of averages lies between the voxels it stands for, which its translation tells.
+At the end each image gets its pyramid: every level holds averages of the level before, down to a size that viewers
+can show at once. An averaged voxel lies between those that it stands for: this is the translation of its level.
 """
 
 import errno
@@ -21,7 +21,7 @@ import numpy as np
 from rcan.atomic_io import partial_path, report_errors_as
 from rcan.intensity import to_dtype
 from rcan.io.paths import image_name, is_zarr
-from rcan.io.volume import place_block
+from rcan.io.volume import check_space, place_block
 from rcan.io.zarr import import_zarr
 from rcan.regions import (
     chunk_region,
@@ -40,7 +40,7 @@ CHUNK_BYTES = 2 * 2**20  # decoded, at most: some ms to decode, and few enough f
 PENDING_BYTES = 32 * 10**6  # of incomplete chunks that are kept in memory
 SMALLEST_PLANE = 256  # pixels along y and x of the last level, at most
 NEARLY_ISOTROPIC = 1.5  # times the pixel size is the plane distance from which planes are halved as well
-MOST_COMPRESSED = 0.1  # of its size an image needs at least
+MOST_COMPRESSED = 0.1  # share of its size that an image needs at least
 COLOURS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")  # of several channels, in turn
 AXIS_TYPES = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 
@@ -112,14 +112,12 @@ class ZarrSink:
         return self
 
     def _check_place(self):
+        """Refuse to replace anything but a Zarr folder, and to write where there is too little room."""
         if self.path.exists() and not is_zarr(self.path):
             rule = "exists and is no Zarr folder, which alone is replaced: choose another name"
             raise FileExistsError(errno.EEXIST, rule, str(self.path))
         num_bytes = len(self._folders) * math.prod(self._shape) * self._dtype.itemsize
-        free = shutil.disk_usage(self.path.absolute().parent).free
-        if free < MOST_COMPRESSED * num_bytes:
-            needed = f"up to {num_bytes / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free"
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
+        check_space(self.path, num_bytes, least_share=MOST_COMPRESSED)
 
     def _create_array(self, zarr, folder, shape):
         """Create the array of one level; `shape` is TCZYX."""
@@ -146,7 +144,7 @@ class ZarrSink:
         )
 
     def _stored(self, values):
-        """Those of five values, for T, C, Z, Y and X, whose axes are stored."""
+        """Return those of five values, for T, C, Z, Y and X, whose axes are stored."""
         return tuple(value for axis, value in zip(STORED_AXES, values, strict=True) if axis in self._axes)
 
     def write(self, frame, region, block):
@@ -167,9 +165,8 @@ class ZarrSink:
         zarr = import_zarr(self.path)
         for folder in self._folders:
             self._build_pyramid(zarr, folder)
-            self._create_group(
-                zarr, folder, self._image_metadata(), {"rcan": self.notes} if self.notes else {}
-            )
+            notes = {"rcan": self.notes} if self.notes else {}
+            self._create_group(zarr, folder, self._image_metadata(), notes)
         if self._folders != [self._partial]:
             names = [folder.name for folder in self._folders]
             self._create_group(zarr, self._partial, {"bioformats2raw.layout": 3})
@@ -190,10 +187,11 @@ class ZarrSink:
             replaced.unlink()
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _create_group(self, zarr, folder, metadata, own=None):
+    def _create_group(self, zarr, folder, metadata, notes=None):
+        """Create a group with NGFF's metadata and other attributes."""
         if self._version != "0.4":
             metadata = {"ome": {"version": self._version, **metadata}}
-        attributes = {**metadata, **(own or {})}
+        attributes = {**metadata, **(notes or {})}
         zarr.create_group(folder, zarr_format=ZARR_FORMATS[self._version], attributes=attributes)
 
     def _build_pyramid(self, zarr, folder):
@@ -283,7 +281,7 @@ class ZarrWriter:
                 self._store_oldest()
 
     def _fill(self, key, part, region):
-        """Put those voxels of a part (Z, Y, X), which fills a region, where they belong that lie in a chunk."""
+        """Copy into the chunk of a key what a part (Z, Y, X), which fills a region, has of it."""
         place = chunk_region(key[3:], self._chunk_shape, self._shape[2:])
         common = intersect(region, place)
         values, _ = to_dtype(part[relative_region(common, region)], self._dtype)
@@ -314,7 +312,7 @@ class ZarrWriter:
         array[where] = chunk.reshape(region_shape(where))
 
     def _locate(self, key):
-        """The array of a chunk, and its place there."""
+        """Return the array of a chunk, and its place there."""
         position, *number = key
         if position not in self._arrays:
             zarr, folder = import_zarr(self._path), self._folders[position]
@@ -325,16 +323,16 @@ class ZarrWriter:
 
 
 def _chunk_shape(shape, itemsize):
-    """Chunks (Z, Y, X) of a volume: a few planes, and as many pixels as `CHUNK_BYTES` hold, a power of two."""
+    """Return the shape of chunks: a few planes, and along y and x a power of two that `CHUNK_BYTES` hold."""
     planes = min(CHUNK_PLANES, shape[0])
     side = 2 ** int(math.log2(CHUNK_BYTES / (planes * itemsize)) / 2)
     return planes, min(side, shape[1]), min(side, shape[2])
 
 
 def _pyramid(shape, voxel_size):
-    """By how much each level is coarser than the first along z, y and x.
+    """Return by how much each level is coarser than the first along z, y and x.
 
-    Planes are halved from the level on where they lie no further apart than pixels do; never where that is unknown.
+    Z is halved from the level on where planes lie about as close as pixels; never where the distances are unknown.
     """
     factors = [np.ones(3, int)]
     while max(_reduced(shape[1:], factors[-1][1:])) > SMALLEST_PLANE:
