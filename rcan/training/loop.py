@@ -383,7 +383,7 @@ class Loop:
 
     @tf.function
     def _count_votes(self, vote):
-        votes = self._strategy.run(tf.signature(), args=(vote,))
+        votes = self._strategy.run(tf.identity, args=(vote,))
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, votes, axis=None)
 
     def _leave(self):
