@@ -14,6 +14,6 @@ def work(options, model_signature, num_processes, request=None):
 
 
 def _load(options, model_signature, num_processes):
-    from rcan.restoration.loading import load_restorer
+    from rcan.restoration.setup import load_restorer
 
     return load_restorer(options, num_processes=num_processes)

@@ -1,5 +1,6 @@
 """Restoring all images of one call: which are there already, and what comes of the others."""
 
+import functools
 import os
 import sys
 from contextlib import contextmanager
@@ -11,11 +12,11 @@ from rcan.figures.movie import check_movie_kind
 from rcan.io.paths import is_folder_of_images
 from rcan.restoration.jobs import find_jobs
 from rcan.restoration.manifest import Manifest
-from rcan.restoration.options import RestoreOptions
+from rcan.restoration.options import RestoreOptions, describe_uncertainty
 from rcan.restoration.pictures import draw_pictures
 from rcan.restoration.score_table import ScoreTable
 from rcan.restoration.watch import watch
-from rcan.run_folder.models import digest_model, read_record
+from rcan.run_folder.models import digest_model, find_model, read_record
 from rcan.scores import format_scores
 
 __all__ = ["FolderRestoration", "RestoreSummary", "restore_folder", "restore_images"]
@@ -205,15 +206,13 @@ class FolderRestoration:
     @contextmanager
     def loaded_restorer(self, jobs):
         """Load the network; refuse to replace its training data, and say what is not known of it."""
-        from rcan.restoration.loading import open_restorer  # which imports Keras
-
-        with open_restorer(self.options) as restorer:
+        with _open_restorer(self.options) as restorer:
             record = read_record(self.options.model_dir)
             self._training_files = record.real_paths()
             for job in jobs:
                 self._check_training_files(job)
             if self.options.uncertainty:
-                print(_describe_uncertainty(self.options, record), flush=True)
+                print(describe_uncertainty(self.options, record), flush=True)
             if not record.training_fingerprint:
                 print(
                     f"{self.options.model_dir} does not tell what the network was trained on: whether images are like "
@@ -350,6 +349,24 @@ class FolderRestoration:
         return summary
 
 
+@contextmanager
+def _open_restorer(options):
+    """Load the network here, or on the workers of a cluster; what computes is imported when it is needed."""
+    if not options.scheduler:
+        from rcan.restoration.setup import load_restorer
+
+        yield load_restorer(options)
+        return
+    from rcan.restoration.dask_cluster import Cluster
+    from rcan.restoration.dask_worker import work
+
+    for_workers = options.model_copy(update={"model_dir": options.model_dir.absolute()})
+    signature = tuple(file_signature(find_model(options.model_dir)))
+    task = functools.partial(work, for_workers, signature)
+    with Cluster(options.scheduler, task, on_cpu=options.devices == "cpu") as cluster:
+        yield cluster.make_restorer()
+
+
 def _identify(path):
     """Place and signature of a file, as JSON has them."""
     return [os.path.realpath(path), file_signature(path)]
@@ -365,25 +382,3 @@ def _deciding_settings(options):
         "model": digest_model(options.model_dir),
         **{name: value for name, value in values.items() if value is not None and value is not False},
     }
-
-
-def _describe_uncertainty(options, record):
-    """What the second image is, in words."""
-    spread = record.spread
-    if not spread:
-        return (
-            "The uncertainty is the spread of the ensemble as it is, as a rule smaller than the errors: rcan evaluate "
-            "finds by what it must be multiplied."
-        )
-    if options.choose_spread_factor(record) is None:
-        return (
-            f"The uncertainty is the spread of the ensemble as it is: it was calibrated for an ensemble of "
-            f"{spread.ensemble} only. rcan evaluate --ensemble {options.ensemble} does it for this one."
-        )
-    bright = spread.signal_within_one
-    in_signal = "" if bright is None else f" ({100 * bright:.0f} % where there is signal)"
-    return (
-        f"The uncertainty is the spread of the ensemble times {spread.factor:.3g}, which held the truth in "
-        f"{100 * spread.calibrated_within_one:.0f} % of the voxels of the {spread.found_on} images"
-        f"{in_signal}; of images that are unlike them it says nothing."
-    )
