@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from rcan.atomic_io import partial_path
 from rcan.failures import describe_failure
+from rcan.regions import count_voxels
 from rcan.restoration.dask_parts import group_frames, split_volume
 from rcan.restoration.engine import is_out_of_memory
 from rcan.restoration.tiled import TileTooLarge
@@ -152,7 +153,7 @@ class Cluster:
                 report.num_clipped += num_clipped
                 report.num_values += num_values
                 seams.steps += steps
-                num_written = math.prod(side.stop - side.start for side in request["part"])
+                num_written = count_voxels(request["part"])
                 progress.advance(len(request["ranges"]) * num_written // math.prod(factors))
 
     def _perform_all(self, requests, signs):
