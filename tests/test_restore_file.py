@@ -6,6 +6,8 @@ import pytest
 import tifffile
 from engines import Engine, make_restorer
 
+from rcan.io.opening import open_volume
+
 
 @pytest.fixture
 def stack(tmp_path, write_tiff, rng):
@@ -106,3 +108,31 @@ def test_visible_seams_are_warned_of(stack, tmp_path):
     with pytest.warns(UserWarning, match=r"out\.tif: intensities step .* across the borders of tiles"):
         report = restorer.restore(path, tmp_path / "out.tif")
     assert report.seams > 1.25
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_a_restored_image_gets_its_name_when_its_caller_is_done_with_it(stack, tmp_path, name):
+    path, image = stack
+    output = tmp_path / "out" / name
+    output.parent.mkdir()
+    file_format = "zarr" if name == "out.zarr" else "imagej"
+    with make_restorer(Engine(np.copy)).open(path) as task:
+        with task.restore(output, file_format=file_format) as report:
+            (present_path,) = report.present_paths.values()
+            assert [*output.parent.iterdir()] == [present_path]
+        assert [*output.parent.iterdir()] == [output]
+    with open_volume(output) as volume:
+        np.testing.assert_allclose(volume.read()[..., 0], image, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_nothing_is_left_of_an_image_that_its_caller_refuses(stack, tmp_path, name):
+    path, _ = stack
+    file_format = "zarr" if name == "out.zarr" else "imagej"
+    with (
+        make_restorer(Engine(np.copy)).open(path) as task,
+        pytest.raises(ValueError, match="refused"),
+        task.restore(tmp_path / name, file_format=file_format),
+    ):
+        raise ValueError("refused")
+    assert [file.name for file in tmp_path.iterdir()] == ["raw"]

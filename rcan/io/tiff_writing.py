@@ -50,7 +50,6 @@ class TiffSink:
         self.path = path
         self.display_range = None
         self.notes = {}
-        self.on_complete = None
         self._sizes = {axis: sizes[axis] if axis in axes else 1 for axis in STORED_AXES}
         self._shape = tuple(self._sizes.values())
         self._is_imagej = file_format == "imagej"
@@ -59,7 +58,8 @@ class TiffSink:
         self._voxel_size, self._channel_names, self._time_step = voxel_size, channel_names, time_step
         self._is_compressed = compressed
         self._partial = partial_path(path)
-        self._file = None  # open while the `with` block lasts
+        self._file = None  # open until the image is complete
+        self._is_complete = False
         self._offsets = ()  # of the pixels of each position
 
     def __enter__(self):
@@ -90,13 +90,24 @@ class TiffSink:
                 offset = self._offsets[frame.get("P", 0)]
                 _write_plain(self._file, offset, self._shape[1:], start, part[np.newaxis])
 
+    def complete(self):
+        """Finish the image under its partial name, see `rcan.io.volume.Sink.complete`."""
+        if not self._is_complete:
+            with report_errors_as(self.path):
+                if self._is_compressed:
+                    self._compress()
+                self._file.close()
+                with open(self._partial, "rb+") as stream:
+                    os.fsync(stream.fileno())
+            self._is_complete = True
+        return self._partial
+
     def __exit__(self, exception_type, *exception):
         try:
-            with report_errors_as(self.path):
-                if exception_type is None and self._is_compressed:
-                    self._compress()
-                if exception_type is None:
-                    self._finish()
+            if exception_type is None:
+                self.complete()
+                with report_errors_as(self.path):
+                    os.replace(self._partial, self.path)
         finally:
             self._discard()
 
@@ -194,15 +205,6 @@ class TiffSink:
             os.replace(deflated, self._partial)
         finally:
             deflated.unlink(missing_ok=True)
-
-    def _finish(self):
-        """Give the file its name, once it is on the disk."""
-        self._file.close()
-        with open(self._partial, "rb+") as stream:
-            os.fsync(stream.fileno())
-        if self.on_complete:
-            self.on_complete(self.path, self._partial)
-        os.replace(self._partial, self.path)
 
 
 def _write_plain(file, offset, shape, start, part):

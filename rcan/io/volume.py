@@ -58,8 +58,6 @@ class Sink(Protocol):
         block begins.
     notes : dict
         Text and lists of text by name, for the metadata. To be set before the `with` block begins.
-    on_complete : callable, or None
-        Called with the final and the present path when all is written, right before the image gets its name.
     """
 
     def write(self, frame, region, block):
@@ -75,6 +73,9 @@ class Sink(Protocol):
         block : ndarray of shape (Z, Y, X, C) or (Y, X, C)
             Rounded and clipped where integers are stored.
         """
+
+    def complete(self):
+        """Finish the image, and return its present, hidden path; the end of the `with` block does it otherwise."""
 
     def __enter__(self): ...
 

@@ -82,7 +82,6 @@ class ZarrSink:
         self.path = path = Path(path)
         self.display_range = None
         self.notes = {}
-        self.on_complete = None
         self._version = version
         self._dtype = np.dtype(dtype)
         self._axes = "".join(axis for axis in STORED_AXES if axis in axes)
@@ -90,6 +89,7 @@ class ZarrSink:
         self._voxel_size, self._channel_names, self._time_step = voxel_size, channel_names, time_step
         # absolute, as other processes may have another working directory
         self._partial = partial_path(path.absolute())
+        self._is_complete = False
         self._folders = [self._partial]
         if "P" in axes:
             self._folders = [self._partial / str(position) for position in range(int(sizes["P"]))]
@@ -151,17 +151,25 @@ class ZarrSink:
         """Write one block, see `rcan.io.volume.Sink.write`."""
         self.writer.write(frame, region, block)
 
+    def complete(self):
+        """Finish the image under its partial name, see `rcan.io.volume.Sink.complete`."""
+        if not self._is_complete:
+            with report_errors_as(self.path):
+                self.writer.flush()
+                self._add_levels_and_metadata()
+            self._is_complete = True
+        return self._partial
+
     def __exit__(self, exception_type, *exception):
         try:
-            with report_errors_as(self.path):
-                if exception_type is None:
-                    self.writer.flush()
-                    self._finish()
+            if exception_type is None:
+                self.complete()
+                with report_errors_as(self.path):
+                    self._replace()
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
-    def _finish(self):
-        """Add levels and metadata, and give the folder its name."""
+    def _add_levels_and_metadata(self):
         zarr = import_zarr(self.path)
         for folder in self._folders:
             self._build_pyramid(zarr, folder)
@@ -171,8 +179,9 @@ class ZarrSink:
             names = [folder.name for folder in self._folders]
             self._create_group(zarr, self._partial, {"bioformats2raw.layout": 3})
             self._create_group(zarr, self._partial / "OME", {"series": names})
-        if self.on_complete:
-            self.on_complete(self.path, self._partial)
+
+    def _replace(self):
+        """Give the folder its name; an older folder of that name goes."""
         replaced = self._partial.with_name(f"{self._partial.name}.replaced")
         if not os.path.lexists(self.path):
             os.rename(self._partial, self.path)

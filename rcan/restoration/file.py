@@ -7,7 +7,7 @@ whole series unless another normalisation is asked for, so that nothing flickers
 
 import math
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -52,8 +52,30 @@ class FileRestorer:
 
     def restore(self, raw_path, output_path, *, gt_path=None, **options):
         """Restore one file; `options` are those of `ImageTask.restore`."""
-        with self.open(raw_path, gt_path) as task:
-            return task.restore(output_path, **options)
+        with self.open(raw_path, gt_path) as task, task.restore(output_path, **options) as report:
+            return report
+
+    def view_raw(self, volume):
+        """An open image as the network reads it: a `NetworkView`."""
+        settings = self.settings
+        return open_network_view(
+            volume,
+            ndim=len(self.tiled.engine.factors),
+            num_channels=self.num_channels[0],
+            percentiles=settings.percentiles,
+            channels=settings.channels,
+            normalize=settings.normalize,
+            training_range=settings.training_range,
+        )
+
+    def view_gt(self, volume):
+        """An open ground truth as the network should restore it: a `NetworkView`."""
+        return open_network_view(
+            volume,
+            ndim=len(self.tiled.engine.factors),
+            num_channels=self.num_channels[1],
+            percentiles=self.settings.percentiles,
+        )
 
     def restore_part(self, raw_path, writers, ranges, part, *, tile_shape, overlap):
         """Restore a region of the output of a file, into outputs that other processes write to as well.
@@ -66,7 +88,7 @@ class FileRestorer:
         with open_volume(raw_path, axes=self.settings.axes) as volume:
             for number, frame_range in ranges.items():
                 settings = replace(self.settings, normalize="training", training_range=frame_range)
-                raw = _open_view(volume, replace(self, settings=settings), self.num_channels[0])
+                raw = replace(self, settings=settings).view_raw(volume)
                 blocks = restored_blocks(
                     self.tiled.engine, raw, (tile_shape, overlap), seams, numbers=[number], part=part
                 )
@@ -75,19 +97,6 @@ class FileRestorer:
         for writer in writers:
             writer.flush()
         return report, seams
-
-
-def _open_view(volume, restorer, num_channels, *, is_gt=False):
-    settings = restorer.settings
-    return open_network_view(
-        volume,
-        ndim=len(restorer.tiled.engine.factors),
-        num_channels=num_channels,
-        percentiles=settings.percentiles,
-        channels=None if is_gt else settings.channels,
-        normalize="series" if is_gt else settings.normalize,
-        training_range=settings.training_range,
-    )
 
 
 class ImageTask:
@@ -110,16 +119,14 @@ class ImageTask:
         self._restorer, settings = restorer, restorer.settings
         with ExitStack() as stack:
             volume = stack.enter_context(open_volume(raw_path, axes=settings.axes))
-            self.raw, self.gt = _open_view(volume, restorer, restorer.num_channels[0]), None
+            self.raw, self.gt, self.verdict = restorer.view_raw(volume), None, None
             if gt_path:
                 volume = stack.enter_context(open_volume(gt_path, axes=settings.gt_axes))
-                self.gt = _open_view(volume, restorer, restorer.num_channels[1], is_gt=True)
+                self.gt = restorer.view_gt(volume)
                 check_fit(self.raw, self.gt, self._restored_shape())
-            self.verdict = None
             if settings.training_fingerprint:
-                fingerprint = self.raw.fingerprint()
                 self.verdict = compare_fingerprint(
-                    fingerprint, settings.training_fingerprint, settings.trusted_range
+                    self.raw.fingerprint(), settings.training_fingerprint, settings.trusted_range
                 )
             self._files = stack.pop_all()
 
@@ -133,10 +140,9 @@ class ImageTask:
         factors = self._restorer.tiled.engine.factors
         return (*map(int.__mul__, self.raw.volume.shape[:-1], factors), self._restorer.num_channels[1])
 
-    def restore(
-        self, output_path, *, spread_path=None, file_format="imagej", label="Restoring", on_complete=None
-    ):
-        """Restore the image; the output appears when it is complete.
+    @contextmanager
+    def restore(self, output_path, *, spread_path=None, file_format="imagej", label="Restoring"):
+        """Restore the image; the files get their names when the `with` block ends without an exception.
 
         Parameters
         ----------
@@ -147,12 +153,11 @@ class ImageTask:
             As `rcan.io.opening.create_volume`.
         label : str
             Shown with the progress.
-        on_complete : callable, optional
-            Called with the final and the present path of each output right before it gets its name.
 
-        Returns
-        -------
+        Yields
+        ------
         report : FileReport
+            Of files that are complete, but hidden until they get their names.
 
         Raises
         ------
@@ -180,21 +185,21 @@ class ImageTask:
                 files = [stack.enter_context(output.create(output_path, file_format))]
                 if spread_path:
                     files.append(stack.enter_context(output.create(spread_path, file_format, is_spread=True)))
-                for file in files:
-                    file.on_complete = on_complete
                 num_voxels = len(self.raw.frames) * math.prod(self.raw.volume.shape[:-1])
-                progress = stack.enter_context(Progress(num_voxels, label, unit="voxel"))
-                return self._fill(output, files, (tile_shape, overlap), progress)
+                with Progress(num_voxels, label, unit="voxel") as progress:
+                    report = self._fill(output, files, (tile_shape, overlap), progress)
+                report.present_paths = {file.path: file.complete() for file in files}
+                return report, stack.pop_all()
 
-        report = restorer.tiled.with_fitting_tiles(self.raw.volume.shape[:-1], restore_in)
-        report.verdict = self.verdict
+        report, files = restorer.tiled.with_fitting_tiles(self.raw.volume.shape[:-1], restore_in)
+        with files:
+            yield report
         _warn(report, output_path, restorer.settings.bits)
-        return report
 
     def _fill(self, output, files, tiles, progress):
         """Restore all frames into files that are open."""
         restorer, seams = self._restorer, SeamMeter()
-        report = FileReport(tile_shape=tiles[0], overlap=tiles[1])
+        report = FileReport(tile_shape=tiles[0], overlap=tiles[1], verdict=self.verdict)
         if restorer.cluster:
             restorer.cluster.restore(restorer, self.raw, files, report, progress, seams)
         else:
@@ -245,11 +250,11 @@ def _warn(report, output_path, bits):
         warnings.warn(
             f"{output_path}: {report.num_clipped} values ({share:.2g} %) lay outside 0 to {2**bits - 1} and "
             "were clipped. `--bpp 32` keeps them.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if report.seams and report.seams > VISIBLE_SEAM:
         warnings.warn(
             f"{output_path}: intensities step {report.seams:.2f} times as far across the borders of tiles as "
             "beside them, look for seams. A larger --block_overlap_shape makes them fainter.",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -39,11 +39,11 @@ class Job(NamedTuple):
         return self.images + self.pictures
 
 
-def find_jobs(options, *, may_be_empty=False):
-    """Find the images that `RestoreOptions` name, and check that no input is in danger.
+def find_jobs(options):
+    """Find the images that `RestoreOptions` name, and check that no input would be replaced.
 
-    A folder without images is an error unless it `may_be_empty`. A ValueError or OSError says that inputs and outputs
-    do not fit each other, or are not there.
+    A folder without images is an error unless it is watched. A ValueError or OSError says that inputs and outputs do
+    not fit each other, or are not there.
     """
     raw, gt = options.input, options.ground_truth
     is_pattern = not raw.exists() and glob.has_magic(str(raw))
@@ -61,7 +61,7 @@ def find_jobs(options, *, may_be_empty=False):
     if gt and is_folder_of_images(gt) != is_folder:
         raise ValueError(f"{gt} and {raw}: -g and -i must both be images or both be folders.")
     is_one = options.series or not is_folder
-    jobs = [_one_job(options, raw, gt)] if is_one else _jobs_of_folder(options, may_be_empty)
+    jobs = [_one_job(options, raw, gt)] if is_one else _jobs_of_folder(options)
     sources = {os.path.realpath(path) for job in jobs for path in _files_of(job)}
     for job in jobs:
         for path in job.outputs:
@@ -111,7 +111,7 @@ def _one_job(options, raw, gt):
     return _name_job(options, raw, gt, output, chosen)
 
 
-def _jobs_of_folder(options, may_be_empty):
+def _jobs_of_folder(options):
     raw, gt = options.input, options.ground_truth
     if options.output.exists() and os.path.samefile(raw, options.output):
         raise ValueError(
@@ -121,7 +121,7 @@ def _jobs_of_folder(options, may_be_empty):
         raise NotADirectoryError(
             f"{options.output} is a file but the input is a folder: name a folder with -o."
         )
-    unpaired = [] if gt else list_volumes(raw, may_be_empty=may_be_empty)
+    unpaired = [] if gt else list_volumes(raw, may_be_empty=options.watch)
     pairs = pair_paths(raw, gt) if gt else [(path, None) for path in unpaired]
     jobs, inputs = [], {}
     for raw_path, gt_path in pairs:

@@ -1,10 +1,11 @@
 """What is written of a restored image: its unit and type, its channels and metadata."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from rcan.fingerprint.domain import Verdict
 from rcan.intensity import denormalise, to_dtype
 from rcan.io.opening import create_volume
 from rcan.regions import shrink_region
@@ -26,9 +27,8 @@ class FileReport:
     num_values: int = 0  # that were written
     tile_shape: tuple = ()
     overlap: tuple = ()
-    verdict: tuple | None = (
-        None  # `rcan.fingerprint.domain.Verdict`; None where the training data are not known
-    )
+    verdict: Verdict | None = None  # None where the training data are not known
+    present_paths: dict = field(default_factory=dict)  # of complete files, by the path that they get
 
 
 class Output:
