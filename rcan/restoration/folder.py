@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from rcan.atomic_io import file_signature, other_writers, remove_stale_partials
 from rcan.failures import UsageError, describe_failure
 from rcan.figures.movie import check_movie_kind
+from rcan.io.cache import limit_cache
 from rcan.restoration.jobs import find_jobs
 from rcan.restoration.options import RestoreOptions, describe_uncertainty
 from rcan.restoration.output_folder import OutputFolder
 from rcan.restoration.pictures import draw_pictures
+from rcan.restoration.settings import CACHE_BYTES
 from rcan.restoration.summary import RestoreSummary
 from rcan.restoration.watch import watch
 from rcan.run_folder.models import find_model, read_record
@@ -236,6 +238,7 @@ class FolderRestoration:
 @contextmanager
 def _open_restorer(options):
     """Load the network here, or on the workers of a cluster; what computes is imported when it is needed."""
+    limit_cache(CACHE_BYTES)
     if not options.scheduler:
         from rcan.restoration.setup import load_restorer
 

@@ -6,7 +6,9 @@ import numpy as np
 
 from rcan.config import DEFAULT_PERCENTILES
 
-__all__ = ["RestoreSettings"]
+__all__ = ["CACHE_BYTES", "RestoreSettings"]
+
+CACHE_BYTES = 2**27  # of decoded parts of compressed files: neighbouring tiles touch the same ones
 
 
 @dataclass(frozen=True)

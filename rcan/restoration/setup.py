@@ -6,13 +6,11 @@ from rcan.io.cache import limit_cache
 from rcan.restoration.attention import with_local_attention
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
 from rcan.restoration.file import FileRestorer
-from rcan.restoration.settings import RestoreSettings
+from rcan.restoration.settings import CACHE_BYTES, RestoreSettings
 from rcan.restoration.tiled import TiledRestorer
 from rcan.run_folder.models import load_model
 
 __all__ = ["load_restorer"]
-
-_CACHE_BYTES = 2**27  # of decoded parts of compressed files: neighbouring tiles touch the same ones
 
 
 def load_restorer(options, *, num_processes=1):
@@ -20,7 +18,7 @@ def load_restorer(options, *, num_processes=1):
 
     `num_processes` share the memory of this machine.
     """
-    limit_cache(_CACHE_BYTES)
+    limit_cache(CACHE_BYTES)
     model, record = load_model(options.model_dir)
     settings = _choose_settings(options, record)
     _check_dimensions(options, len(model.input_shape) - 2)
