@@ -190,13 +190,13 @@ class Cluster:
 
     def _next(self, finished):
         """The next task that has ended; without workers only for a while."""
-        seen = time.monotonic()
+        alone_since = time.monotonic()
         while True:
             with suppress(queue.Empty):
                 return finished.get(timeout=_LOOK_INTERVAL)
             if self._workers():
-                seen = time.monotonic()
-            elif time.monotonic() - seen > PATIENCE:
+                alone_since = time.monotonic()
+            elif time.monotonic() - alone_since > PATIENCE:
                 raise ConnectionError(
                     f"{self._address}: there has been no worker for {PATIENCE} s. Start workers, or leave --scheduler "
                     "out to restore on this machine."

@@ -162,8 +162,8 @@ class Ensemble:
         flips = [(), plane[:1]] if self._size == 8 else [(), plane[:1], (0,), (0, *plane[:1])]
         mean, squares = 0, 0  # squared differences from the mean, by Welford's rule
         for number, (turn, axes) in enumerate(itertools.product(range(4), flips), 1):
-            seen = np.rot90(np.flip(tile, axes), turn, plane)
-            member = np.flip(np.rot90(self._engine(seen), -turn, plane), axes).astype(np.float64)
+            turned = np.rot90(np.flip(tile, axes), turn, plane)
+            member = np.flip(np.rot90(self._engine(turned), -turn, plane), axes).astype(np.float64)
             step = member - mean
             mean = mean + step / number
             squares = squares + step * (member - mean)

@@ -102,17 +102,9 @@ class FileRestorer:
 class ImageTask:
     """An image that is opened and checked, and waits to be restored; a context manager.
 
-    Attributes
-    ----------
-    raw, gt : rcan.data.views.NetworkView
-        gt is None without ground truth.
-    verdict : rcan.fingerprint.domain.Verdict or None
-        Whether the image is like the training data; None where these are not known.
-
-    Raises
-    ------
-    ValueError, OSError
-        If a file cannot be read, or does not fit the network.
+    `raw` and `gt` are `NetworkView`s, gt None without ground truth; `verdict` says whether the image is like the
+    training data, None where these are not known. A ValueError or OSError says that a file cannot be read, or does
+    not fit the network.
     """
 
     def __init__(self, restorer, raw_path, gt_path=None):
@@ -144,30 +136,9 @@ class ImageTask:
     def restore(self, output_path, *, spread_path=None, file_format="imagej", label="Restoring"):
         """Restore the image; the files get their names when the `with` block ends without an exception.
 
-        Parameters
-        ----------
-        output_path : path
-        spread_path : path, optional
-            Where the spread of an ensemble goes.
-        file_format : str
-            As `rcan.io.opening.create_volume`.
-        label : str
-            Shown with the progress.
-
-        Yields
-        ------
-        report : FileReport
-            Of files that are complete, but hidden until they get their names.
-
-        Raises
-        ------
-        ValueError, OSError
-            If a file cannot be read or written.
-
-        Warns
-        -----
-        UserWarning
-            If memory was too small for the tiles, values were clipped or tiles can be seen.
+        Yields a `FileReport` of files that are complete, but still hidden. The spread of an ensemble goes to
+        `spread_path`; `file_format` is as in `rcan.io.opening.create_volume`, `label` stands beside the progress.
+        Warnings say that memory was too small for the tiles, values were clipped or tiles are visible.
         """
         restorer = self._restorer
         output = Output(

@@ -102,12 +102,12 @@ class Output:
             time_step=volume.time_step,
             file_format=file_format,
         )
-        shown = self._unit("restored", 0)
+        display_range = self._unit("restored", 0)
         if not self._settings.is_normalised:
-            shown = (self._gt if self._settings.rescale else self._raw).ranges
+            display_range = (self._gt if self._settings.rescale else self._raw).ranges
         if is_spread:
-            shown = np.stack([0 * shown[:, 0], np.ptp(shown, axis=1)], axis=-1)
-        file.display_range = shown[np.arange(num_channels) % len(shown)]
+            display_range = np.stack([0 * display_range[:, 0], np.ptp(display_range, axis=1)], axis=-1)
+        file.display_range = display_range[np.arange(num_channels) % len(display_range)]
         if self._verdict:
             file.notes = {"trained_range": self._verdict.domain_status, "reasons": self._verdict.reasons}
         if is_spread:

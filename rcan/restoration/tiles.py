@@ -139,7 +139,7 @@ class Blender:
             if index[axis]:
                 self._add_carry(axis, index, region, block)
             if index[axis] + 1 < self.counts[axis]:
-                # finished on the axes before, whole on those behind
+                # finished on the axes before, all of it on those behind
                 self._leave_carry(axis, index, tile[(*inside[:axis], slice(inside[axis].stop, None))], inside)
         return region, block
 
@@ -151,9 +151,9 @@ class Blender:
         behind = [cuts[i].write for cuts, i in zip(self._cuts[axis + 2 :], index[axis + 2 :], strict=True)]
         whole = [cuts[-1].write.stop for cuts in self._cuts[axis + 2 :]]
         # Along the axis after; what is beyond belongs to the strip of the next tile there:
-        own = inside[axis + 1].stop
+        end = inside[axis + 1].stop
         lead = (slice(None),) * (axis + 1)
-        pieces = (part[(*lead, slice(0, own))], part[(*lead, slice(own, None))])
+        pieces = (part[(*lead, slice(0, end))], part[(*lead, slice(end, None))])
         for strip, piece in enumerate(pieces, index[axis + 1]):
             length = piece.shape[axis + 1]
             if not length:
