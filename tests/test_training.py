@@ -13,9 +13,10 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from rcan.config import Config, load_config
 from rcan.model import PixelShuffle, build_rcan
 from rcan.run_folder.models import load_model
-from rcan.training.fit import open_data, train
+from rcan.training.fit import train
 from rcan.training.gradient import use_fast_gradient
-from rcan.training.loop import learning_rate
+from rcan.training.run_data import open_data
+from rcan.training.schedule import learning_rate
 
 TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}
 
