@@ -312,7 +312,7 @@ def test_loss_falls_on_what_can_be_learned(tmp_path, tiny_config):
 
 def test_of_many_pairs_some_are_validated_on(tmp_path, tiny_config):
     data = open_data(Config.checked(tiny_config(tmp_path, num_pairs=6, validation_split=0.3)))
-    files = [{pair.raw.path.name for pair in part} for part in (data.training, data.validation)]
+    files = [{pair.raw.volume.path.name for pair in part} for part in (data.training, data.validation)]
     assert [len(names) for names in files] == [4, 2]
     assert not files[0] & files[1]
 

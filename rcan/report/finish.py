@@ -41,10 +41,10 @@ def finish_training(run_dir, data, *, apply_program="rcan apply"):
     scores = {}
     for name, pair in zip(_short_names(pairs)[:_MOST_SCORED], pairs, strict=False):
         scores[name], images = score_pair(model, pair)
-    voxel_size = pair.gt.voxel_size
+    voxel_size = pair.gt.volume.voxel_size
     _draw_restored(run_dir / "restored.png", images, scores[name], voxel_size=voxel_size, name=name)
     _print_scores(scores, kind, len(pairs))
-    arguments = ["-m", _short_path(run_dir), "-i", _short_path(pair.raw.path.parent), "-o", "restored"]
+    arguments = ["-m", _short_path(run_dir), "-i", _short_path(pair.raw.volume.path.parent), "-o", "restored"]
     command = f"{apply_program} {shlex.join(arguments)}"
     write_training_report(
         run_dir,
@@ -90,7 +90,7 @@ def _print_scores(scores, kind, num_pairs):
 
 def _short_names(pairs):
     """File names, or as much of the paths as tells the pairs apart."""
-    raw, gt = ([getattr(pair, kind).path.absolute() for pair in pairs] for kind in ("raw", "gt"))
+    raw, gt = ([getattr(pair, kind).volume.path.absolute() for pair in pairs] for kind in ("raw", "gt"))
     names = [path.name for path in raw]
     if len(set(names)) < len(names):
         names = [os.path.relpath(path, os.path.commonpath([path.parent for path in raw])) for path in raw]

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from rcan.atomic_io import list_versions, read_json, write_json
 from rcan.config import load_config
-from rcan.data.pairs import digest_of
+from rcan.data.survey import digest_of, fingerprint_of
 from rcan.fingerprint.domain import summarise_fingerprints
-from rcan.fingerprint.measure import FINGERPRINT_VERSION, measure_fingerprint
 from rcan.progress import Progress
 from rcan.run_folder.layout import create_run
 from rcan.run_folder.record import PairRecord, TrainingRecord
@@ -30,7 +29,7 @@ def describe_new_run(config, data, *, overwrite=False):
     run_dir = Path(config.output_dir)
     record = _describe_training(config, data, _measure_fingerprint(data))
     create_run(run_dir, overwrite=overwrite)
-    data.records.forget_others()
+    data.cache.remove_unused()
     write_json(run_dir / "training.json", record.as_json())
     write_json(run_dir / "config.json", _as_json(config))
 
@@ -98,15 +97,15 @@ def _describe_training(config, data, fingerprint=None):
 
     def describe(pair):
         return PairRecord(
-            raw=str(pair.raw.path),
-            gt=str(pair.gt.path),
+            raw=str(pair.raw.volume.path),
+            gt=str(pair.gt.volume.path),
             raw_shape=pair.raw.shape,
             gt_shape=pair.gt.shape,
-            num_frames=len(pair.raw.frames),
-            voxel_size=pair.raw.voxel_size,
-            raw_range=tuple(map(tuple, pair.raw_range.tolist())),
-            gt_range=tuple(map(tuple, pair.gt_range.tolist())),
-            digests=tuple(digest_of(volume, data.records) for volume in (pair.raw, pair.gt)),
+            num_frames=pair.num_frames,
+            voxel_size=pair.raw.volume.voxel_size,
+            raw_range=tuple(map(tuple, pair.raw.ranges.tolist())),
+            gt_range=tuple(map(tuple, pair.gt.ranges.tolist())),
+            digests=tuple(digest_of(view.volume, data.cache) for view in (pair.raw, pair.gt)),
         )
 
     return TrainingRecord(
@@ -126,12 +125,6 @@ def _measure_fingerprint(data):
     pairs, fingerprints = [*data.training, *data.validation], []
     with Progress(len(pairs), "Measuring the trained range", unit="volume") as progress:
         for pair in pairs:
-            key = data.records.key([pair.raw], what="fingerprint", version=FINGERPRINT_VERSION)
-            fingerprint = data.records.get(key, ["channels"])
-            if not fingerprint:
-                fingerprint = measure_fingerprint(pair.raw)
-                pair.raw.close()  # frees what was decoded
-                data.records.put(key, fingerprint)
-            fingerprints.append(fingerprint)
+            fingerprints.append(fingerprint_of(pair.raw, data.cache))
             progress.advance()
     return summarise_fingerprints(fingerprints)

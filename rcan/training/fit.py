@@ -59,7 +59,7 @@ def train(config, data=None, *, overwrite=False, resume=False):
     state = _go_on(config, learner, checkpoint) if checkpoint else RunState(epochs=config.epochs)
     writer = None
     if is_chief():
-        writer = RunWriter(run_dir, validation_sampler, voxel_size=data.training[0].gt.voxel_size)
+        writer = RunWriter(run_dir, validation_sampler, voxel_size=data.training[0].gt.volume.voxel_size)
         if checkpoint:
             describe_resumed_run(config, data)
         else:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rcan.data.measurements import Records
+from rcan.data.measurements import MeasurementCache
 from rcan.data.pairs import hold_out, open_pairs
 from rcan.data.patches import PatchSampler
 from rcan.io.cache import limit_cache
@@ -25,7 +25,7 @@ class RunData(NamedTuple):
     validation: list
     test: list
     percentiles: tuple  # that became 0 and 1
-    records: Records  # what has been measured of the volumes
+    cache: MeasurementCache  # what has been measured of the volumes
 
 
 def open_data(config, *, resume=False):
@@ -49,12 +49,12 @@ def open_data(config, *, resume=False):
     """
     percentiles = _choose_percentiles(config, resume=resume)
     folder = Path(config.output_dir) / "measured" if config.output_dir else None
-    records = Records(folder) if is_chief() else Records.temporary()
+    cache = MeasurementCache(folder) if is_chief() else MeasurementCache.temporary()
     options = {
         "raw_axes": config.raw_data_format,
         "gt_axes": config.gt_data_format,
         "percentiles": percentiles,
-        "records": records,
+        "cache": cache,
         "ndim": len(config.patch_shape) if config.patch_shape else None,
     }
     limit_cache(None if config.cache_gb is None else int(config.cache_gb * 1e9))
@@ -64,8 +64,8 @@ def open_data(config, *, resume=False):
     test = open_pairs(config.test_data_dir, config.test_image_pairs, **options)
     _warn_of_overlap(training, test)
     if not validation:
-        training, validation = hold_out(training, config.validation_split, seed=config.seed, records=records)
-    return RunData(training, validation, test, percentiles, records)
+        training, validation = hold_out(training, config.validation_split, seed=config.seed, cache=cache)
+    return RunData(training, validation, test, percentiles, cache)
 
 
 def _choose_percentiles(config, *, resume):
@@ -80,8 +80,8 @@ def _choose_percentiles(config, *, resume):
 
 def _warn_of_overlap(training, test):
     """Warn of test data that is learned from; two volumes of one ground truth are not two specimens."""
-    learned = {os.path.realpath(pair.gt.path) for pair in training}
-    shared = [pair.gt.path for pair in test if os.path.realpath(pair.gt.path) in learned]
+    learned = {os.path.realpath(pair.gt.volume.path) for pair in training}
+    shared = [path for path in (pair.gt.volume.path for pair in test) if os.path.realpath(path) in learned]
     if shared:
         warnings.warn(
             f"{shared[0]} is both training and test data: its scores say nothing about new images. Name others as "
@@ -125,7 +125,7 @@ def make_samplers(config, data):
     options = {
         "intensity_threshold": config.intensity_threshold,
         "area_ratio_threshold": config.area_ratio_threshold,
-        "records": data.records,
+        "cache": data.cache,
     }
     training = PatchSampler(
         data.training, config.patch_shape, seed=config.seed, augmented=config.data_augmentation, **options
