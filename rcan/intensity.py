@@ -17,6 +17,7 @@ __all__ = [
     "PercentileSampler",
     "RangeFinder",
     "denormalise",
+    "finish_range",
     "fit_affine",
     "match_affine",
     "normalise",
@@ -58,44 +59,52 @@ def percentile_range(volume, percentiles, *, frames=None, channels=None):
     """
     frames = volume.frames if frames is None else frames
     finder = RangeFinder(volume, percentiles, frames=frames, channels=channels)
-    slabs = cut_into_slabs(volume.shape[:-1], _SLAB_SIZE // volume.shape[-1])
-    ranges = None
-    while ranges is None:
-        for frame in frames:
-            for region in slabs:
-                finder.add(frame, volume.read(frame, region, dtype=None))
-        ranges = finder.end_pass()
+    _add_frames(finder, volume, frames)
+    return finish_range(finder, volume, frames)
+
+
+def finish_range(finder, volume, frames=None):
+    """Return the range of a finder that all blocks have been added to; they are read once more if need be."""
+    while (ranges := finder.end_pass()) is None:
+        _add_frames(finder, volume, volume.frames if frames is None else frames)
     return ranges
+
+
+def _add_frames(finder, volume, frames):
+    for frame in frames:
+        for region in cut_into_slabs(volume.shape[:-1], _SLAB_SIZE // volume.shape[-1]):
+            finder.add(frame, region, volume.read(frame, region, dtype=None))
 
 
 class RangeFinder:
     """Finds the range of each channel of a volume from its blocks, see `percentile_range` for the arguments.
 
-    All blocks of all frames are added, of a frame in storage order, with all channels and in the type of the file.
-    `end_pass` then returns the range, or None where all have to be added once more.
+    All blocks of all frames are added, in any order, with all channels and in the type of the file. `end_pass` then
+    returns the range, or None where all have to be added once more.
     """
 
     def __init__(self, volume, percentiles, *, frames=None, channels=None):
         self._path, self._percentiles = volume.path, percentiles
         self._channels = range(volume.shape[-1]) if channels is None else channels
-        looped = [frame.get("C") for frame in (volume.frames if frames is None else frames)]
+        frames = volume.frames if frames is None else frames
         self._is_counted = volume.dtype.kind in "iu" and volume.dtype.itemsize <= 4
         self._counters = {}  # by channel of the frames, None where blocks hold all channels
-        for channel in dict.fromkeys(looped):
-            num_values = math.prod(volume.shape[:-1]) * looped.count(channel)
+        for channel in dict.fromkeys(frame.get("C") for frame in frames):
+            same = [frame for frame in frames if frame.get("C") == channel]
             self._counters[channel] = (
                 PercentileCounter(volume.dtype, volume.shape[-1], percentiles)
                 if self._is_counted
-                else PercentileSampler(percentiles, num_values)
+                else PercentileSampler(percentiles, same, volume.shape[:-1])
             )
 
-    def add(self, frame, block):
-        """Add a block (Z, Y, X, C) or (Y, X, C) of a frame."""
+    def add(self, frame, region, block):
+        """Add a block (Z, Y, X, C) or (Y, X, C), a region of a frame with start and stop along each spatial axis."""
         if not self._is_counted and not np.isfinite(block).all():
             raise ValueError(
                 f"{self._path} holds NaN or infinite values: all must be finite numbers. Replace them."
             )
-        self._counters[frame.get("C")].add(block)
+        counter = self._counters[frame.get("C")]
+        counter.add(block) if self._is_counted else counter.add(frame, region, block)
 
     def end_pass(self):
         """Return the range (C, 2), or None if all blocks have to be added once more."""
@@ -174,17 +183,17 @@ class PercentileCounter:
 class PercentileSampler:
     """Percentiles of each channel, of all values or of every n-th if there are more than `_SAMPLE_SIZE`."""
 
-    def __init__(self, percentiles, num_values):
-        self._percentiles = percentiles
-        self._step = -(-num_values // _SAMPLE_SIZE)
-        self._next = 0  # first value of the next block that is kept
+    def __init__(self, percentiles, frames, shape):
+        self._percentiles, self._shape = percentiles, shape
+        self._step = -(-math.prod(shape) * len(frames) // _SAMPLE_SIZE)
+        self._first = {tuple(frame.items()): number * math.prod(shape) for number, frame in enumerate(frames)}
         self._samples = []
 
-    def add(self, block):
-        """Keep values of a block (..., C)."""
-        values = block.reshape(-1, block.shape[-1])
-        self._samples.append(values[self._next :: self._step].copy())  # a view would keep the whole block
-        self._next = (self._next - len(values)) % self._step
+    def add(self, frame, region, block):
+        """Keep values of a block (..., C), counted through all frames."""
+        places = np.ix_(*(np.arange(part.start, part.stop) for part in region))
+        numbers = self._first[tuple(frame.items())] + np.ravel_multi_index(places, self._shape)
+        self._samples.append(block[numbers % self._step == 0])
 
     def end_pass(self):
         """Return the percentiles (C, P)."""

@@ -152,7 +152,7 @@ def test_ranges_are_found_in_blocks_that_others_read(tmp_path, rng, dtype, passe
     for _ in range(passes):
         for frame in volume.frames:
             for region in cut_into_slabs(volume.shape[:-1], 50):
-                finder.add(frame, volume.read(frame, region, dtype=None))
+                finder.add(frame, region, volume.read(frame, region, dtype=None))
         found.append(finder.end_pass())
     assert all(ranges is None for ranges in found[:-1])
     np.testing.assert_array_equal(found[-1], percentile_range(volume, PERCENTILES))

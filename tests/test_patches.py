@@ -11,9 +11,10 @@ import tifffile
 from scipy import stats
 
 from rcan.config import ImagePair
-from rcan.data.measurements import Records
+from rcan.data.measurements import MeasurementCache
 from rcan.data.pairs import Pair, hold_out, open_pairs
 from rcan.data.patches import PatchSampler, make_dataset
+from rcan.data.views import NetworkView
 from rcan.io.opening import open_volume
 
 UNIT = np.array([[0, 1]])
@@ -32,10 +33,20 @@ def make_pair(tmp_path, write_tiff):
             open_volume(write_tiff(tmp_path / f"{number}_{kind}.tif", image.astype(np.float32), axes))
             for kind, image in (("raw", raw), ("gt", gt))
         ]
-        raw, gt = (volume.with_block_axes(block_axes) for volume in volumes)
-        return Pair(raw, gt, *(np.repeat(UNIT, volume.shape[-1], axis=0) for volume in (raw, gt)))
+        return ranged(*(volume.with_block_axes(block_axes) for volume in volumes))
 
     return make
+
+
+def ranged(raw, gt, raw_range=UNIT, gt_range=UNIT):
+    """A pair of volumes with these intensity ranges in each channel."""
+    parts = ((raw, raw_range), (gt, gt_range))
+    return Pair(
+        *(
+            NetworkView(volume, fixed_range=np.repeat(limits, volume.shape[-1], axis=0))
+            for volume, limits in parts
+        )
+    )
 
 
 def numbered(shape, first=0):
@@ -122,7 +133,7 @@ def test_raw_and_gt_of_a_patch_show_the_same_place(make_pair, rng):
 
 def test_patches_are_normalised_by_the_ranges_of_their_pair(make_pair, rng):
     pair = make_pair(numbered((4, 8, 8)), numbered((4, 8, 8)))
-    pair = Pair(pair.raw, pair.gt, np.array([[10, 20]]), np.array([[5, 55]]))
+    pair = ranged(pair.raw.volume, pair.gt.volume, np.array([[10, 20]]), np.array([[5, 55]]))
     raw, gt = PatchSampler([pair], (4, 8, 8), **PLAIN).sample(0)
     np.testing.assert_allclose(raw[..., 0], (numbered((4, 8, 8)) - 10) / 10, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(gt[..., 0], (numbered((4, 8, 8)) - 5) / 50, rtol=1e-6, atol=1e-6)
@@ -256,10 +267,10 @@ def test_lowering_the_ratio_to_what_the_error_says_gives_patches(make_pair, rng)
 )
 def test_of_five_pairs_or_more_whole_pairs_are_held_out(make_pair, num_pairs, share, num_held):
     pairs = [make_pair(numbered((1, 4, 4)), numbered((1, 4, 4)))] * num_pairs
-    pairs = [Pair(pair.raw, pair.gt, UNIT, UNIT + i) for i, pair in enumerate(pairs)]
+    pairs = [ranged(pair.raw.volume, pair.gt.volume, UNIT, UNIT + i) for i, pair in enumerate(pairs)]
     training, validation = hold_out(pairs, share, seed=0)
     assert len(validation) == num_held
-    assert sorted(int(pair.gt_range[0, 0]) for pair in training + validation) == list(range(num_pairs))
+    assert sorted(int(pair.gt.ranges[0, 0]) for pair in training + validation) == list(range(num_pairs))
 
 
 def test_exposures_of_one_specimen_are_held_out_together(make_pair, rng):
@@ -267,7 +278,7 @@ def test_exposures_of_one_specimen_are_held_out_together(make_pair, rng):
     pairs = [make_pair(rng.uniform(size=truths[0].shape), truths[i % 6]) for i in range(18)]
     training, validation = hold_out(pairs, 0.2, seed=0)
     assert len(validation) == 3
-    seen = [{pair.gt.read().tobytes() for pair in part} for part in (training, validation)]
+    seen = [{pair.gt.volume.read().tobytes() for pair in part} for part in (training, validation)]
     assert not seen[0] & seen[1]
 
 
@@ -289,10 +300,10 @@ def test_exposures_of_few_specimens_are_split_at_one_place(make_pair, rng):
 
 def test_seed_chooses_the_pairs_that_are_held_out(make_pair):
     pairs = [make_pair(numbered((1, 4, 4)), numbered((1, 4, 4)))] * 20
-    pairs = [Pair(pair.raw, pair.gt, UNIT, UNIT + i) for i, pair in enumerate(pairs)]
+    pairs = [ranged(pair.raw.volume, pair.gt.volume, UNIT, UNIT + i) for i, pair in enumerate(pairs)]
 
     def held(seed):
-        return [int(pair.gt_range[0, 0]) for pair in hold_out(pairs, 0.2, seed=seed)[1]]
+        return [int(pair.gt.ranges[0, 0]) for pair in hold_out(pairs, 0.2, seed=seed)[1]]
 
     assert held(0) == held(0) != held(1)
 
@@ -311,8 +322,8 @@ def test_of_fewer_pairs_the_end_along_the_longer_side_is_held_out(make_pair, axe
     assert training.raw.shape[:-1] == kept
     assert training.upscaling == validation.upscaling == pair.upscaling
     for whole, one, other in (
-        (pair.raw, training.raw, validation.raw),
-        (pair.gt, training.gt, validation.gt),
+        (pair.raw.volume, training.raw.volume, validation.raw.volume),
+        (pair.gt.volume, training.gt.volume, validation.gt.volume),
     ):
         parts = np.concatenate([one.read().ravel(), other.read().ravel()])
         np.testing.assert_array_equal(
@@ -375,7 +386,7 @@ def test_opened_pairs_know_the_percentiles_of_each_channel(tmp_path, write_tiff,
     images["gt"] += images["raw"]
     paths = {kind: write_tiff(tmp_path / f"{kind}.tif", image, "ZCYX") for kind, image in images.items()}
     (pair,) = open_pairs(None, [ImagePair(**paths)], percentiles=(10, 90))
-    for kind, found in (("raw", pair.raw_range), ("gt", pair.gt_range)):
+    for kind, found in (("raw", pair.raw.ranges), ("gt", pair.gt.ranges)):
         np.testing.assert_allclose(found, np.percentile(images[kind], (10, 90), axis=(0, 2, 3)).T)
 
 
@@ -384,7 +395,7 @@ def test_planes_of_a_stack_are_frames_of_a_2d_network(tmp_path, write_tiff, nois
         write_tiff(tmp_path / f"{i}.tif", image, "ZYX") for i, image in enumerate(noisy_pair((5, 16, 17), 0))
     ]
     (pair,) = open_pairs(None, [ImagePair(raw=paths[0], gt=paths[1])], ndim=2)
-    assert (pair.raw.shape, len(pair.raw.frames)) == ((16, 17, 1), 5)
+    assert (pair.raw.shape, pair.num_frames) == ((16, 17, 1), 5)
 
 
 @pytest.mark.parametrize(
@@ -418,14 +429,14 @@ def test_pair_that_does_not_fit_the_first_is_refused(
 
 def test_ranges_are_measured_once_for_each_state_of_a_file(tmp_path, tiny_config, monkeypatch):
     def open_again():
-        (pair,) = open_pairs(None, [ImagePair(**paths)], records=Records(tmp_path / "measured"))
-        return pair.gt_range
+        (pair,) = open_pairs(None, [ImagePair(**paths)], cache=MeasurementCache(tmp_path / "measured"))
+        return pair.gt.ranges
 
     tiny_config(tmp_path, num_pairs=1)
     paths = {kind: tmp_path / kind / "0.tif" for kind in ("raw", "gt")}
     first = open_again()
     with monkeypatch.context() as patched:
-        patched.setattr("rcan.data.pairs.check_pair", None)  # would fail if it were called
+        patched.setattr("rcan.data.survey.check_pair", None)  # would fail if it were called
         np.testing.assert_array_equal(open_again(), first)
     image = tifffile.imread(paths["gt"])
     tifffile.imwrite(paths["gt"], image // 2, photometric="minisblack", metadata={"axes": "ZYX"}, imagej=True)
@@ -437,7 +448,7 @@ def test_positions_are_measured_once_and_found_again(make_pair, rng, tmp_path, m
 
     def corners():
         sampler = PatchSampler(
-            [pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, records=Records(tmp_path / "m")
+            [pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, cache=MeasurementCache(tmp_path / "m")
         )
         return [sampler.sample(index)[0].tobytes() for index in range(50)]
 
@@ -449,9 +460,9 @@ def test_positions_are_measured_once_and_found_again(make_pair, rng, tmp_path, m
 def test_files_of_the_user_are_never_forgotten(tmp_path):
     for name in ("mine.npy", "notes.json", "0123456789abcdef.json"):
         (tmp_path / name).write_text("mine")
-    records = Records(tmp_path)
-    records.put("0" * 24, {"value": 1})
-    records.forget_others()
+    cache = MeasurementCache(tmp_path)
+    cache.put("0" * 24, {"value": 1})
+    cache.remove_unused()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "0123456789abcdef.json",
         "mine.npy",
@@ -464,8 +475,8 @@ def test_positions_that_are_lost_or_damaged_are_measured_again(make_pair, rng, t
     pair = make_pair(rng.uniform(size=(6, 20, 21)), patchy(rng, (6, 20, 21)))
 
     def corners():
-        records = Records(tmp_path / "measured")
-        sampler = PatchSampler([pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, records=records)
+        cache = MeasurementCache(tmp_path / "measured")
+        sampler = PatchSampler([pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, cache=cache)
         return [sampler.sample(index)[0].tobytes() for index in range(20)]
 
     first = corners()
@@ -474,7 +485,8 @@ def test_positions_that_are_lost_or_damaged_are_measured_again(make_pair, rng, t
 
 
 @pytest.mark.parametrize("most", [1, 40, 500])
-def test_positions_do_not_depend_on_the_bands_that_are_summed(make_pair, rng, monkeypatch, most):
+@pytest.mark.parametrize("limit", ["_MOST_VOXELS", "_MOST_BITS"])
+def test_positions_do_not_depend_on_the_bands_that_are_counted(make_pair, rng, monkeypatch, most, limit):
     pair = make_pair(numbered((6, 20, 21)), patchy(rng, (12, 40, 21)))
 
     def positions():
@@ -482,24 +494,24 @@ def test_positions_do_not_depend_on_the_bands_that_are_summed(make_pair, rng, mo
         return sampler.num_positions, [sampler.sample(index)[0].tobytes() for index in range(50)]
 
     expected = positions()
-    monkeypatch.setattr("rcan.data.foreground._MOST_SUMS", most)
+    monkeypatch.setattr(f"rcan.data.foreground.{limit}", most)
     assert positions() == expected
 
 
 def test_measurements_of_files_that_are_no_longer_used_are_forgotten(tmp_path):
     for keys in (["a", "b"], ["b"]):
-        records = Records(tmp_path)
+        cache = MeasurementCache(tmp_path)
         for key in keys:
-            records.put(records.key([], name=key), {"value": key})
-    records.forget_others()
+            cache.put(cache.key([], name=key), {"value": key})
+    cache.remove_unused()
     assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"other": 1}'])
-def test_damaged_record_is_measured_again(tmp_path, text):
-    records = Records(tmp_path)
-    key = records.key([], name="a")
-    records.put(key, {"value": 1})
-    assert records.get(key, ["value"]) == {"value": 1}
+def test_damaged_measurement_is_made_again(tmp_path, text):
+    cache = MeasurementCache(tmp_path)
+    key = cache.key([], name="a")
+    cache.put(key, {"value": 1})
+    assert cache.get(key, ["value"]) == {"value": 1}
     (tmp_path / f"{key}.json").write_text(text)
-    assert records.get(key, ["value"]) is None
+    assert cache.get(key, ["value"]) is None

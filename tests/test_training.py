@@ -13,9 +13,10 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from rcan.config import Config, load_config
 from rcan.model import PixelShuffle, build_rcan
 from rcan.run_folder.models import load_model
-from rcan.training.fit import open_data, train
+from rcan.training.fit import train
 from rcan.training.gradient import use_fast_gradient
-from rcan.training.loop import learning_rate
+from rcan.training.run_data import open_data
+from rcan.training.schedule import learning_rate
 
 TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}
 
@@ -311,7 +312,7 @@ def test_loss_falls_on_what_can_be_learned(tmp_path, tiny_config):
 
 def test_of_many_pairs_some_are_validated_on(tmp_path, tiny_config):
     data = open_data(Config.checked(tiny_config(tmp_path, num_pairs=6, validation_split=0.3)))
-    files = [{pair.raw.path.name for pair in part} for part in (data.training, data.validation)]
+    files = [{pair.raw.volume.path.name for pair in part} for part in (data.training, data.validation)]
     assert [len(names) for names in files] == [4, 2]
     assert not files[0] & files[1]
 

@@ -9,7 +9,6 @@ from rcan.assess.judging import FEWEST_VOLUMES, evaluate_subject, sum_up
 from rcan.assess.nulls import null_voxels, run_null_tests
 from rcan.assess.subjects import find_subjects
 from rcan.assess.uncertainty import (
-    Source,
     choose_blocks,
     describe_coverage,
     find_factor,
@@ -95,7 +94,7 @@ class Study:
         how = {"percentiles": self._percentiles, "axes": axes, "gt_axes": gt_axes}
         self.subjects = find_subjects(paths, self._engine, **how)
         for subject in self.subjects if fwhm else ():
-            if None in subject.voxel_size[-len(subject.factors) :]:
+            if None in subject.voxel_size[-len(subject.upscaling) :]:
                 raise ValueError(
                     f"--fwhm is in µm but {subject.gt.volume.path} does not give its voxel size: leave --fwhm out."
                 )
@@ -214,13 +213,11 @@ class _Calibration:
         self._restorer, self._size, self._known = restorer, size, record.spread
         factors = restorer.engine.factors
         pairs, self._num_lost = open_validation(model_dir, record, ndim=len(factors))
-        sources = {
-            "validation": [Source.of_pair(pair) for pair in pairs],
-            "evaluated": [Source.of_subject(subject) for subject in subjects],
+        frames = {
+            "validation": [(pair, number) for pair in pairs for number in range(pair.num_frames)],
+            "evaluated": [(subject, number) for subject in subjects for number in subject.numbers],
         }
-        self._blocks = {
-            name: choose_blocks(each, factor=math.prod(factors)) for name, each in sources.items() if each
-        }
+        self._blocks = {name: choose_blocks(each) for name, each in frames.items() if each}
         regions = [region for blocks in self._blocks.values() for _, _, region in blocks]
         self.num_voxels = size * sum(map(count_voxels, regions))
 

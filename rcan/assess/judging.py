@@ -104,7 +104,7 @@ def evaluate_subject(subject, restorer, *, fwhm=None, with_blocks=True, progress
 
 def _evaluate_frame(subject, number, restorer, fwhm, with_blocks, progress):
     """Pictures, of the first frame only, and findings of a frame."""
-    raw, gt = subject.read(number)
+    raw, gt = subject.read(number, subject.part)
     restored = _restore_frame(restorer, subject.raw, number, subject.gt_part, progress)
     if not np.isfinite(restored).all():
         raise ValueError(

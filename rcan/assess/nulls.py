@@ -286,8 +286,8 @@ def _chosen(subjects):
     numbers = np.unique(
         np.linspace(0, len(subjects) - 1, min(_MOST_PAIRS, len(subjects))).round().astype(int)
     )
-    shapes = ((subjects[i], subjects[i].raw.volume.shape[:-1]) for i in numbers)
+    shapes = ((subjects[i], subjects[i].raw.shape[:-1]) for i in numbers)
     return [
-        (subject, central_region(shape, _MOST_VOXELS // math.prod(subject.factors)))
+        (subject, central_region(shape, _MOST_VOXELS // math.prod(subject.upscaling)))
         for subject, shape in shapes
     ]

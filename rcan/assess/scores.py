@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from rcan.intensity import match_affine
-from rcan.regions import split_evenly, whole_region
+from rcan.regions import split_evenly
 from rcan.restoration.tiled import restore
 from rcan.scores import compare, enlarge, mean_scores, ssim_map
 
@@ -292,7 +292,7 @@ def score_pair(model, pair, *, tile_shape=None):
     Parameters
     ----------
     model : keras.Model
-    pair : rcan.data.Pair
+    pair : rcan.data.pairs.Pair
     tile_shape : tuple of int, optional
         As `rcan.restoration.restore`.
 
@@ -303,10 +303,9 @@ def score_pair(model, pair, *, tile_shape=None):
     images : dict of str to ndarray of shape (Z, Y, X, C) or (Y, X, C)
         The last frame's ``raw``, ``restored`` and ``ground truth``, matched, background 0 and signal 1.
     """
-    whole = whole_region(pair.raw.shape[:-1])
     frames = []
-    for frame in range(len(pair.raw.frames)):
-        raw, gt = pair.read(frame, whole)
+    for number in range(pair.num_frames):
+        raw, gt = pair.read(number)
         restored = restore(model, raw, tile_shape=tile_shape)
         frames.append(compare(raw, restored, gt))
     images = {"raw": enlarge(raw, gt.shape), "restored": restored}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.data.views import check_fit, open_network_view
+from rcan.data.pair_check import check_fit
+from rcan.data.views import open_network_view
 from rcan.fingerprint.domain import compare_fingerprint
 from rcan.io.opening import open_volume
 from rcan.progress import Progress
@@ -115,7 +116,7 @@ class ImageTask:
             if gt_path:
                 volume = stack.enter_context(open_volume(gt_path, axes=settings.gt_axes))
                 self.gt = restorer.view_gt(volume)
-                check_fit(self.raw, self.gt, self._restored_shape())
+                check_fit(self.raw, self.gt, restorer.tiled.engine.factors, restorer.num_channels[1])
             if settings.training_fingerprint:
                 self.verdict = compare_fingerprint(
                     self.raw.fingerprint(), settings.training_fingerprint, settings.trusted_range

@@ -6,7 +6,7 @@ import numpy as np
 
 from rcan.assess.limits.exposures import noise_seed, take_exposure
 from rcan.io.opening import create_volume
-from rcan.run_folder.checkpoints import load_state
+from rcan.run_folder.checkpoints import load_checkpoint
 
 __all__ = ["train_steps"]
 
@@ -56,8 +56,8 @@ def train_steps(steps, specimens, config_for, *, folder, microscope, seed):
 
 
 def _is_finished(run_dir):
-    _, state = load_state(run_dir, repair=False)
-    return bool(state) and state["is_finished"]
+    checkpoint = load_checkpoint(run_dir, repair=False)
+    return checkpoint is not None and checkpoint.state.is_finished
 
 
 def _write(path, block, voxel_size):
