@@ -3,6 +3,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -496,6 +497,19 @@ def test_positions_do_not_depend_on_the_bands_that_are_counted(make_pair, rng, m
     expected = positions()
     monkeypatch.setattr(f"rcan.data.foreground.{limit}", most)
     assert positions() == expected
+
+
+def test_keys_are_those_of_version_0_1_0(tmp_path):
+    facts = {
+        "path": "/data/a.tif",
+        "size": 700,
+        "modified": 1795700800823119167,
+        "axes": ["ZYX", "ZYXC"],
+        "bounds": {"Z": (0, 6), "Y": (0, 16), "X": (0, 20)},
+    }
+    volume = SimpleNamespace(signature=lambda: facts)
+    key = MeasurementCache(tmp_path).key([volume, volume], percentiles=(2, 99.9))
+    assert key == "3fd28cf5255e3fd93e34678b"  # found with that version
 
 
 def test_measurements_of_files_that_are_no_longer_used_are_forgotten(tmp_path):
