@@ -16,7 +16,6 @@ from rcan.run_folder.models import load_model
 from rcan.training.fit import train
 from rcan.training.gradient import use_fast_gradient
 from rcan.training.run_data import open_data
-from rcan.training.schedule import learning_rate
 
 TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}
 
@@ -131,17 +130,6 @@ assert not any(name.split(".")[0] == "rcan" for name in sys.modules)
 
 
 # The learning rate
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 7, 8, 300])
-def test_learning_rate_is_halved_every_quarter_of_the_epochs(epochs):
-    quarter = max(epochs // 4, 1)
-    rates, expected = [], 1e-4
-    for epoch in range(epochs):
-        if epoch > 0 and epoch % quarter == 0:
-            expected /= 2
-        rates.append(learning_rate(epoch, initial=1e-4, epochs=epochs) / expected)
-    np.testing.assert_allclose(rates, 1)
 
 
 def test_learning_rate_of_a_run_is_recorded(run):

@@ -16,7 +16,6 @@ from rcan.model import build_rcan
 from rcan.run_folder.checkpoints import load_checkpoint
 from rcan.training.fit import train
 from rcan.training.forecast import step_memory
-from rcan.training.schedule import learning_rate
 
 TINY = {"num_channels": 8, "num_residual_groups": 1, "num_residual_blocks": 1}
 
@@ -50,22 +49,6 @@ def one_patch(tmp_path, tiny_config, write_tiff, noisy_pair):
 
 
 # The learning rate
-
-
-@pytest.mark.parametrize("warmup", [0, 3])
-def test_cosine_is_that_of_keras_after_the_warm_up(warmup):
-    expected = keras.optimizers.schedules.CosineDecay(0.002, decay_steps=20 - warmup)
-    options = {"initial": 0.002, "epochs": 20, "schedule": "cosine", "warmup_epochs": warmup}
-    rates = [learning_rate(epoch, **options) for epoch in range(warmup, 20)]
-    np.testing.assert_allclose(rates, [float(expected(step)) for step in range(20 - warmup)], rtol=1e-5)
-
-
-@pytest.mark.parametrize("schedule", ["staircase", "cosine"])
-def test_warm_up_rises_in_equal_steps_to_the_initial_rate(schedule):
-    options = {"initial": 1.0, "epochs": 40, "schedule": schedule, "warmup_epochs": 4}
-    np.testing.assert_allclose(
-        [learning_rate(epoch, **options) for epoch in range(5)], [0.2, 0.4, 0.6, 0.8, 1]
-    )
 
 
 def test_schedule_of_the_config_is_that_of_the_run(tmp_path, tiny_config):

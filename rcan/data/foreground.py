@@ -11,26 +11,9 @@ _MOST_BITS = 2**27  # of the planes that a patch is thick, that are held: 16 MB
 
 
 class ForegroundIndex:
-    """Positions of patches in one frame that have enough signal, one bit each.
+    """Positions of patches in a frame with enough signal, one bit each, see `PatchSampler`.
 
-    Parameters
-    ----------
-    pair : Pair
-    number : int
-        Of the frame.
-    patch_shape : tuple of int
-        In voxels of raw.
-    intensity_threshold, area_ratio_threshold : float
-        As in `PatchSampler`.
-    cache : MeasurementCache
-        Keeps the bits.
-
-    Attributes
-    ----------
-    count : int
-        Positions with enough signal.
-    largest_share : float
-        Largest share of signal voxels of any position.
+    `count` is their number, `largest_share` the largest share of signal voxels of any position.
     """
 
     def __init__(self, pair, number, patch_shape, intensity_threshold, area_ratio_threshold, cache):
@@ -85,17 +68,10 @@ class ForegroundIndex:
 
 
 def _signal_sums(pair, number, window, threshold):
-    """Signal voxels in the windows at a start along Z, a band of starts along Y, and all starts along X.
+    """Yield z, a band of y, and how many voxels are signal in the windows that start there, (y, x); in voxels of raw.
 
     A plane is read once, unless it has more voxels than a band may have. As many planes as the window is thick are
     held, one bit for each value.
-
-    Yields
-    ------
-    z : int
-    y : slice
-        In voxels of raw.
-    sums : ndarray of shape (y, x), int32
     """
     depth, height, width = (1, *window)[-3:]
     step_z, step_y, step_x = (1, *pair.upscaling)[-3:]

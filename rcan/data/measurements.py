@@ -3,7 +3,9 @@
 import hashlib
 import json
 import re
+import shutil
 import tempfile
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,24 +17,18 @@ _VERSION = 1  # of what is measured: with another number every volume is measure
 
 
 class MeasurementCache:
-    """Numbers and arrays by key, in a folder or, without one, in memory.
+    """Numbers and arrays by key in a folder; without one, in a temporary folder as long as the object lives.
 
     A key is made of path, size and modification time of every volume that was measured, and of the settings: what
     has changed is measured again.
     """
 
     def __init__(self, folder=None):
-        self._folder = Path(folder) if folder else None
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="rcan-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._folder = Path(folder)
         self._used_keys = set()
-        self._in_memory = {}
-
-    @classmethod
-    def temporary(cls):
-        """Use a folder that lasts as long as the object: for all but one of several processes with one run folder."""
-        folder = tempfile.TemporaryDirectory(prefix="rcan-")
-        cache = cls(folder.name)
-        cache._lifetime = folder
-        return cache
 
     def key(self, volumes, **settings):
         """Make the key of a measurement of some volumes with these settings (JSON)."""
@@ -43,8 +39,6 @@ class MeasurementCache:
 
     def get(self, key, names):
         """Values that were kept under a key; None without values of all these names."""
-        if not self._folder:
-            return None
         try:
             values = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # not measured yet, or damaged
@@ -53,16 +47,12 @@ class MeasurementCache:
 
     def put(self, key, values):
         """Keep a dictionary of JSON."""
-        if self._folder:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_json(self._folder / f"{key}.json", values)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._folder / f"{key}.json", values)
 
     @contextmanager
     def new_array(self, key, name, shape, dtype):
         """An array of zeros to fill; it is kept when the `with` block ends."""
-        if not self._folder:
-            yield self._in_memory.setdefault((key, name), np.zeros(shape, dtype))
-            return
         self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(self._folder / f"{key}.{name}.npy") as partial:
             array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
@@ -72,9 +62,7 @@ class MeasurementCache:
             array.flush()
 
     def array(self, key, name):
-        """An array that was filled; a file is mapped only as long as the array lives."""
-        if not self._folder:
-            return self._in_memory[key, name]
+        """An array that was filled; its file is mapped only as long as the array lives."""
         return np.load(self._folder / f"{key}.{name}.npy", mmap_mode="r")
 
     def has_arrays(self, key, names):
@@ -86,7 +74,7 @@ class MeasurementCache:
 
     def remove_unused(self):
         """Remove the files of all keys that this run has not asked for; a user's files stay."""
-        for path in self._folder.iterdir() if self._folder and self._folder.is_dir() else ():
+        for path in self._folder.glob("*"):
             ours = re.fullmatch(r"\.?([0-9a-f]{24})\..*", path.name)  # also what was never completed
             if ours and (ours[1] not in self._used_keys or ".partial-" in path.name):
                 path.unlink()

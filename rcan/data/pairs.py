@@ -56,31 +56,10 @@ def open_pairs(
 ):
     """Open pairs of volumes, check every one of them, and find their intensity ranges.
 
-    Parameters
-    ----------
-    folders : ImagePair or None
-        Folders of raw and gt volumes, matched by file name.
-    pairs : list of ImagePair
-        Single pairs.
-    raw_axes, gt_axes : str, optional
-        Axes of the files where their metadata is wrong.
-    ndim : {3, 2}, optional
-        Whether the network sees volumes or planes; 3 where not given and the first raw file has Z.
-    percentiles : tuple of float
-        Percentiles that become 0 and 1.
-    like : Pair, optional
-        A pair whose rank, channels and upscaling these must have; the first where not given.
-    cache : MeasurementCache, optional
-        Keeps the ranges of pairs that have passed all checks, which then need not be read again.
-
-    Returns
-    -------
-    pairs : list of Pair
-
-    Raises
-    ------
-    ValueError, OSError
-        If a file is missing or unreadable, or a pair cannot be trained on.
+    `folders`, an `ImagePair` or None, are matched by file name; `pairs` are single ones. The axes are named where the
+    metadata of the files is wrong. A network of `ndim` 3 sees volumes, of 2 planes; it is 3 where not given and the
+    first raw file has Z. All pairs must have rank, channels and upscaling of the pair `like`, or of the first. A
+    ValueError or OSError says that a file is missing or unreadable, or that a pair cannot be trained on.
     """
     paths = [(pair.raw, pair.gt) for pair in pairs]
     if folders:
@@ -130,22 +109,10 @@ def _check_alike(first, pair):
 
 
 def hold_out(pairs, share, *, seed, cache=None):
-    """Set a share of the training data aside for validation.
+    """Set a share of the training data, 0 to 0.5, aside for validation: lists of pairs to train on and to validate on.
 
-    Parameters
-    ----------
-    pairs : list of Pair
-    share : float
-        Between 0 (nothing) and 0.5. From 5 specimens on whole ones are set aside; of fewer, the end of each pair
-        along the longer of Y and X. Pairs of the same ground truth, such as several exposures, are one specimen.
-    seed : int
-        Chooses the specimens.
-    cache : MeasurementCache, optional
-        Keeps what tells the specimens apart.
-
-    Returns
-    -------
-    training, validation : list of Pair
+    Of five specimens or more, whole ones are set aside, which the seed chooses; of fewer, the end of each pair along
+    the longer of Y and X. Pairs of the same ground truth, such as several exposures, are one specimen.
     """
     if share == 0:
         return pairs, []

@@ -9,35 +9,12 @@ from rcan.regions import region_at
 
 
 class PatchSampler:
-    """Draw patches: uniformly from all positions with enough signal, of all pairs and frames.
+    """Draw patches uniformly from all positions with enough signal, of all pairs and frames.
 
-    Parameters
-    ----------
-    pairs : list of Pair
-    patch_shape : tuple of int
-        `(Z, Y, X)` or `(Y, X)` in voxels of raw; fits into every pair.
-    seed : int
-        With an index it determines a patch.
-    augmented : bool
-        Turn and flip patches.
-    intensity_threshold : float
-        Normalised gt above which a voxel is signal; 0 or less accepts every patch.
-    area_ratio_threshold : float
-        Least share of signal voxels in a patch.
-    cache : MeasurementCache, optional
-        Keeps the positions with enough signal.
-
-    Attributes
-    ----------
-    num_positions : int
-        Positions with enough signal.
-    failure : Exception or None
-        What kept a patch from being read while it was streamed.
-
-    Raises
-    ------
-    ValueError
-        If no position has enough signal.
+    `patch_shape`, (Z, Y, X) or (Y, X) in voxels of raw, fits into every pair. A voxel is signal where the normalised
+    gt is above `intensity_threshold` (0 or less accepts every patch); a patch needs at least the share
+    `area_ratio_threshold` of such voxels, and a ValueError says that none has it. What keeps a patch from being read
+    while it is streamed is kept as `failure`.
     """
 
     def __init__(

@@ -21,26 +21,10 @@ MIN_CORRELATION = 0.1  # below it two images look unrelated: pure noise gives 0,
 
 
 def survey_pair(raw, gt, percentiles, cache):
-    """Check a pair of volumes, and find the grey values of 0 and 1 of both: two arrays (C, 2).
+    """Check two volumes, and find the grey values that become 0 and 1 in each: two arrays (C, 2).
 
-    A pair that has passed before is not read again.
-
-    Parameters
-    ----------
-    raw, gt : rcan.io.volume.Volume
-    percentiles : tuple of float
-        Percentiles that become 0 and 1.
-    cache : MeasurementCache
-
-    Raises
-    ------
-    ValueError
-        If frames or shapes do not fit, values are NaN or infinite, or a volume is (nearly) constant.
-
-    Warns
-    -----
-    UserWarning
-        If the Pearson correlation of raw and ground truth is near or below zero.
+    A pair that has passed before is not read again. A ValueError says that frames or shapes do not fit, that values
+    are NaN or infinite, or that a volume is (nearly) constant; a correlation near or below zero is warned of.
     """
     key = cache.key([raw, gt], percentiles=percentiles)
     known = cache.get(key, ["raw_range", "gt_range"])

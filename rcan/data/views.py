@@ -11,32 +11,12 @@ __all__ = ["NetworkView", "open_network_view"]
 def open_network_view(
     file, *, ndim, num_channels, percentiles, channels=None, normalize="series", training_range=None
 ):
-    """Show a file in the blocks that fit a network.
+    """Show a file in the blocks that fit a network of `ndim` spatial axes and `num_channels` input channels.
 
-    Parameters
-    ----------
-    file : rcan.io.volume.Volume
-    ndim : {2, 3}
-        Spatial axes of the network.
-    num_channels : int
-        Of the network: one-channel networks go over the channels of a file one by one.
-    percentiles : tuple of float
-        Percentiles that become 0 and 1.
-    channels : tuple of int, optional
-        Channels of the file to look at; all where not given.
-    normalize : {"series", "frame", "training"}
-        One range for each channel of the whole file, for each time point (and position), or as in training.
-    training_range : ndarray of shape (num_channels, 2), optional
-        Grey values that became 0 and 1 in training.
-
-    Returns
-    -------
-    view : NetworkView
-
-    Raises
-    ------
-    ValueError
-        If the file does not fit the network.
+    `channels` are those of the file to look at, all where not given; a network of one channel goes over them one by
+    one. `normalize` takes one intensity range for each channel of the whole file (``"series"``), for each time point
+    and position (``"frame"``), or the `training_range` (``"training"``), an array (num_channels, 2). A ValueError
+    says that the file does not fit.
     """
     found = file.sizes.get("C", 1)
     if ndim == 3 and "Z" not in file.axes:
@@ -68,21 +48,9 @@ def open_network_view(
 class NetworkView:
     """An image file as a network sees it: normalised blocks of some of its channels.
 
-    Parameters
-    ----------
-    volume : rcan.io.volume.Volume
-        In blocks that fit the network.
-    percentiles : tuple of float, optional
-        That become 0 and 1, of each frame; of the whole file after `measure_series`.
-    channels : tuple of int, optional
-        Channels of the file that the network sees; all where not given.
-    fixed_range : ndarray of shape (C, 2), optional
-        Grey values of 0 and 1 in every frame, instead of percentiles.
-
-    Attributes
-    ----------
-    frames : list of dict
-        Index by looped axis of each frame, channels counted among those that the network sees.
+    The volume is in blocks that fit the network. Each frame has its own intensity range by the percentiles, all have
+    that of the file after `measure_series`, or a `fixed_range`, (C, 2). `frames` has the index by looped axis of each
+    frame, channels counted among those that the network sees.
     """
 
     def __init__(self, volume, percentiles=None, *, channels=None, fixed_range=None):

@@ -21,16 +21,9 @@ _MOST_SCORED = 20  # volumes
 def finish_training(run_dir, data, *, apply_program="rcan apply"):
     """Score the best network of a finished training, and write `restored.png` and `report.html`.
 
-    Of several machines that have trained together, the first one does it.
-
-    Parameters
-    ----------
-    run_dir : path
-        From `rcan.train`.
-    data : rcan.training.run_data.RunData
-        Of the training. The network is scored on its test pairs, else on its validation or training pairs.
-    apply_program : str
-        How the user starts applying, for the command that restores volumes.
+    It is scored on the test pairs of `data`, a `RunData`, else on the validation or training pairs. Of several
+    machines that have trained together, the first one does it. The command that restores volumes, as it is shown,
+    starts with `apply_program`.
     """
     if not is_chief():
         return

@@ -31,9 +31,9 @@ class RunState(Record):
         patches_done, seconds = self.patches_done + num_patches, self.seconds + seconds
         return self.model_copy(update={"sums": sums, "patches_done": patches_done, "seconds": seconds})
 
-    def after_epoch(self, row):
+    def after_epoch(self, row, *, is_finished):
         """Return the state after an epoch, which adds a row to the history."""
-        update = {"epoch": self.epoch + 1, "history": [*self.history, row]}
+        update = {"epoch": self.epoch + 1, "history": [*self.history, row], "is_finished": is_finished}
         return self.model_copy(update={**update, "patches_done": 0, "sums": {}, "seconds": 0.0})
 
     def mean_figures(self):

@@ -23,8 +23,8 @@ _DRAWING_INTERVAL = 30  # seconds between two drawings
 class RunWriter:
     """Keep the run folder up to date.
 
-    The first patches of `validation_sampler` (None without validation data) are shown, in the proportions of
-    `voxel_size`, that of the ground truth, (z, y, x) in µm.
+    The first patches of the validation sampler, if there is one, are shown in the proportions of `voxel_size`, (z, y,
+    x) in µm.
     """
 
     def __init__(self, run_dir, validation_sampler, *, voxel_size=(None, None, None)):

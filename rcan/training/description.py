@@ -45,8 +45,8 @@ def describe_resumed_run(config, data):
     write_json(run_dir / "config.json", _as_json(config))
 
 
-def check_unchanged(config, data):
-    """Refuse to go on with other settings or data: it would be neither the one run nor the other."""
+def check_resumable(config, data, state):
+    """Check that a run goes on with the settings and data that it began with, to a later epoch than its state's."""
     run_dir = Path(config.output_dir)
     earlier, now = (_resolved(_as_json(each)) for each in (load_config(run_dir / "config.json"), config))
     changes = [
@@ -68,19 +68,15 @@ def check_unchanged(config, data):
             raise ValueError(
                 f"{run_dir} cannot go on with other {part} data: {which}. Restore them, or start another run with -o."
             )
+    if state.epoch > config.epochs:
+        raise ValueError(
+            f"epochs is {config.epochs} but {run_dir} has done {state.epoch}: name at least that many."
+        )
 
 
 def _as_json(config):
     """All settings, with paths that hold from any folder."""
-
-    def convert(value):
-        if isinstance(value, Path):
-            return str(value.absolute())
-        if isinstance(value, dict):
-            return {key: convert(item) for key, item in value.items()}
-        return [convert(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-    return convert(config.model_dump())
+    return json.loads(json.dumps(config.model_dump(), default=lambda path: str(path.absolute())))
 
 
 def _resolved(value):

@@ -8,7 +8,7 @@ from rcan.run_folder.layout import check_run_dir, write_history
 from rcan.run_folder.models import load_model
 from rcan.run_folder.state import RunState
 from rcan.training.callbacks import RunWriter
-from rcan.training.description import check_unchanged, describe_new_run, describe_resumed_run
+from rcan.training.description import check_resumable, describe_new_run, describe_resumed_run
 from rcan.training.devices import choose_strategy, is_chief
 from rcan.training.forecast import forecast
 from rcan.training.loop import Loop
@@ -50,7 +50,7 @@ def train(config, data=None, *, overwrite=False, resume=False):
     config = resolve_config(config, data)
     checkpoint = load_checkpoint(run_dir, repair=is_chief()) if resume else None
     if checkpoint:
-        _check_resumable(config, data, checkpoint.state)
+        check_resumable(config, data, checkpoint.state)
     else:
         check_run_dir(run_dir, overwrite=overwrite)
     sampler, validation_sampler = make_samplers(config, data)
@@ -66,15 +66,6 @@ def train(config, data=None, *, overwrite=False, resume=False):
             describe_new_run(config, data, overwrite=overwrite)
     Loop(config, learner, sampler, validation_sampler, state=state, writer=writer).run()
     return run_dir
-
-
-def _check_resumable(config, data, state):
-    """Refuse to go on with other settings or data, or beyond the last epoch."""
-    check_unchanged(config, data)
-    if state.epoch > config.epochs:
-        raise ValueError(
-            f"epochs is {config.epochs} but {config.output_dir} has done {state.epoch}: name at least that many."
-        )
 
 
 def _make_learner(config, pair, strategy, *, is_new):

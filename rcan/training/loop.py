@@ -28,16 +28,8 @@ _STEPS_BEFORE_ESTIMATE = 10
 class Loop:
     """Train a network from where a run is to its end.
 
-    Parameters
-    ----------
-    config : rcan.Config
-    learner : Learner
-    sampler, validation_sampler : PatchSampler
-        The latter may be None.
-    state : RunState
-        Where the run is.
-    writer : RunWriter, optional
-        Without one nothing is written: of several machines one writes.
+    Without a validation sampler nothing is validated, without a writer nothing is written: of several machines one
+    writes.
     """
 
     def __init__(self, config, learner, sampler, validation_sampler, *, state, writer=None):
@@ -49,14 +41,8 @@ class Loop:
     def run(self):
         """Train to the end; what is written so far stays, whatever happens.
 
-        Raises
-        ------
-        KeyboardInterrupt
-            After Ctrl-C or SIGTERM, once a checkpoint is saved.
-        ValueError
-            If the loss becomes NaN or infinite.
-        ConnectionError
-            If another machine of a cluster is lost.
+        A KeyboardInterrupt follows Ctrl-C or SIGTERM, once a checkpoint is saved; a ValueError says that the loss
+        became NaN or infinite, a ConnectionError that another machine is lost.
         """
         schedule, strategy = self._schedule, self._learner.strategy
         done = schedule.steps_done(self._state)
@@ -104,8 +90,8 @@ class Loop:
         self._check_finite(figures)
         row = {"epoch": self._state.epoch + 1, **figures, "learning_rate": self._learning_rate()}
         row["seconds"] = round(self._state.seconds + time.monotonic() - started, 3)
-        self._state = self._state.after_epoch(row)
-        self._state = self._state.model_copy(update={"is_finished": is_finished(self._state, self._config)})
+        is_last = is_finished([*self._state.history, row], self._config)
+        self._state = self._state.after_epoch(row, is_finished=is_last)
         self._learner.update_network()
         if self._writer:
             self._writer.write_epoch(self._learner.network, self._state.history)

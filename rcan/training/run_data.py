@@ -29,27 +29,15 @@ class RunData(NamedTuple):
 
 
 def open_data(config, *, resume=False):
-    """Open, check and measure all volumes that a configuration names.
+    """Open, check and measure all volumes that a configuration names: `RunData`.
 
-    Parameters
-    ----------
-    config : rcan.Config
-    resume : bool
-        Take the percentiles of the run in the folder, if there is one.
-
-    Returns
-    -------
-    data : RunData
-        Validation pairs are split off the training pairs where none are named.
-
-    Raises
-    ------
-    ValueError, OSError
-        If a file is missing or unreadable, or a pair cannot be used.
+    Validation pairs are split off the training pairs where none are named. With `resume` the percentiles are those of
+    the run in the folder, if there is one. A ValueError or OSError says that a file is missing or unreadable, or that
+    a pair cannot be used.
     """
     percentiles = _choose_percentiles(config, resume=resume)
-    folder = Path(config.output_dir) / "measured" if config.output_dir else None
-    cache = MeasurementCache(folder) if is_chief() else MeasurementCache.temporary()
+    is_kept = config.output_dir and is_chief()
+    cache = MeasurementCache(Path(config.output_dir) / "measured" if is_kept else None)
     options = {
         "raw_axes": config.raw_data_format,
         "gt_axes": config.gt_data_format,

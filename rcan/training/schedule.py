@@ -33,9 +33,9 @@ def is_stuck(history, patience):
     return bool(patience and history) and history[-1]["epoch"] - best_epoch(history) >= patience
 
 
-def is_finished(state, config):
-    """Whether no epoch is left to train."""
-    return state.epoch >= config.epochs or is_stuck(state.history, config.early_stopping)
+def is_finished(history, config):
+    """Whether no epoch is left to train after those of the history."""
+    return len(history) >= config.epochs or is_stuck(history, config.early_stopping)
 
 
 class StepSchedule(NamedTuple):
@@ -82,7 +82,7 @@ class StepSchedule(NamedTuple):
         return state.model_copy(
             update={
                 "epochs": self.epochs,
-                "is_finished": is_finished(state, config),
+                "is_finished": is_finished(state.history, config),
                 "patches_done": whole_steps * self.global_batch_size,
             }
         )

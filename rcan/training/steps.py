@@ -12,20 +12,8 @@ from rcan.training.gradient import has_fast_stock_gradient, use_fast_gradient
 class Learner:
     """A network, and all that changes its weights.
 
-    Parameters
-    ----------
-    build : callable
-        Builds the network; called for the one that is saved and, under the policy of `precision`, for the one that
-        is trained.
-    config : rcan.Config
-    strategy : tf.distribute.Strategy
-    weights : list of ndarray, optional
-        To begin with.
-
-    Attributes
-    ----------
-    network : keras.Model
-        What is saved: float32, on one device, with the weights of the last `update_network`.
+    `build` builds the network: once for the one that is saved, `network`, which is float32 and on one device, and
+    once, under the policy of `precision`, for the one that is trained. `weights` are those to begin with.
     """
 
     def __init__(self, build, config, strategy, *, weights=None):
