@@ -82,10 +82,8 @@ def _signal_sums(pair, number, window, threshold):
     for first in range(0, num_starts, band):
         last = min(first + band, num_starts)
         size = (last - first - 1) * step_y + height, num_columns
-        counts, held = (
-            np.zeros(size, np.int32),
-            [],
-        )  # signal values of each place, in all planes that are held
+        held = []  # planes that a window covers
+        counts = np.zeros(size, np.int32)  # signal values of each place in them
         for z in range(num_planes):
             region = region_at((z, first * step_y, 0), (1, *size))[-len(window) :]
             signal = (pair.gt.read(number, region) > threshold).reshape(*size, -1)
@@ -103,6 +101,7 @@ def _signal_sums(pair, number, window, threshold):
 def _window_sums(plane, height, width):
     """Sums over every window of a plane, from its summed-area table."""
     table = np.zeros((plane.shape[0] + 1, plane.shape[1] + 1), np.int32)
-    table[1:, 1:] = plane.cumsum(axis=0).cumsum(axis=1)
+    np.cumsum(plane, axis=0, dtype=np.int32, out=table[1:, 1:])
+    np.cumsum(table, axis=1, dtype=np.int32, out=table)
     rows = table[height:] - table[:-height]
     return rows[:, width:] - rows[:, :-width]
