@@ -15,8 +15,8 @@ def apply(options: RestoreOptions):
     from rcan.restoration.folder import FolderRestoration, restore_watched
     from rcan.restoration.jobs import find_jobs
 
-    jobs = find_jobs(options, may_be_empty=options.watch)  # which image becomes which file
-    work = FolderRestoration(options)  # what is restored already, and how
+    jobs = find_jobs(options)  # which image becomes which file
+    work = FolderRestoration(options)  # what is restored already, with which settings
     if options.watch:
         restore_watched(work)
     else:

@@ -29,7 +29,7 @@ SHAPES = (
 
 def measure_efficiency(name, model, shape, rounds, folder):
     """Print the share of the bare network in restoring a file."""
-    from rcan.io.tiff_writing import create_volume
+    from rcan.io.opening import create_volume
     from rcan.restoration.engine import KerasEngine, voxels_within_memory
     from rcan.restoration.file import FileRestorer
     from rcan.restoration.tiled import TiledRestorer

@@ -23,7 +23,7 @@ PLANE = 2048
 
 def write_volume(path, num_planes, file_format):
     """Photon noise over a background, written by planes."""
-    from rcan.io.tiff_writing import create_volume
+    from rcan.io.opening import create_volume
 
     rng = np.random.default_rng(0)
     plane = rng.poisson(200, (16, PLANE, PLANE, 1)).astype(np.uint16)

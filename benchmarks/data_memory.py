@@ -47,7 +47,7 @@ def measure(folder):
     import numpy as np
 
     from rcan.config import ImagePair
-    from rcan.data.measurements import Records
+    from rcan.data.measurements import MeasurementCache
     from rcan.data.pairs import open_pairs
     from rcan.data.patches import PatchSampler, make_dataset
     from rcan.io.cache import limit_cache
@@ -56,9 +56,9 @@ def measure(folder):
     limit_cache(5 * 10**7)
     list(tf.data.Dataset.range(2).map(lambda x: x))  # TensorFlow's own threads and buffers
     before = peak()
-    records = Records(folder / "measured")
-    pairs = open_pairs(ImagePair(raw=folder / "raw", gt=folder / "gt"), [], records=records)
-    options = {"seed": 0, "augmented": True, "area_ratio_threshold": 0.1, "records": records}
+    cache = MeasurementCache(folder / "measured")
+    pairs = open_pairs(ImagePair(raw=folder / "raw", gt=folder / "gt"), [], cache=cache)
+    options = {"seed": 0, "augmented": True, "area_ratio_threshold": 0.1, "cache": cache}
     sampler = PatchSampler(pairs, (16, 128, 128), **options)
     for _ in make_dataset(sampler, np.arange(NUM_PATCHES), batch_size=1):
         pass

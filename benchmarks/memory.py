@@ -24,21 +24,20 @@ def measure(side, *shape):
     """Print the memory of three steps on a patch, in bytes."""
     import numpy as np
 
-    import rcan.training.loop as loop_module
+    import rcan.training.steps as steps_module
     from rcan.config import Config
     from rcan.keras_setup import tf
     from rcan.model import build_rcan
 
-    loop_module.has_fast_stock_gradient = lambda: side == "stock"
+    steps_module.has_fast_stock_gradient = lambda: side == "stock"
     pairs = [{"raw": "a", "gt": "b"}]
     with tempfile.TemporaryDirectory() as folder:
         config = Config.checked({"training_image_pairs": pairs, "output_dir": folder, "metrics": []})
-        strategy = tf.distribute.get_strategy()
-        loop = loop_module.Loop(build_rcan, config, None, None, run_dir=folder, board=None, strategy=strategy)
+        learner = steps_module.Learner(build_rcan, config, tf.distribute.get_strategy())
         patch = tf.constant(np.random.default_rng(0).random((1, *shape, 1), np.float32))
         before = peak()
         for _ in range(3):
-            float(loop._train_step(patch, patch)["loss"])
+            learner.train(patch, patch)
     print(peak() - before)
 
 

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from rcan.fingerprint.domain import DOMAIN_STATUSES, compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.simulation.optics import gaussian_widths
 from rcan.simulation.pairs import degrade, density_from_image
 from rcan.simulation.phantoms import PHANTOMS, make_phantom

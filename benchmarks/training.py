@@ -23,24 +23,11 @@ ROOT = Path(__file__).parents[1]
 FLOP_PER_VOXEL = 3 * 1.994e6  # of a training step of the default network, forward and twice that backward
 
 
-class OnePatch:
-    """A sampler whose patches are all the same."""
-
-    failure = None
-
-    def __init__(self, raw, gt):
-        self._patch = raw, gt
-
-    def sample(self, index):
-        """The patch."""
-        return self._patch
-
-
-def make_loop(config, sampler, folder):
-    """The training loop of a config, and what it draws from."""
+def make_learner(config):
+    """The network of a config, and what trains it."""
     from rcan.keras_setup import tf
     from rcan.model import build_rcan
-    from rcan.training.loop import Loop
+    from rcan.training.steps import Learner
 
     def build():
         return build_rcan(
@@ -50,27 +37,27 @@ def make_loop(config, sampler, folder):
             channel_reduction=config.channel_reduction,
         )
 
-    return Loop(
-        build, config, sampler, None, run_dir=folder, board=None, strategy=tf.distribute.get_strategy()
-    )
+    return Learner(build, config, tf.distribute.get_strategy())
 
 
 def measure_waiting(folder, *, rounds=9, steps=40):
     """Ratio of the steps per second with and without the pipeline, at the sample's network."""
 
     from rcan.config import load_config
-    from rcan.training.fit import _make_samplers, open_data
+    from rcan.training.batches import distribute_batches
+    from rcan.training.run_data import make_samplers, open_data
 
     config = load_config(ROOT / "config.json", {"output_dir": str(folder), "epochs": 10**4})
-    sampler, _ = _make_samplers(config, open_data(config))
-    loop = make_loop(config, sampler, folder)
-    stream = iter(loop._dataset(sampler, np.arange(10**6)))
+    sampler, _ = make_samplers(config, open_data(config))
+    learner = make_learner(config)
+    options = {"batch_size": config.batch_size, "strategy": learner.strategy}
+    stream = iter(distribute_batches(sampler, np.arange(10**6), **options))
     resident = next(stream)
 
     def run(batches):
         started = time.perf_counter()
         for batch in itertools.islice(batches, steps):
-            {name: float(value) for name, value in loop._train_step(*batch).items()}
+            learner.train(*batch)
         return steps / (time.perf_counter() - started)
 
     run(itertools.repeat(resident))
@@ -125,14 +112,14 @@ def measure_arithmetic(folder, *, rounds=5):
         {"training_image_pairs": pairs, "output_dir": str(folder), "epochs": 10**4, "metrics": []}
     )
     patch = np.random.default_rng(0).random((16, 64, 64, 1), np.float32)
-    loop = make_loop(config, OnePatch(patch, patch), folder)
+    learner = make_learner(config)
     batch = patch[np.newaxis], patch[np.newaxis]
     matrix = np.random.default_rng(0).random((3000, 3000), np.float32)
-    loop._train_step(*batch), matrix @ matrix
+    learner.train(*batch), matrix @ matrix
     rates = []
     for _ in range(rounds):
         started = time.perf_counter()
-        float(loop._train_step(*batch)["loss"])
+        learner.train(*batch)
         stepped = time.perf_counter()
         matrix @ matrix
         done = time.perf_counter()

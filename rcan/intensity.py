@@ -10,7 +10,20 @@ import math
 
 import numpy as np
 
-__all__ = ["denormalise", "fit_affine", "match_affine", "normalise", "percentile_range", "to_dtype"]
+from rcan.regions import cut_into_slabs
+
+__all__ = [
+    "PercentileCounter",
+    "PercentileSampler",
+    "RangeFinder",
+    "denormalise",
+    "finish_range",
+    "fit_affine",
+    "match_affine",
+    "normalise",
+    "percentile_range",
+    "to_dtype",
+]
 
 _SAMPLE_SIZE = 2**24  # values of a floating-point channel that are ranked exactly: 64 MB
 _SLAB_SIZE = 2**21  # values read at a time
@@ -24,7 +37,7 @@ def percentile_range(volume, percentiles, *, frames=None, channels=None):
 
     Parameters
     ----------
-    volume : rcan.io.Volume
+    volume : rcan.io.volume.Volume
         Read slab by slab, once; 32-bit integers twice. Frames that show another channel (``"C"`` among the looped
         axes) are channels of their own.
     percentiles : tuple of float
@@ -44,89 +57,147 @@ def percentile_range(volume, percentiles, *, frames=None, channels=None):
     ValueError
         If both percentiles of a channel are the same grey value, or a value is NaN or infinite.
     """
-    by_channel = {}
-    for frame in volume.frames if frames is None else frames:
-        by_channel.setdefault(frame.get("C"), []).append(frame)
-    exact = volume.dtype.kind in "iu" and volume.dtype.itemsize <= 4
-    rank = _rank_counted if exact else _rank_sampled
-    chosen = range(volume.shape[-1]) if channels is None else channels
-    ranges = {}  # by channel of the file
-    for looped, same in by_channel.items():
-        rows = rank(volume, same, percentiles)
-        ranges |= {channel if looped is None else looped: rows[channel] for channel in chosen}
-    for channel, (low, high) in ranges.items():
-        if not high > low:
-            raise ValueError(
-                f"{volume.path}: percentiles {percentiles[0]:g} and {percentiles[1]:g} of channel {channel} are "
-                f"both {low:g}, they must differ to set the intensity range. The image is nearly constant; "
-                "leave it out, or choose percentiles further apart (up to 0 and 100)."
-            )
-    return np.array([*ranges.values()], np.float64)
+    frames = volume.frames if frames is None else frames
+    finder = RangeFinder(volume, percentiles, frames=frames, channels=channels)
+    _add_frames(finder, volume, frames)
+    return finish_range(finder, volume, frames)
 
 
-def _rank_counted(volume, frames, percentiles):
-    """Percentiles of each block channel, as `np.percentile` gives them, from counts of the values' digits.
-
-    A value is a number of one or more digits of 16 bits. The values at the ranks are found digit by digit, from
-    the highest: each pass over the volume counts the next digit of the values that share what is found already.
-    """
-    num_values = math.prod(volume.shape[:-1]) * len(frames)
-    places = np.asarray(percentiles) / 100 * (num_values - 1)
-    ranks = np.stack([np.floor(places), np.ceil(places)]).astype(np.int64)  # of the values below and above
-    num_bits = 8 * volume.dtype.itemsize
-    bits = min(16, num_bits)
-    found = np.zeros((volume.shape[-1], *ranks.shape), np.uint64)  # leading digits of the value at each rank
-    left = np.broadcast_to(ranks, found.shape).copy()  # its rank among the values with these digits
-    for shift in range(num_bits - bits, -1, -bits):
-        counts = [{digits: 0 for digits in row.ravel().tolist()} for row in found]
-        for block in _slabs(volume, frames):
-            for channel, by_digits in enumerate(counts):
-                values = _ordered(block[..., channel]) >> shift
-                for digits in by_digits:
-                    is_first = shift + bits == num_bits
-                    alike = values if is_first else values[values >> bits == digits]
-                    by_digits[digits] += np.bincount(alike & (2**bits - 1), minlength=2**bits)
-        for index, digits in np.ndenumerate(found):
-            cumulated = np.cumsum(counts[index[0]][int(digits)])
-            digit = int(np.searchsorted(cumulated, left[index], side="right"))
-            left[index] -= cumulated[digit - 1] if digit else 0
-            found[index] = (int(digits) << bits) + digit
-    below, above = np.moveaxis(found.astype(np.float64) + np.iinfo(volume.dtype).min, 1, 0)  # (C, 2) each
-    return list(below + (places - np.floor(places)) * (above - below))
+def finish_range(finder, volume, frames=None):
+    """Return the range of a finder that all blocks have been added to; they are read once more if need be."""
+    while (ranges := finder.end_pass()) is None:
+        _add_frames(finder, volume, volume.frames if frames is None else frames)
+    return ranges
 
 
-def _ordered(values):
-    """Integers of up to 32 bits as non-negative ones in the same order, flat."""
-    return values.ravel().astype(np.int64) - np.iinfo(values.dtype).min
-
-
-def _rank_sampled(volume, frames, percentiles):
-    """Percentiles of each block channel from all values, or every n-th of very many."""
-    num_values = int(np.prod(volume.shape[:-1])) * len(frames)
-    step = -(-num_values // _SAMPLE_SIZE)
-    samples, start = [], 0
-    for block in _slabs(volume, frames):
-        values = block.reshape(-1, volume.shape[-1])
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them."
-            )
-        samples.append(values[start::step].copy())  # a view would keep the whole slab
-        start = (start - len(values)) % step
-    return list(np.percentile(np.concatenate(samples).astype(np.float64), percentiles, axis=0).T)
-
-
-def _slabs(volume, frames):
-    """Blocks of bounded size that together cover the frames, in the file's own type."""
-    thickness = max(1, _SLAB_SIZE // int(np.prod(volume.shape[1:])))
+def _add_frames(finder, volume, frames):
     for frame in frames:
-        for start in range(0, volume.shape[0], thickness):
-            yield volume.read(frame, _slab_region(volume, start, thickness), dtype=None)
+        for region in cut_into_slabs(volume.shape[:-1], _SLAB_SIZE // volume.shape[-1]):
+            finder.add(frame, region, volume.read(frame, region, dtype=None))
 
 
-def _slab_region(volume, start, thickness):
-    stop = min(start + thickness, volume.shape[0])
-    return (slice(start, stop),) + (slice(None),) * (len(volume.shape) - 2)
+class RangeFinder:
+    """Finds the range of each channel of a volume from its blocks, see `percentile_range` for the arguments.
+
+    All blocks of all frames are added, in any order, with all channels and in the type of the file. `end_pass` then
+    returns the range, or None where all have to be added once more.
+    """
+
+    def __init__(self, volume, percentiles, *, frames=None, channels=None):
+        self._path, self._percentiles = volume.path, percentiles
+        self._channels = range(volume.shape[-1]) if channels is None else channels
+        frames = volume.frames if frames is None else frames
+        self._is_counted = volume.dtype.kind in "iu" and volume.dtype.itemsize <= 4
+        self._counters = {}  # by channel of the frames, None where blocks hold all channels
+        for channel in dict.fromkeys(frame.get("C") for frame in frames):
+            same = [frame for frame in frames if frame.get("C") == channel]
+            self._counters[channel] = (
+                PercentileCounter(volume.dtype, volume.shape[-1], percentiles)
+                if self._is_counted
+                else PercentileSampler(percentiles, same, volume.shape[:-1])
+            )
+
+    def add(self, frame, region, block):
+        """Add a block (Z, Y, X, C) or (Y, X, C), a region of a frame with start and stop along each spatial axis."""
+        if not self._is_counted and not np.isfinite(block).all():
+            raise ValueError(
+                f"{self._path} holds NaN or infinite values: all must be finite numbers. Replace them."
+            )
+        counter = self._counters[frame.get("C")]
+        counter.add(block) if self._is_counted else counter.add(frame, region, block)
+
+    def end_pass(self):
+        """Return the range (C, 2), or None if all blocks have to be added once more."""
+        found = {looped: counter.end_pass() for looped, counter in self._counters.items()}
+        if any(rows is None for rows in found.values()):
+            return None
+        ranges = {  # by channel of the file
+            channel if looped is None else looped: rows[channel]
+            for looped, rows in found.items()
+            for channel in self._channels
+        }
+        for channel, (low, high) in ranges.items():
+            if not high > low:
+                first, last = self._percentiles
+                raise ValueError(
+                    f"{self._path}: percentiles {first:g} and {last:g} of channel {channel} are both {low:g}, they "
+                    "must differ to set the intensity range. The image is nearly constant; leave it out, or choose "
+                    "percentiles further apart (up to 0 and 100)."
+                )
+        return np.array([*ranges.values()], np.float64)
+
+
+class PercentileCounter:
+    """Percentiles of each channel of integers of up to 32 bits, as `np.percentile` gives them, from counts.
+
+    A value is a number of one or two digits of 16 bits. The values at the ranks are found digit by digit, from the
+    highest: each pass counts the next digit of the values that begin with the digits found already.
+    """
+
+    def __init__(self, dtype, num_channels, percentiles):
+        num_bits = 8 * np.dtype(dtype).itemsize
+        self._bits = min(16, num_bits)  # of a digit
+        self._shift = num_bits - self._bits  # of the digit that is counted now
+        self._smallest = np.iinfo(dtype).min
+        self._percentiles = np.asarray(percentiles)
+        self._prefixes = np.zeros(
+            (num_channels, 2, len(percentiles)), np.uint64
+        )  # found digits, at both ranks
+        self._ranks = None  # among the values that begin with these digits
+        self._shares = None  # of the value above in each percentile
+        self._start_counts()
+
+    def add(self, block):
+        """Count the values of a block (..., C)."""
+        base = 2**self._bits
+        for channel, counts in enumerate(self._counts):
+            values = (block[..., channel].ravel().astype(np.int64) - self._smallest) >> self._shift
+            for prefix in counts:
+                alike = values if self._ranks is None else values[values >> self._bits == prefix]
+                counts[prefix] += np.bincount(alike & (base - 1), minlength=base)
+
+    def end_pass(self):
+        """Return the percentiles (C, P), or None if all blocks have to be added once more."""
+        if self._ranks is None:
+            places = self._percentiles / 100 * (self._counts[0][0].sum() - 1)
+            below = np.floor(places)
+            ranks = np.stack([below, np.ceil(places)]).astype(np.int64)
+            self._ranks, self._shares = np.broadcast_to(ranks, self._prefixes.shape).copy(), places - below
+        for index, prefix in np.ndenumerate(self._prefixes):
+            cumulated = np.cumsum(self._counts[index[0]][int(prefix)])
+            digit = int(np.searchsorted(cumulated, self._ranks[index], side="right"))
+            self._ranks[index] -= cumulated[digit - 1] if digit else 0
+            self._prefixes[index] = (int(prefix) << self._bits) + digit
+        self._shift -= self._bits
+        if self._shift >= 0:
+            self._start_counts()
+            return None
+        below, above = np.moveaxis(self._prefixes.astype(np.float64) + self._smallest, 1, 0)  # (C, P) each
+        return below + self._shares * (above - below)
+
+    def _start_counts(self):
+        """Set the counts of the next digit to zero, of each channel by the digits before."""
+        self._counts = [dict.fromkeys(row.ravel().tolist(), 0) for row in self._prefixes]
+
+
+class PercentileSampler:
+    """Percentiles of each channel, of all values or of every n-th if there are more than `_SAMPLE_SIZE`."""
+
+    def __init__(self, percentiles, frames, shape):
+        self._percentiles, self._shape = percentiles, shape
+        self._step = -(-math.prod(shape) * len(frames) // _SAMPLE_SIZE)
+        self._first = {tuple(frame.items()): number * math.prod(shape) for number, frame in enumerate(frames)}
+        self._samples = []
+
+    def add(self, frame, region, block):
+        """Keep values of a block (..., C), counted through all frames."""
+        places = np.ix_(*(np.arange(part.start, part.stop) for part in region))
+        numbers = self._first[tuple(frame.items())] + np.ravel_multi_index(places, self._shape)
+        self._samples.append(block[numbers % self._step == 0])
+
+    def end_pass(self):
+        """Return the percentiles (C, P)."""
+        return np.percentile(np.concatenate(self._samples).astype(np.float64), self._percentiles, axis=0).T
 
 
 def normalise(block, ranges):
@@ -182,32 +253,12 @@ def denormalise(block, ranges):
 
 
 def match_affine(restored, gt):
-    """Scale and shift `restored` to lie as close as possible to `gt`.
+    """Scale and shift each channel of `restored` (..., C) to lie as close as possible to `gt`.
 
-    Training leaves gain and offset free. Removing both in the least-squares sense lets
-    PSNR and SSIM judge structure alone [1]_.
+    Training leaves gain and offset free. Removing both in the least-squares sense lets PSNR and SSIM judge structure
+    alone (Weigert et al., Nat. Methods 15, 1090 (2018), doi:10.1038/s41592-018-0216-7). A constant channel becomes
+    the mean of `gt`.
 
-    Parameters
-    ----------
-    restored, gt : ndarray of shape (..., C)
-        Intensities, each in its own unit; every channel is matched by itself.
-
-    Returns
-    -------
-    matched : ndarray of shape (..., C)
-        `restored` in the unit of `gt`; a constant channel becomes the mean of `gt`.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-
-    References
-    ----------
-    .. [1] Weigert et al., Nat. Methods 15, 1090 (2018), doi:10.1038/s41592-018-0216-7
-
-    Examples
-    --------
     >>> match_affine(np.array([[0.0], [1.0]]), np.array([[10.0], [30.0]]))
     array([[10.],
            [30.]])
@@ -217,26 +268,11 @@ def match_affine(restored, gt):
 
 
 def fit_affine(frames):
-    """Find the gain and the offset that bring restored frames closest to their ground truth.
+    """Return gain and offset (C, 2) that bring restored frames closest to their ground truth, by least squares.
 
-    Parameters
-    ----------
-    frames : iterable of (ndarray, ndarray)
-        Restored and gt of each frame, `(..., C)`. All frames together are matched by one line for each channel,
-        by least squares.
+    `frames` are pairs (restored, gt) of arrays (..., C), which all share one gain and offset for each channel. Those
+    of a constant channel are 0 and the mean of gt.
 
-    Returns
-    -------
-    line : ndarray of shape (C, 2), float64
-        Gain and offset of each channel; of a constant channel 0 and the mean of gt.
-
-    Raises
-    ------
-    ValueError
-        If the shapes of a frame differ.
-
-    Examples
-    --------
     >>> fit_affine([(np.array([[0.0]]), np.array([[10.0]])), (np.array([[1.0]]), np.array([[30.0]]))])
     array([[20., 10.]])
     """
@@ -259,27 +295,16 @@ def fit_affine(frames):
 
 
 def to_dtype(block, dtype):
-    """Round and clip to an integer type, counting what is clipped; floats only change type.
+    """Round and clip to an integer type, and count what is clipped; floats only change type.
 
-    Parameters
-    ----------
-    block : ndarray
-    dtype : numpy.dtype or type
-
-    Returns
-    -------
-    converted : ndarray of type `dtype`
-    num_clipped : int
-        Values outside the type's range.
-
-    Examples
-    --------
     >>> to_dtype(np.array([-1.0, 1.6, 300.0]), np.uint8)
     (array([  0,   2, 255], dtype=uint8), 2)
     """
-    if np.dtype(dtype).kind == "f":
-        return block.astype(dtype), 0
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f" or block.dtype == dtype.newbyteorder("="):
+        return block.astype(dtype, order="C", copy=False), 0
     limits = np.iinfo(dtype)
-    rounded = np.rint(block)
+    is_exact = block.dtype == np.float32 and dtype.itemsize <= 2  # a float32 holds the limits of these
+    rounded = np.rint(block, dtype=np.float32 if is_exact else np.float64)
     num_clipped = int(np.count_nonzero((rounded < limits.min) | (rounded > limits.max)))
-    return np.clip(rounded, limits.min, limits.max).astype(dtype), num_clipped
+    return np.clip(rounded, limits.min, limits.max).astype(dtype, order="C"), num_clipped

@@ -13,26 +13,12 @@ from rcan.scores import SSIM_RADIUS, similarity_of_moments, ssim_window
 
 __all__ = ["LOSSES", "METRICS", "psnr", "ssim", "weighted_loss"]
 
-_CHARBONNIER_WIDTH = (
-    1e-3  # differences below it count by their square, as in Lai et al., CVPR (2017), arXiv:1704.03915
-)
+_CHARBONNIER_WIDTH = 1e-3  # smaller differences count by their square, as in Lai et al., arXiv:1704.03915
 
 
 def psnr(gt, restored):
-    """Peak signal-to-noise ratio in dB, for a data range of 1.
+    """Peak signal-to-noise ratio in dB, for a data range of 1; at most 120, where images are equal up to rounding.
 
-    Parameters
-    ----------
-    gt, restored : tensor of shape (N, ..., C)
-        Images with background 0 and signal 1.
-
-    Returns
-    -------
-    psnr : tensor of shape (N,)
-        In dB; at most 120, where the images are equal to within rounding.
-
-    Examples
-    --------
     >>> import numpy as np
     >>> round(float(psnr(np.zeros((1, 4, 4, 1)), np.full((1, 4, 4, 1), 0.1))[0]), 3)
     20.0
@@ -42,26 +28,12 @@ def psnr(gt, restored):
 
 
 def ssim(gt, restored):
-    """Structural similarity with a Gaussian window, for a data range of 1 [1]_.
+    """Structural similarity with a Gaussian window, for a data range of 1 (Wang et al.): mean over voxels and channels.
 
-    The window (sigma 1.5, 11 voxels wide) shrinks to the largest odd size that fits on an axis thinner
-    than it; only voxels whose whole window lies inside count. Equal to
-    ``skimage.metrics.structural_similarity`` with ``gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, data_range=1`` where no axis is thinner than 11.
-
-    Parameters
-    ----------
-    gt, restored : tensor of shape (N, Z, Y, X, C) or (N, Y, X, C)
-        Images with background 0 and signal 1.
-
-    Returns
-    -------
-    ssim : tensor of shape (N,)
-        Mean over voxels and channels, at most 1.
-
-    References
-    ----------
-    .. [1] Wang et al., IEEE Trans. Image Process. 13, 600 (2004), doi:10.1109/TIP.2003.819861
+    The window (sigma 1.5, 11 voxels wide) shrinks to the largest odd size that fits on an axis thinner than it; only
+    voxels whose whole window lies inside count. Where no axis is thinner than 11 it equals
+    ``skimage.metrics.structural_similarity`` with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+    data_range=1``.
     """
     moments = ops.stack([gt, restored, gt * gt, restored * restored, gt * restored])
     for axis in range(2, len(moments.shape) - 1):
@@ -91,21 +63,8 @@ LOSSES = {
 
 
 def weighted_loss(weights):
-    """Make a loss function.
+    """Make a loss function of two batches, `loss(gt, restored)`, from the weight of each of `LOSSES`.
 
-    Parameters
-    ----------
-    weights : dict of str to float
-        Weight of mae, mse, charbonnier (the square root of the squared difference plus ``1e-3**2``, averaged) and
-        ssim (1 minus the SSIM).
-
-    Returns
-    -------
-    loss : callable
-        ``loss(gt, restored)`` of two batches gives one value for each image, shape `(N,)`.
-
-    Examples
-    --------
     >>> import numpy as np
     >>> loss = weighted_loss({"mae": 1, "mse": 0.5})
     >>> float(loss(np.zeros((1, 4, 4, 1)), np.full((1, 4, 4, 1), 2.0))[0])

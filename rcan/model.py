@@ -69,15 +69,26 @@ def build_rcan(
     shuffle, rescale = _numbered(PixelShuffle), _numbered(layers.Rescaling)
     add, multiply = _numbered(layers.Add), _numbered(layers.Multiply)
 
-    def attend(x):
-        gate = pool(keepdims=True)(x)  # (N, 1, 1, 1, C)
-        gate = conv(max(1, num_channels // channel_reduction), 1, activation="relu")(gate)
-        gate = conv(num_channels, 1, activation="sigmoid")(gate)
-        return multiply()([x, gate])
+    def conv3(x, channels, **options):
+        return conv(channels, 3, padding="same", **options)(x)
 
-    def residual_block(x):
-        y = conv(num_channels, 3, padding="same", activation="relu")(x)
-        y = attend(conv(num_channels, 3, padding="same")(y))
+    def channel_attention(x):
+        """Weight every feature channel by how much it matters, judged by its mean over the whole image.
+
+        With `x` of shape (N, Z, Y, X, C), r the channel reduction, `W1` of shape (C // r, C), `W2` of shape
+        (C, C // r), and one weight `s` for each image and channel::
+
+            s = sigmoid(W2 relu(W1 mean_zyx(x) + b1) + b2)      (N, 1, 1, 1, C), between 0 and 1
+            y_c = s_c x_c                                       (N, Z, Y, X, C)
+        """
+        s = pool(keepdims=True)(x)  # (N, 1, 1, 1, C)
+        s = conv(max(1, num_channels // channel_reduction), 1, activation="relu")(s)  # (N, 1, 1, 1, C // r)
+        s = conv(num_channels, 1, activation="sigmoid")(s)  # (N, 1, 1, 1, C)
+        return multiply()([x, s])
+
+    def residual_channel_attention_block(x):
+        y = conv3(x, num_channels, activation="relu")
+        y = channel_attention(conv3(y, num_channels))
         if residual_scaling != 1:
             y = rescale(residual_scaling)(y)
         return add()([x, y])
@@ -85,29 +96,29 @@ def build_rcan(
     def residual_group(x):
         y = x
         for _ in range(num_residual_blocks):
-            y = residual_block(y)
+            y = residual_channel_attention_block(y)
         if num_residual_groups == 1:
             return y
-        return add()([x, conv(num_channels, 3, padding="same")(y)])
+        return add()([x, conv3(y, num_channels)])  # short skip connection
+
+    def residual_in_residual(x):
+        y = x
+        for _ in range(num_residual_groups):
+            y = residual_group(y)
+        return add()([x, conv3(y, num_channels)])  # long skip connection
 
     inputs = keras.Input((None,) * ndim + (num_input_channels,), name="raw")
     x = rescale(2, offset=-1)(inputs)  # [0, 1] -> [-1, 1]
-    x = features = conv(num_channels, 3, padding="same")(x)
-    for _ in range(num_residual_groups):
-        x = residual_group(x)
-    x = add()([features, conv(num_channels, 3, padding="same")(x)])
+    x = residual_in_residual(conv3(x, num_channels))
     for factors in _upscaling_stages(upscaling or (1,) * ndim):
-        x = conv(num_channels * math.prod(factors), 3, padding="same")(x)
-        x = shuffle(factors)(x)
-    x = conv(num_output_channels, 3, padding="same", dtype="float32")(
-        x
-    )  # whatever the precision of the others
+        x = shuffle(factors)(conv3(x, num_channels * math.prod(factors)))
+    x = conv3(x, num_output_channels, dtype="float32")  # whatever the precision of the others
     x = rescale(0.5, offset=0.5, dtype="float32")(x)  # [-1, 1] -> [0, 1]
     return keras.Model(inputs, x, name="rcan")
 
 
 def _numbered(kind):
-    """The layer class, with names numbered from 1.
+    """Let a layer class name its layers by numbers from 1, in every network.
 
     By themselves Keras and TensorFlow number all layers of a process, and sums of gradients are taken in the
     order of names: the same training would end in other last bits the second time.
@@ -117,7 +128,7 @@ def _numbered(kind):
 
 
 def _upscaling_stages(factors):
-    """Doublings where every axis grows by the same power of two, else one stage."""
+    """Factors of each upscaling: doublings where every axis grows by the same power of two, else one stage."""
     factor = factors[0]
     if factor > 1 and set(factors) == {factor} and factor & (factor - 1) == 0:
         return [(2,) * len(factors)] * (factor.bit_length() - 1)
@@ -126,18 +137,10 @@ def _upscaling_stages(factors):
 
 @keras.saving.register_keras_serializable(package="rcan")
 class PixelShuffle(layers.Layer):
-    """Rearrange channels into space: sub-pixel upscaling by whole factors on each axis [1]_.
+    """Enlarge an image by whole `factors`, (z, y, x) or (y, x): channels become neighbouring voxels (Shi et al.).
 
-    Parameters
-    ----------
-    factors : tuple of int
-        Upscaling along each spatial axis, `(z, y, x)` or `(y, x)`. Input
-        `(N, Z, Y, X, C * z * y * x)` becomes `(N, Z * z, Y * y, X * x, C)`; a group of
-        ``z * y * x`` neighbouring channels, in C order, fills one block of voxels.
-
-    References
-    ----------
-    .. [1] Shi et al., CVPR (2016), arXiv:1609.05158
+    `(N, Z, Y, X, C * z * y * x)` becomes `(N, Z * z, Y * y, X * x, C)`; ``z * y * x`` neighbouring channels, in C
+    order, fill one block of voxels.
     """
 
     def __init__(self, factors, **kwargs):
@@ -145,7 +148,7 @@ class PixelShuffle(layers.Layer):
         self.factors = tuple(int(factor) for factor in factors)
 
     def call(self, x):
-        """Rearrange `x` of shape `(N, *spatial, C * prod(factors))`."""
+        """Enlarge `x`."""
         rank = len(self.factors)
         shape = ops.shape(x)
         channels = x.shape[-1] // math.prod(self.factors)
@@ -157,12 +160,12 @@ class PixelShuffle(layers.Layer):
         return ops.reshape(x, (shape[0], *spatial, channels))
 
     def compute_output_shape(self, input_shape):
-        """Return the shape after rearranging; unknown sizes stay unknown."""
+        """Return the shape of the enlarged image; unknown sizes stay unknown."""
         spatial = [
             size and size * factor for size, factor in zip(input_shape[1:-1], self.factors, strict=True)
         ]
         return (input_shape[0], *spatial, input_shape[-1] // math.prod(self.factors))
 
     def get_config(self):
-        """Return the arguments from which Keras rebuilds this layer."""
+        """Return the arguments of this layer."""
         return {**super().get_config(), "factors": self.factors}

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,12 @@ from scipy import ndimage
 def rng():
     """Random numbers that are the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def stack(rng):
+    """(Z, Y, X), photon counts."""
+    return rng.poisson(100, (6, 40, 50)).astype(np.uint16)
 
 
 @pytest.fixture
@@ -88,3 +95,26 @@ def tiny_models(tmp_path_factory):
     build_rcan(ndim=2, **size).save(folder / "2d.keras")
     build_rcan(num_input_channels=2, num_output_channels=2, **size).save(folder / "two_channels.keras")
     return folder
+
+
+@pytest.fixture
+def make_pair(tmp_path, write_tiff):
+    """A pair of files with normalised intensities: `make_pair(raw, gt, axes="ZYX", block_axes="ZYXC")`.
+
+    `raw_range` and `gt_range` are the intensity range of each channel, if they are not.
+    """
+    from rcan.data.pairs import Pair
+    from rcan.data.views import NetworkView
+    from rcan.io.opening import open_volume
+
+    numbers = itertools.count()
+
+    def make(raw, gt, *, axes="ZYX", block_axes="ZYXC", raw_range=(0, 1), gt_range=(0, 1)):
+        number, views = next(numbers), []
+        for kind, image, limits in (("raw", raw, raw_range), ("gt", gt, gt_range)):
+            path = write_tiff(tmp_path / f"{number}_{kind}.tif", image.astype(np.float32), axes)
+            volume = open_volume(path, block_axes=block_axes)
+            views.append(NetworkView(volume, fixed_range=[limits] * volume.shape[-1]))
+        return Pair(*views)
+
+    return make

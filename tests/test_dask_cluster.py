@@ -15,9 +15,9 @@ dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
 from rcan.commands.apply import main  # noqa: E402
-from rcan.io.tiff_writing import create_volume  # noqa: E402
-from rcan.io.volume import open_volume  # noqa: E402
+from rcan.io.opening import create_volume, open_volume  # noqa: E402
 from rcan.restoration import dask_cluster as cluster  # noqa: E402
+from rcan.restoration import dask_worker as worker  # noqa: E402
 from rcan.restoration.dask_parts import group_frames, split_volume  # noqa: E402
 from rcan.restoration.file import FileRestorer  # noqa: E402
 from rcan.restoration.tiled import TiledRestorer  # noqa: E402
@@ -220,7 +220,7 @@ def test_a_worker_says_what_it_does_not_see(image, tmp_path, missing):
     request |= {"raw_path": str(image), "signs": [str(tmp_path / ".out.partial" / ".in-work")]}
     if missing == "input":
         request["raw_path"] = str(tmp_path / "absent.zarr")
-    kind, message = cluster.perform(lambda: None, (), request)
+    kind, message = worker.perform(lambda: None, (), request)
     name = {"input": tmp_path / "absent.zarr", "folder": tmp_path}[missing]
     assert kind == "failed"
     assert message.startswith(f"{name} is not seen")
@@ -232,10 +232,10 @@ def test_a_worker_loads_a_network_once():
 
     def load(key):
         loaded.append(key)
-        return FileRestorer(TiledRestorer(cluster.Facts((1, 1, 1), (1, 1))))
+        return FileRestorer(TiledRestorer(worker.RemoteEngine((1, 1, 1), (1, 1))))
 
     for key in (1, 1, 2):
-        assert cluster.perform(load, (key,))[0] == "done"
+        assert worker.perform(load, (key,))[0] == "done"
     assert loaded == [1, 2]
 
 
@@ -243,12 +243,12 @@ def test_too_little_memory_of_a_worker_is_told_apart():
     def load():
         raise MemoryError("tile")
 
-    assert cluster.perform(load, ("too large",)[:0])[0] == "memory"
+    assert worker.perform(load, ("too large",)[:0])[0] == "memory"
 
 
 def test_a_writer_stops_once_the_job_has_ended(tmp_path):
     with pytest.raises(FileNotFoundError):
-        cluster._GuardedWriter(None, tmp_path / ".in-work").write({}, None, np.zeros((1, 1, 1, 1)))
+        worker._GuardedWriter(None, tmp_path / ".in-work").write({}, None, np.zeros((1, 1, 1, 1)))
 
 
 # Boxes
@@ -278,7 +278,7 @@ def test_there_is_work_for_all_and_little_is_done_twice():
     assert len(cuts) == 64
     parts = split_volume([cuts], steps=[100], num_repeats=1, num_workers=4)
     num_computed = sum(
-        cut.written.start < part.stop and cut.written.stop > part.start for (part,) in parts for cut in cuts
+        cut.write.start < part.stop and cut.write.stop > part.start for (part,) in parts for cut in cuts
     )
     assert len(parts) >= 8
     assert num_computed < 1.2 * len(cuts)

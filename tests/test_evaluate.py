@@ -20,7 +20,6 @@ from rcan.assess import subjects
 from rcan.assess.intervals import bootstrap_interval, score_blocks
 from rcan.assess.quantification import local_error
 from rcan.assess.records import MethodScores, VolumeResult
-from rcan.assess.subjects import central_part
 from rcan.assess.volumes import sum_up
 from rcan.commands import apply as apply_command
 from rcan.commands.evaluate import main
@@ -366,22 +365,6 @@ def test_of_a_large_image_the_central_part_is_evaluated_and_this_is_said(
     assert float(row["psnr"]) == pytest.approx(psnr_after_fit(raw[centre] ** 2, gt[centre]), abs=1e-2)
     assert row["evaluated"] == "central 6x20x20"
     assert "a.tif (central 6x20x20 ZYX)" in out
-
-
-@pytest.mark.parametrize(
-    ("shape", "most", "expected"),
-    [
-        ((10, 100, 100), 10**5, (10, 100, 100)),
-        ((10, 100, 100), 10 * 50 * 50, (10, 50, 50)),
-        ((400, 2000, 2000), 2**25, (322, 322, 322)),
-        ((5000, 5000), 2**24, (4096, 4096)),
-    ],
-)
-def test_the_central_part_is_as_near_to_a_cube_as_it_can_be(shape, most, expected):
-    part = central_part(shape, most)
-    assert tuple(along.stop - along.start for along in part) == expected
-    for along, size in zip(part, shape, strict=True):
-        assert abs((along.start + along.stop) - size) <= 1
 
 
 def test_richardson_lucy_gets_the_blur_that_is_stated(run, networks, pair, tmp_path):

@@ -11,7 +11,7 @@ from rcan.fingerprint.domain import DOMAIN_STATUSES, compare_fingerprint, summar
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.fingerprint.noise import estimate_noise
 from rcan.fingerprint.records import Fingerprint, TrustedRange
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.run_folder.record import TrainingRecord
 from rcan.simulation.camera import expose
 from rcan.simulation.optics import gaussian_widths

@@ -5,8 +5,17 @@ import pytest
 import tifffile
 
 from rcan import intensity
-from rcan.intensity import denormalise, fit_affine, match_affine, normalise, percentile_range, to_dtype
-from rcan.io.volume import open_volume
+from rcan.intensity import (
+    RangeFinder,
+    denormalise,
+    fit_affine,
+    match_affine,
+    normalise,
+    percentile_range,
+    to_dtype,
+)
+from rcan.io.opening import open_volume
+from rcan.regions import cut_into_slabs
 
 PERCENTILES = (2, 99.9)
 
@@ -131,6 +140,22 @@ def test_range_of_very_many_floats_is_that_of_every_nth(tmp_path, rng, monkeypat
     np.testing.assert_allclose(
         percentile_range(open_volume(path), PERCENTILES), [np.percentile(every, PERCENTILES)], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize(("dtype", "passes"), [("uint8", 1), ("int16", 1), ("uint32", 2), ("float32", 1)])
+@pytest.mark.parametrize("block_axes", ["ZYXC", "YX"])
+def test_ranges_are_found_in_blocks_that_others_read(tmp_path, rng, dtype, passes, block_axes):
+    image = draw(rng, (2, 5, 3, 20, 21), dtype)  # TZCYX
+    path = save(tmp_path / "image.ome.tif", image, "TZCYX", ome=True)
+    volume = open_volume(path, block_axes=block_axes)
+    finder, found = RangeFinder(volume, PERCENTILES), []
+    for _ in range(passes):
+        for frame in volume.frames:
+            for region in cut_into_slabs(volume.shape[:-1], 50):
+                finder.add(frame, region, volume.read(frame, region, dtype=None))
+        found.append(finder.end_pass())
+    assert all(ranges is None for ranges in found[:-1])
+    np.testing.assert_array_equal(found[-1], percentile_range(volume, PERCENTILES))
 
 
 def test_constant_channel_is_refused_with_file_channel_and_value(tmp_path, rng):

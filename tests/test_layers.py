@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 import rcan
+from rcan.commands.apply import main as apply_main
+from rcan.model import build_rcan
 
 ROOT = Path(__file__).parents[1]
 CHAIN = [
@@ -22,6 +26,7 @@ CHAIN = [
     "atomic_io",
     "records",
     "memory",
+    "regions",
     "intensity",
     "scores",
     "losses",
@@ -88,6 +93,14 @@ def test_keras_and_tensorflow_come_from_the_module_that_sets_them_up(path):
     assert not direct or module_of(path) == "keras_setup"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_opening_knows_the_formats(path):
+    formats = {"series", "tiff", "tiff_writing", "vendor", "zarr", "zarr_writing"}
+    names = [name.split(".") for name in imported_names(path) if name.startswith("rcan.io.")]
+    known = {name[2] for name in names} & formats
+    assert path.stem == "opening" or known <= ({"zarr"} if path.stem == "zarr_writing" else set())
+
+
 def test_the_public_names_exist():
     for name in rcan.__all__:
         assert getattr(rcan, name) is not None
@@ -97,6 +110,15 @@ def test_the_public_names_exist():
 def test_an_unknown_public_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'rcan' has no attribute 'nothing'"):
         _ = rcan.nothing
+
+
+def imports_of(command):
+    """Modules that a call of Python imports, and what it prints."""
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    return {line.split("|")[-1].strip() for line in done.stderr.splitlines()}, done.stdout
 
 
 @pytest.mark.parametrize(
@@ -114,21 +136,34 @@ def test_an_unknown_public_name_is_an_attribute_error():
     ids=" ".join,
 )
 def test_the_package_and_its_help_do_not_wait_for_keras(command):
-    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    imported, _ = imports_of(command)
     assert "rcan" in imported
     assert not imported & {"keras", "tensorflow"}
 
 
+def test_scoring_a_finished_folder_again_does_not_wait_for_keras(tmp_path, write_tiff):
+    build_rcan(num_channels=4, num_residual_groups=1, num_residual_blocks=1).save(tmp_path / "a.keras")
+    image = np.random.default_rng(0).poisson(100, (4, 20, 21)).astype(np.uint16)
+    for kind in ("raw", "gt"):
+        write_tiff(tmp_path / kind / "a.tif", image, "ZYX")
+    flags = [
+        "-m",
+        tmp_path / "a.keras",
+        "-i",
+        tmp_path / "raw",
+        "-g",
+        tmp_path / "gt",
+        "-o",
+        tmp_path / "out",
+    ]
+    assert apply_main([*map(str, flags)]) == 0
+    imported, output = imports_of(["apply.py", *flags])
+    assert "1 of 1 restored, 1 of them before" in output
+    assert "PSNR (dB): raw" in output
+    assert not imported & {"keras", "tensorflow"}
+
+
 def test_applying_says_nothing_on_standard_error_that_is_not_for_the_user(tmp_path, write_tiff):
-    import keras
-    import numpy as np
-
-    from rcan.model import build_rcan
-
     keras.utils.set_random_seed(0)
     build_rcan(num_channels=4, num_residual_groups=1, num_residual_blocks=1).save(tmp_path / "a.keras")
     image = np.random.default_rng(0).poisson(100, (4, 20, 21)).astype(np.uint16)

@@ -21,7 +21,7 @@ from rcan.commands.limits import main
 from rcan.figures.limits import draw_ladder
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.fingerprint.records import FINGERPRINT_VERSION
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.run_folder.models import read_record
 from rcan.simulation.camera import expose
 

@@ -18,7 +18,7 @@ from rcan.figures.loading import load_for_view
 from rcan.figures.movie import _draw_still, write_movie
 from rcan.figures.rotation import rotate_projections
 from rcan.figures.style import render
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.model import PixelShuffle
 
 UNKNOWN = (None, None, None)

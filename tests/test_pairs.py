@@ -2,153 +2,156 @@ import numpy as np
 import pytest
 import tifffile
 
-from rcan.io.paths import check_pair, list_volumes, pair_paths
-from rcan.io.volume import open_volume
+from rcan.config import ImagePair
+from rcan.data.measurements import MeasurementCache
+from rcan.data.pairs import hold_out, open_pairs
 
 
-@pytest.fixture
-def gt(rng):
-    """(Z, Y, X), a few bright blobs."""
-    return rng.gamma(0.5, 100, (6, 20, 24)).astype(np.float32)
+def numbered(shape):
+    """An image that tells each of its voxels by its value."""
+    return np.arange(np.prod(shape)).reshape(shape)
 
 
-def make(folder, names):
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        (folder / name).touch()
-    return folder
+# Opening pairs
 
 
-def volume(path, array, axes="ZYX", **options):
-    tifffile.imwrite(path, array, photometric="minisblack", metadata={"axes": axes})
-    return open_volume(path, **options)
+def test_opened_pairs_know_the_percentiles_of_each_channel(tmp_path, write_tiff, rng):
+    images = {kind: rng.integers(0, 1000, (4, 2, 20, 21)).astype(np.uint16) for kind in ("raw", "gt")}
+    images["gt"] += images["raw"]
+    paths = {kind: write_tiff(tmp_path / f"{kind}.tif", image, "ZCYX") for kind, image in images.items()}
+    (pair,) = open_pairs(None, [ImagePair(**paths)], percentiles=(10, 90))
+    for kind, found in (("raw", pair.raw.ranges), ("gt", pair.gt.ranges)):
+        np.testing.assert_allclose(found, np.percentile(images[kind], (10, 90), axis=(0, 2, 3)).T)
 
 
-def test_a_folder_lists_its_tiff_files_by_name(tmp_path):
-    make(tmp_path, ["b.tif", "a.TIFF", "c.Tif", ".b.tif.partial-7", ".hidden.tif", "notes.txt", "d.tif.bak"])
-    (tmp_path / "folder.tif").mkdir()
-    assert [path.name for path in list_volumes(tmp_path)] == ["a.TIFF", "b.tif", "c.Tif"]
-
-
-def test_a_missing_or_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="missing is not a folder"):
-        list_volumes(tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"holds no \*\.tif"):
-        list_volumes(tmp_path)
-
-
-def test_files_of_equal_names_are_pairs_in_any_case(tmp_path):
-    raw, gt = make(tmp_path / "raw", ["a.tif", "B.tif"]), make(tmp_path / "gt", ["A.TIFF", "b.tif"])
-    assert sorted(pair_paths(raw, gt)) == [(raw / "B.tif", gt / "b.tif"), (raw / "a.tif", gt / "A.TIFF")]
-
-
-def test_other_names_are_paired_in_sorted_order_with_a_warning(tmp_path):
-    raw, gt = (
-        make(tmp_path / "raw", ["low2.tif", "low1.tif"]),
-        make(tmp_path / "gt", ["high1.tif", "high2.tif"]),
-    )
-    with pytest.warns(UserWarning, match=r"low1\.tif with high1\.tif, low2\.tif with high2\.tif"):
-        pairs = pair_paths(raw, gt)
-    assert pairs == [(raw / "low1.tif", gt / "high1.tif"), (raw / "low2.tif", gt / "high2.tif")]
-
-
-def test_a_file_without_partner_is_an_error_that_names_it(tmp_path):
-    raw, gt = make(tmp_path / "raw", ["a.tif", "b.tif", "c.tif"]), make(tmp_path / "gt", ["a.tif", "c.tif"])
-    with pytest.raises(ValueError, match=r"3 images but .* holds 2.*Without partner: [^,]*b\.tif\. Add"):
-        pair_paths(raw, gt)
-
-
-def test_at_most_ten_files_without_partner_are_listed(tmp_path):
-    raw = make(tmp_path / "raw", [f"{i:02}.tif" for i in range(15)])
-    with pytest.raises(ValueError, match=r"10\.tif and 4 more\."):
-        pair_paths(raw, make(tmp_path / "gt", ["00.tif"]))
-
-
-def test_two_files_whose_names_differ_by_case_only_are_not_mixed_up(tmp_path):
-    raw, gt = make(tmp_path / "raw", ["A.tif", "a.tiff"]), make(tmp_path / "gt", ["a.tif", "b.tif"])
-    with pytest.warns(UserWarning, match="sorted order"):
-        assert len(pair_paths(raw, gt)) == 2
-
-
-def test_a_good_pair_passes(tmp_path, rng, gt):
-    raw = rng.poisson(gt).astype(np.float32)
-    check_pair(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", gt))
-
-
-def test_a_finer_ground_truth_passes(tmp_path, rng, gt):
-    raw = rng.poisson(gt).astype(np.float32)
-    fine = gt.repeat(2, axis=1).repeat(3, axis=2)
-    check_pair(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", fine))
-
-
-def test_a_plane_is_checked_as_a_volume_is(tmp_path, rng, gt):
-    raw = volume(tmp_path / "raw.tif", rng.poisson(gt[0]).astype(np.uint16), "YX", block_axes="YX")
-    check_pair(raw, volume(tmp_path / "gt.tif", gt[0], "YX", block_axes="YX"))
-
-
-def test_one_file_is_no_pair(tmp_path, gt):
-    (tmp_path / "link.tif").symlink_to(tmp_path / "a.tif")
-    first = volume(tmp_path / "a.tif", gt)
-    for other in first, open_volume(tmp_path / "link.tif"):
-        with pytest.raises(ValueError, match="is both raw and gt"):
-            check_pair(first, other)
-
-
-@pytest.mark.parametrize("shape", [(6, 20, 36), (6, 10, 24), (3, 20, 24)])
-def test_gt_must_be_a_whole_multiple_of_raw(tmp_path, gt, shape):
-    other = volume(tmp_path / "gt.tif", np.ones(shape, np.float32))
-    with pytest.raises(ValueError, match=r"gt\.tif is \(.*raw\.tif is \(6, 20, 24\) \(ZYX\).*whole multiple"):
-        check_pair(volume(tmp_path / "raw.tif", gt), other)
-
-
-def test_numbers_of_frames_must_agree(tmp_path, rng):
-    raw = volume(tmp_path / "raw.tif", rng.random((3, 4, 8, 8)), "TZYX")
-    with pytest.raises(ValueError, match=r"gt\.tif has 2 T frames .*raw\.tif has 3 T"):
-        check_pair(raw, volume(tmp_path / "gt.tif", rng.random((2, 4, 8, 8)), "TZYX"))
-
-
-def test_values_that_are_not_finite_are_counted(tmp_path, gt):
-    raw = volume(tmp_path / "raw.tif", gt)
-    broken = gt.copy()
-    broken[2, 3, :4] = np.nan
-    broken[5, 0, 0] = np.inf
-    with pytest.raises(ValueError, match=r"gt\.tif holds 5 values that are NaN or infinite"):
-        check_pair(raw, volume(tmp_path / "gt.tif", broken))
-
-
-def test_a_constant_image_is_an_error(tmp_path, gt):
-    with pytest.raises(ValueError, match=r"raw\.tif is 7 everywhere"):
-        check_pair(volume(tmp_path / "raw.tif", np.full_like(gt, 7)), volume(tmp_path / "gt.tif", gt))
-
-
-@pytest.mark.parametrize("slab", [64, 2**23])
-def test_images_that_do_not_correlate_are_a_warning(tmp_path, gt, monkeypatch, slab):
-    monkeypatch.setattr("rcan.io.paths.SLAB_VOXELS", slab)
-    raw = volume(tmp_path / "raw.tif", gt[:, ::-1])
-    expected = np.corrcoef(gt[:, ::-1].ravel(), gt.ravel())[0, 1]
-    with pytest.warns(UserWarning, match=f"correlation of {expected:.2f}, near or below zero"):
-        check_pair(raw, volume(tmp_path / "gt.tif", gt))
-
-
-def test_a_large_offset_does_not_hide_a_correlation(tmp_path, rng, gt):
-    raw = (2.0**20 + rng.poisson(gt)).astype(np.float32)
-    check_pair(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", gt))
-
-
-def test_frames_of_a_pair_correspond_whatever_the_storage_order(tmp_path, rng):
-    image = rng.integers(0, 999, (2, 3, 16, 16)).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "ct.ome.tif", image, metadata={"axes": "CTYX"}, ome=True)
-    tifffile.imwrite(tmp_path / "tc.ome.tif", image.swapaxes(0, 1), metadata={"axes": "TCYX"}, ome=True)
-    one, other = (open_volume(tmp_path / f"{axes}.ome.tif", block_axes="YX") for axes in ("ct", "tc"))
-    assert [one.read(frame)[..., 0].tolist() for frame in one.frames] == [
-        image[frame["C"], frame["T"]].tolist() for frame in other.frames
+def test_planes_of_a_stack_are_frames_of_a_2d_network(tmp_path, write_tiff, noisy_pair):
+    paths = [
+        write_tiff(tmp_path / f"{i}.tif", image, "ZYX") for i, image in enumerate(noisy_pair((5, 16, 17), 0))
     ]
+    (pair,) = open_pairs(None, [ImagePair(raw=paths[0], gt=paths[1])], ndim=2)
+    assert (pair.raw.shape, pair.num_frames) == ((16, 17, 1), 5)
 
 
-def test_frames_of_swapped_axes_are_no_pair(tmp_path, rng):
-    image = rng.integers(0, 999, (3, 2, 16, 16)).astype(np.uint16)
-    for axes in ("TZYX", "ZTYX"):
-        tifffile.imwrite(tmp_path / f"{axes}.ome.tif", image, metadata={"axes": axes}, ome=True)
-    raw, gt = (open_volume(tmp_path / f"{axes}.ome.tif", block_axes="YXC") for axes in ("TZYX", "ZTYX"))
-    with pytest.raises(ValueError, match=r"has 2 T x 3 Z frames .* has 3 T x 2 Z"):
-        check_pair(raw, gt)
+@pytest.mark.parametrize(
+    ("shape", "gt_shape", "axes", "message"),
+    [
+        ((4, 2, 16, 16), (4, 2, 16, 16), "ZCYX", r"2 channels but .* has 1.*one network for each"),
+        ((4, 16, 16), (8, 32, 32), "ZYX", r"\(2, 2, 2\) times .* \(1, 1, 1\) times.*one network for each"),
+        ((16, 16), (16, 16), "YX", r"without Z.*patch_shape of two numbers"),
+    ],
+)
+def test_pair_that_does_not_fit_the_first_is_refused(
+    tmp_path, write_tiff, rng, shape, gt_shape, axes, message
+):
+    first = rng.integers(0, 1000, (4, 16, 16)).astype(np.uint16)
+    raw = rng.integers(0, 1000, shape).astype(np.uint16)
+    gt = np.kron(raw, np.ones(np.array(gt_shape) // shape, np.uint16))
+    names = {"raw": first, "gt": first + 1}, {"raw": raw, "gt": gt}
+    pairs = [
+        ImagePair(**{
+            kind: write_tiff(tmp_path / f"{i}{kind}.tif", image, axes if i else "ZYX")
+            for kind, image in images.items()
+        })
+        for i, images in enumerate(names)
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        open_pairs(None, pairs)
+
+
+def test_ranges_are_measured_once_for_each_state_of_a_file(tmp_path, tiny_config, monkeypatch):
+    def open_again():
+        (pair,) = open_pairs(None, [ImagePair(**paths)], cache=MeasurementCache(tmp_path / "measured"))
+        return pair.gt.ranges
+
+    tiny_config(tmp_path, num_pairs=1)
+    paths = {kind: tmp_path / kind / "0.tif" for kind in ("raw", "gt")}
+    first = open_again()
+    with monkeypatch.context() as patched:
+        patched.setattr("rcan.data.survey.check_pair", None)  # would fail if it were called
+        np.testing.assert_array_equal(open_again(), first)
+    image = tifffile.imread(paths["gt"])
+    tifffile.imwrite(paths["gt"], image // 2, photometric="minisblack", metadata={"axes": "ZYX"}, imagej=True)
+    np.testing.assert_allclose(open_again(), first / 2, atol=0.5)
+
+
+# Validation data from training data
+
+
+@pytest.mark.parametrize(
+    ("num_pairs", "share", "num_held"), [(5, 0.1, 1), (10, 0.3, 3), (8, 0.5, 4), (40, 0.1, 4)]
+)
+def test_of_five_pairs_or_more_whole_pairs_are_held_out(make_pair, num_pairs, share, num_held):
+    image = numbered((1, 4, 4))
+    pairs = [make_pair(image, image, gt_range=(i, i + 1)) for i in range(num_pairs)]
+    training, validation = hold_out(pairs, share, seed=0)
+    assert len(validation) == num_held
+    assert sorted(int(pair.gt.ranges[0, 0]) for pair in training + validation) == list(range(num_pairs))
+
+
+def test_exposures_of_one_specimen_are_held_out_together(make_pair, rng):
+    truths = rng.uniform(size=(6, 2, 4, 8))
+    pairs = [make_pair(rng.uniform(size=truths[0].shape), truths[i % 6]) for i in range(18)]
+    training, validation = hold_out(pairs, 0.2, seed=0)
+    assert len(validation) == 3
+    seen = [{pair.gt.volume.read().tobytes() for pair in part} for part in (training, validation)]
+    assert not seen[0] & seen[1]
+
+
+def test_specimens_that_begin_with_background_are_not_taken_for_one(make_pair):
+    truths = np.zeros((8, 4, 8, 8))
+    for number in range(8):
+        truths[number, 1:3, 2:5, number % 6 :] = 1
+    pairs = [make_pair(truth, truth) for truth in truths[:6]]
+    assert len(hold_out(pairs, 0.2, seed=0)[1]) == 1
+
+
+def test_exposures_of_few_specimens_are_split_at_one_place(make_pair, rng):
+    truth = rng.uniform(size=(2, 4, 8))
+    pairs = [make_pair(rng.uniform(size=truth.shape), truth) for _ in range(6)]
+    training, validation = hold_out(pairs, 0.25, seed=0)
+    assert {pair.gt.shape[2] for pair in training} == {6}
+    assert {pair.gt.shape[2] for pair in validation} == {2}
+
+
+def test_seed_chooses_the_pairs_that_are_held_out(make_pair):
+    image = numbered((1, 4, 4))
+    pairs = [make_pair(image, image, gt_range=(i, i + 1)) for i in range(20)]
+
+    def held(seed):
+        return [int(pair.gt.ranges[0, 0]) for pair in hold_out(pairs, 0.2, seed=seed)[1]]
+
+    assert held(0) == held(0) != held(1)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "gt_shape", "kept"),
+    [
+        ("ZYX", (3, 10, 20), (3, 10, 20), (3, 10, 16)),
+        ("ZYX", (3, 20, 10), (6, 40, 20), (3, 16, 10)),
+        ("YX", (10, 10), (10, 10), (10, 8)),
+    ],
+)
+def test_of_fewer_pairs_the_end_along_the_longer_side_is_held_out(make_pair, axes, shape, gt_shape, kept):
+    pair = make_pair(numbered(shape), numbered(gt_shape), axes=axes, block_axes=axes + "C")
+    (training,), (validation,) = hold_out([pair], 0.2, seed=0)
+    assert training.raw.shape[:-1] == kept
+    assert training.upscaling == validation.upscaling == pair.upscaling
+    for whole, one, other in (
+        (pair.raw.volume, training.raw.volume, validation.raw.volume),
+        (pair.gt.volume, training.gt.volume, validation.gt.volume),
+    ):
+        parts = np.concatenate([one.read().ravel(), other.read().ravel()])
+        np.testing.assert_array_equal(
+            np.sort(parts), np.sort(whole.read().ravel())
+        )  # disjoint, and all of it
+
+
+def test_share_of_zero_holds_nothing_out(make_pair):
+    pairs = [make_pair(numbered((1, 4, 4)), numbered((1, 4, 4)))]
+    assert hold_out(pairs, 0, seed=0) == (pairs, [])
+
+
+def test_volume_too_small_to_be_split_is_refused_with_a_way_out(make_pair):
+    pair = make_pair(numbered((2, 4, 4)), numbered((2, 4, 4))).crop((slice(0, 2), slice(0, 1), slice(0, 1)))
+    with pytest.raises(ValueError, match=r"too small.*validation_split to 0"):
+        hold_out([pair], 0.2, seed=0)

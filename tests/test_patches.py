@@ -7,35 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-import tifffile
 from scipy import stats
 
-from rcan.config import ImagePair
-from rcan.data.measurements import Records
-from rcan.data.pairs import Pair, hold_out, open_pairs
+from rcan.data.measurements import MeasurementCache
 from rcan.data.patches import PatchSampler, make_dataset
-from rcan.io.volume import open_volume
 
 UNIT = np.array([[0, 1]])
 PLAIN = {"seed": 0, "augmented": False}
 LEAST_PROBABLE = 1e-4  # of a chi-square this large by chance
-
-
-@pytest.fixture
-def make_pair(tmp_path, write_tiff):
-    """A pair whose files hold normalised intensities: `make_pair(raw, gt, axes="ZYX", block_axes="ZYXC")`."""
-    numbers = itertools.count()
-
-    def make(raw, gt, *, axes="ZYX", block_axes="ZYXC"):
-        number = next(numbers)
-        volumes = [
-            open_volume(write_tiff(tmp_path / f"{number}_{kind}.tif", image.astype(np.float32), axes))
-            for kind, image in (("raw", raw), ("gt", gt))
-        ]
-        raw, gt = (volume.with_block_axes(block_axes) for volume in volumes)
-        return Pair(raw, gt, *(np.repeat(UNIT, volume.shape[-1], axis=0) for volume in (raw, gt)))
-
-    return make
 
 
 def numbered(shape, first=0):
@@ -121,8 +100,7 @@ def test_raw_and_gt_of_a_patch_show_the_same_place(make_pair, rng):
 
 
 def test_patches_are_normalised_by_the_ranges_of_their_pair(make_pair, rng):
-    pair = make_pair(numbered((4, 8, 8)), numbered((4, 8, 8)))
-    pair = Pair(pair.raw, pair.gt, np.array([[10, 20]]), np.array([[5, 55]]))
+    pair = make_pair(numbered((4, 8, 8)), numbered((4, 8, 8)), raw_range=(10, 20), gt_range=(5, 55))
     raw, gt = PatchSampler([pair], (4, 8, 8), **PLAIN).sample(0)
     np.testing.assert_allclose(raw[..., 0], (numbered((4, 8, 8)) - 10) / 10, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(gt[..., 0], (numbered((4, 8, 8)) - 5) / 50, rtol=1e-6, atol=1e-6)
@@ -248,89 +226,6 @@ def test_lowering_the_ratio_to_what_the_error_says_gives_patches(make_pair, rng)
     assert PatchSampler([pair], (2, 8, 8), **PLAIN, area_ratio_threshold=advised).num_positions > 0
 
 
-# Validation data from training data
-
-
-@pytest.mark.parametrize(
-    ("num_pairs", "share", "num_held"), [(5, 0.1, 1), (10, 0.3, 3), (8, 0.5, 4), (40, 0.1, 4)]
-)
-def test_of_five_pairs_or_more_whole_pairs_are_held_out(make_pair, num_pairs, share, num_held):
-    pairs = [make_pair(numbered((1, 4, 4)), numbered((1, 4, 4)))] * num_pairs
-    pairs = [Pair(pair.raw, pair.gt, UNIT, UNIT + i) for i, pair in enumerate(pairs)]
-    training, validation = hold_out(pairs, share, seed=0)
-    assert len(validation) == num_held
-    assert sorted(int(pair.gt_range[0, 0]) for pair in training + validation) == list(range(num_pairs))
-
-
-def test_exposures_of_one_specimen_are_held_out_together(make_pair, rng):
-    truths = rng.uniform(size=(6, 2, 4, 8))
-    pairs = [make_pair(rng.uniform(size=truths[0].shape), truths[i % 6]) for i in range(18)]
-    training, validation = hold_out(pairs, 0.2, seed=0)
-    assert len(validation) == 3
-    seen = [{pair.gt.read().tobytes() for pair in part} for part in (training, validation)]
-    assert not seen[0] & seen[1]
-
-
-def test_specimens_that_begin_with_background_are_not_taken_for_one(make_pair):
-    truths = np.zeros((8, 4, 8, 8))
-    for number in range(8):
-        truths[number, 1:3, 2:5, number % 6 :] = 1
-    pairs = [make_pair(truth, truth) for truth in truths[:6]]
-    assert len(hold_out(pairs, 0.2, seed=0)[1]) == 1
-
-
-def test_exposures_of_few_specimens_are_split_at_one_place(make_pair, rng):
-    truth = rng.uniform(size=(2, 4, 8))
-    pairs = [make_pair(rng.uniform(size=truth.shape), truth) for _ in range(6)]
-    training, validation = hold_out(pairs, 0.25, seed=0)
-    assert {pair.gt.shape[2] for pair in training} == {6}
-    assert {pair.gt.shape[2] for pair in validation} == {2}
-
-
-def test_seed_chooses_the_pairs_that_are_held_out(make_pair):
-    pairs = [make_pair(numbered((1, 4, 4)), numbered((1, 4, 4)))] * 20
-    pairs = [Pair(pair.raw, pair.gt, UNIT, UNIT + i) for i, pair in enumerate(pairs)]
-
-    def held(seed):
-        return [int(pair.gt_range[0, 0]) for pair in hold_out(pairs, 0.2, seed=seed)[1]]
-
-    assert held(0) == held(0) != held(1)
-
-
-@pytest.mark.parametrize(
-    ("axes", "shape", "gt_shape", "kept"),
-    [
-        ("ZYX", (3, 10, 20), (3, 10, 20), (3, 10, 16)),
-        ("ZYX", (3, 20, 10), (6, 40, 20), (3, 16, 10)),
-        ("YX", (10, 10), (10, 10), (10, 8)),
-    ],
-)
-def test_of_fewer_pairs_the_end_along_the_longer_side_is_held_out(make_pair, axes, shape, gt_shape, kept):
-    pair = make_pair(numbered(shape), numbered(gt_shape), axes=axes, block_axes=axes + "C")
-    (training,), (validation,) = hold_out([pair], 0.2, seed=0)
-    assert training.raw.shape[:-1] == kept
-    assert training.upscaling == validation.upscaling == pair.upscaling
-    for whole, one, other in (
-        (pair.raw, training.raw, validation.raw),
-        (pair.gt, training.gt, validation.gt),
-    ):
-        parts = np.concatenate([one.read().ravel(), other.read().ravel()])
-        np.testing.assert_array_equal(
-            np.sort(parts), np.sort(whole.read().ravel())
-        )  # disjoint, and all of it
-
-
-def test_share_of_zero_holds_nothing_out(make_pair):
-    pairs = [make_pair(numbered((1, 4, 4)), numbered((1, 4, 4)))]
-    assert hold_out(pairs, 0, seed=0) == (pairs, [])
-
-
-def test_volume_too_small_to_be_split_is_refused_with_a_way_out(make_pair):
-    pair = make_pair(numbered((2, 4, 4)), numbered((2, 4, 4))).crop((slice(0, 2), slice(0, 1), slice(0, 1)))
-    with pytest.raises(ValueError, match=r"too small.*validation_split to 0"):
-        hold_out([pair], 0.2, seed=0)
-
-
 # Batches
 
 
@@ -367,69 +262,7 @@ def test_shapes_of_batches_are_known_before_they_are_drawn(sampler):
     assert spec == (tf.TensorSpec((2, 4, 8, 8, 1), tf.float32),) * 2
 
 
-# Opening pairs
-
-
-def test_opened_pairs_know_the_percentiles_of_each_channel(tmp_path, write_tiff, rng):
-    images = {kind: rng.integers(0, 1000, (4, 2, 20, 21)).astype(np.uint16) for kind in ("raw", "gt")}
-    images["gt"] += images["raw"]
-    paths = {kind: write_tiff(tmp_path / f"{kind}.tif", image, "ZCYX") for kind, image in images.items()}
-    (pair,) = open_pairs(None, [ImagePair(**paths)], percentiles=(10, 90))
-    for kind, found in (("raw", pair.raw_range), ("gt", pair.gt_range)):
-        np.testing.assert_allclose(found, np.percentile(images[kind], (10, 90), axis=(0, 2, 3)).T)
-
-
-def test_planes_of_a_stack_are_frames_of_a_2d_network(tmp_path, write_tiff, noisy_pair):
-    paths = [
-        write_tiff(tmp_path / f"{i}.tif", image, "ZYX") for i, image in enumerate(noisy_pair((5, 16, 17), 0))
-    ]
-    (pair,) = open_pairs(None, [ImagePair(raw=paths[0], gt=paths[1])], ndim=2)
-    assert (pair.raw.shape, len(pair.raw.frames)) == ((16, 17, 1), 5)
-
-
-@pytest.mark.parametrize(
-    ("shape", "gt_shape", "axes", "message"),
-    [
-        ((4, 2, 16, 16), (4, 2, 16, 16), "ZCYX", r"2 channels but .* has 1.*one network for each"),
-        ((4, 16, 16), (8, 32, 32), "ZYX", r"\(2, 2, 2\) times .* \(1, 1, 1\) times.*one network for each"),
-        ((16, 16), (16, 16), "YX", r"without Z.*patch_shape of two numbers"),
-    ],
-)
-def test_pair_that_does_not_fit_the_first_is_refused(
-    tmp_path, write_tiff, rng, shape, gt_shape, axes, message
-):
-    first = rng.integers(0, 1000, (4, 16, 16)).astype(np.uint16)
-    raw = rng.integers(0, 1000, shape).astype(np.uint16)
-    gt = np.kron(raw, np.ones(np.array(gt_shape) // shape, np.uint16))
-    names = {"raw": first, "gt": first + 1}, {"raw": raw, "gt": gt}
-    pairs = [
-        ImagePair(**{
-            kind: write_tiff(tmp_path / f"{i}{kind}.tif", image, axes if i else "ZYX")
-            for kind, image in images.items()
-        })
-        for i, images in enumerate(names)
-    ]  # fmt: skip
-    with pytest.raises(ValueError, match=message):
-        open_pairs(None, pairs)
-
-
-# Measured once
-
-
-def test_ranges_are_measured_once_for_each_state_of_a_file(tmp_path, tiny_config, monkeypatch):
-    def open_again():
-        (pair,) = open_pairs(None, [ImagePair(**paths)], records=Records(tmp_path / "measured"))
-        return pair.gt_range
-
-    tiny_config(tmp_path, num_pairs=1)
-    paths = {kind: tmp_path / kind / "0.tif" for kind in ("raw", "gt")}
-    first = open_again()
-    with monkeypatch.context() as patched:
-        patched.setattr("rcan.data.pairs.check_pair", None)  # would fail if it were called
-        np.testing.assert_array_equal(open_again(), first)
-    image = tifffile.imread(paths["gt"])
-    tifffile.imwrite(paths["gt"], image // 2, photometric="minisblack", metadata={"axes": "ZYX"}, imagej=True)
-    np.testing.assert_allclose(open_again(), first / 2, atol=0.5)
+# Found once
 
 
 def test_positions_are_measured_once_and_found_again(make_pair, rng, tmp_path, monkeypatch):
@@ -437,7 +270,7 @@ def test_positions_are_measured_once_and_found_again(make_pair, rng, tmp_path, m
 
     def corners():
         sampler = PatchSampler(
-            [pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, records=Records(tmp_path / "m")
+            [pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, cache=MeasurementCache(tmp_path / "m")
         )
         return [sampler.sample(index)[0].tobytes() for index in range(50)]
 
@@ -446,26 +279,13 @@ def test_positions_are_measured_once_and_found_again(make_pair, rng, tmp_path, m
     assert corners() == first
 
 
-def test_files_of_the_user_are_never_forgotten(tmp_path):
-    for name in ("mine.npy", "notes.json", "0123456789abcdef.json"):
-        (tmp_path / name).write_text("mine")
-    records = Records(tmp_path)
-    records.put("0" * 24, {"value": 1})
-    records.forget_others()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "0123456789abcdef.json",
-        "mine.npy",
-        "notes.json",
-    ]
-
-
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 200)])
 def test_positions_that_are_lost_or_damaged_are_measured_again(make_pair, rng, tmp_path, damage):
     pair = make_pair(rng.uniform(size=(6, 20, 21)), patchy(rng, (6, 20, 21)))
 
     def corners():
-        records = Records(tmp_path / "measured")
-        sampler = PatchSampler([pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, records=records)
+        cache = MeasurementCache(tmp_path / "measured")
+        sampler = PatchSampler([pair], (2, 8, 8), **PLAIN, area_ratio_threshold=0.4, cache=cache)
         return [sampler.sample(index)[0].tobytes() for index in range(20)]
 
     first = corners()
@@ -474,7 +294,8 @@ def test_positions_that_are_lost_or_damaged_are_measured_again(make_pair, rng, t
 
 
 @pytest.mark.parametrize("most", [1, 40, 500])
-def test_positions_do_not_depend_on_the_bands_that_are_summed(make_pair, rng, monkeypatch, most):
+@pytest.mark.parametrize("limit", ["_MOST_VOXELS", "_MOST_BITS"])
+def test_positions_do_not_depend_on_the_bands_that_are_counted(make_pair, rng, monkeypatch, most, limit):
     pair = make_pair(numbered((6, 20, 21)), patchy(rng, (12, 40, 21)))
 
     def positions():
@@ -482,24 +303,5 @@ def test_positions_do_not_depend_on_the_bands_that_are_summed(make_pair, rng, mo
         return sampler.num_positions, [sampler.sample(index)[0].tobytes() for index in range(50)]
 
     expected = positions()
-    monkeypatch.setattr("rcan.data.foreground._MOST_SUMS", most)
+    monkeypatch.setattr(f"rcan.data.foreground.{limit}", most)
     assert positions() == expected
-
-
-def test_measurements_of_files_that_are_no_longer_used_are_forgotten(tmp_path):
-    for keys in (["a", "b"], ["b"]):
-        records = Records(tmp_path)
-        for key in keys:
-            records.put(records.key([], name=key), {"value": key})
-    records.forget_others()
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", '{"other": 1}'])
-def test_damaged_record_is_measured_again(tmp_path, text):
-    records = Records(tmp_path)
-    key = records.key([], name="a")
-    records.put(key, {"value": 1})
-    assert records.get(key, ["value"]) == {"value": 1}
-    (tmp_path / f"{key}.json").write_text(text)
-    assert records.get(key, ["value"]) is None

@@ -5,7 +5,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import richardson_lucy
 
 from rcan.assess import references
-from rcan.assess.references import _estimate_noise, _middle, _nl_means, _richardson_lucy, best_references
+from rcan.assess.references import _estimate_noise, _nl_means, _richardson_lucy, best_references
+from rcan.regions import central_region, region_shape
 from rcan.scores import score_image
 from rcan.simulation.optics import gaussian_widths
 from rcan.simulation.pairs import simulate_pair
@@ -110,8 +111,8 @@ def test_settings_of_a_large_image_are_chosen_in_its_middle(make_pair, monkeypat
     [((32, 256, 256, 1), (32, 181, 181)), ((24, 96, 96, 2), (24, 96, 96)), ((4000, 4000, 1), (1024, 1024))],
 )
 def test_middle_holds_a_million_voxels(shape, expected):
-    middle = _middle(shape)
-    assert tuple(along.stop - along.start for along in middle) == expected
+    middle = central_region(shape[:-1], references._MOST_SEARCHED)
+    assert region_shape(middle) == expected
     for along, size in zip(middle, shape, strict=False):
         assert abs(along.start - (size - along.stop)) <= 1
 

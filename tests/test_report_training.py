@@ -4,24 +4,30 @@ import csv
 import html
 import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import rcan
 from rcan import __version__
 from rcan.assess.calibration import Calibration
 from rcan.assess.intervals import Interval
 from rcan.assess.limits.ends import Limit
 from rcan.assess.limits.records import LadderStep, LimitsResult, LimitsSettings
 from rcan.assess.records import Evaluation, NetworkFacts, Summary, VolumeResult
+from rcan.cli import run_command
 from rcan.commands.train import main as train
+from rcan.config import Config
 from rcan.fingerprint.domain import compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
+from rcan.report.finish import finish_training
 from rcan.report.methods import CITATIONS, describe_evaluation, describe_limits, describe_training
 from rcan.report.training import write_training_report
 from rcan.run_folder.record import TrainingRecord
+from rcan.training.run_data import open_data
 
 ROOT = Path(__file__).parents[1]
 NASTY = "a<b> & 'd' </script>.tif"
@@ -322,3 +328,24 @@ def test_train_writes_a_report_and_says_where(tmp_path, tiny_config, capsys):
     for name in ("best.keras", "last.keras", "history.csv", "history.png", "restored.png", "patches.png"):
         (tmp_path / "run" / name).unlink(missing_ok=True)
     assert train(["-c", str(path)]) != 0  # the report alone is a result, too
+
+
+@pytest.mark.filterwarnings("ignore:.*further from the ground truth")
+def test_a_training_is_finished_from_python_as_by_the_command(tmp_path, tiny_config, capsys):
+    config = Config.checked(tiny_config(tmp_path))
+    data = open_data(config)
+    run_dir = rcan.train(config, data)
+    assert not (run_dir / "report.html").exists()
+    finish_training(run_dir, data)
+    assert (run_dir / "report.html").is_file()
+    assert (run_dir / "restored.png").is_file()
+    assert f"Restore volumes with:\n  rcan apply -m {run_dir} -i " in capsys.readouterr().out
+
+
+def test_the_script_trains_and_names_the_script_that_restores(tmp_path, tiny_config, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config(tmp_path)))
+    script = runpy.run_path(str(ROOT / "train.py"))
+    arguments = ["-c", str(tmp_path / "config.json")]
+    assert run_command(script["train"], arguments, prog="train.py", overrides=Config) == 0
+    assert f"python apply.py -m {tmp_path / 'run'} -i " in capsys.readouterr().out
+    assert "python apply.py -m" in (tmp_path / "run/report.html").read_text("utf-8")

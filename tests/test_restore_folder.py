@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from rcan.commands.apply import main
 from rcan.data.views import open_network_view
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.model import PixelShuffle
 from rcan.restoration.file import ImageTask
 
@@ -300,6 +300,32 @@ def test_damaged_line_is_ignored(run, networks, folder, write_tiff, draw, line, 
     assert "4 of 4 restored, 3 of them before" in out
     out, _ = run(*flags)
     assert "4 of 4 restored, 4 of them before" in out
+
+
+def test_all_that_is_known_of_an_image_is_listed_before_it_gets_its_name(
+    run, networks, folder, write_tiff, monkeypatch
+):
+    root, images = folder
+    for name, image in images.items():
+        write_tiff(root / "gt" / name, image // 2, "ZYX")
+    listed = {}
+    replace = os.replace
+
+    def look_at_the_list(source, target):
+        if Path(target).name in images:
+            listed[Path(target).name] = (root / "out/manifest.jsonl").read_text().splitlines()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look_at_the_list)
+    run("-m", networks["same"], "-i", root / "raw", "-g", root / "gt", "-o", root / "out")
+    assert [len(listed[name]) for name in images] == [1, 2, 3]
+    for name in images:
+        entry = json.loads(listed[name][-1])
+        assert entry["output"] == name
+        assert [*entry] == [
+            *("output", "state", "input", "input_state", "settings", "time"),
+            *("seams", "num_clipped", "scores", "ground_truth"),
+        ]
 
 
 @pytest.mark.parametrize("file_format", ["imagej", "zarr"])

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -11,28 +10,27 @@ import time
 from pathlib import Path
 
 import keras
-import numpy as np
 import pytest
 import tifffile
 
 from rcan.commands.train import main
 from rcan.config import Config
-from rcan.run_folder.checkpoints import load_state, save_state
+from rcan.run_folder.checkpoints import load_checkpoint
 from rcan.training.fit import train
 
 DYING = """
 import os, signal, sys
-from rcan.run_folder import checkpoints as states
+from rcan.run_folder import checkpoints
 from rcan.commands.train import main
 
-save = states.write_json
+save = checkpoints.write_json
 
 def die(path, values):
-    if path.parent.name.startswith(".epoch_000002"):  # the variables of this state are written, the rest is not
+    if path.parent.name.startswith(".epoch_000002"):  # the variables of this one are written, the rest is not
         os.kill(os.getpid(), signal.SIGKILL)
     save(path, values)
 
-states.write_json = die
+checkpoints.write_json = die
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -77,9 +75,9 @@ def outcome(run_dir):
     with open(run_dir / "history.csv", newline="") as file:
         history = [{**row, "seconds": None} for row in csv.DictReader(file)]
     models = [keras.saving.load_model(run_dir / name) for name in ("best.keras", "last.keras")]
-    arrays, state = load_state(run_dir)
+    arrays, state = load_checkpoint(run_dir)
     weights = [weight for model in models for weight in model.get_weights()] + arrays
-    return history, [weight.tobytes() for weight in weights], state["epoch"]
+    return history, [weight.tobytes() for weight in weights], state.epoch
 
 
 def test_run_killed_at_any_moment_ends_in_the_same_bits(config_file, unbroken, rng):
@@ -141,7 +139,9 @@ def test_finished_run_can_be_prolonged(short_run):
 def test_run_that_is_killed_before_its_first_epoch_is_saved_goes_on(short_run, tmp_path, monkeypatch):
     values = {**short_run, "output_dir": str(tmp_path / "killed")}
     with monkeypatch.context() as patched:
-        patched.setattr("rcan.training.loop.write_table", None)  # best.keras is written, the state is not
+        patched.setattr(
+            "rcan.training.callbacks.write_table", None
+        )  # best.keras is written, the state is not
         with pytest.raises(TypeError):
             train(Config.checked(values))
     assert (tmp_path / "killed/best.keras").exists()
@@ -242,79 +242,3 @@ def test_run_in_the_folder_is_refused_with_both_ways_on(short_run, changes, mess
 def test_both_ways_on_at_once_are_wrong_usage(config_file, capsys):
     assert main(["-c", str(config_file), "--resume", "--overwrite"]) == 2
     assert "choose one" in capsys.readouterr().err
-
-
-# Saved states
-
-
-def name_of(epoch):
-    return f"epoch_{epoch:06d}_000000000"
-
-
-def test_state_is_loaded_as_it_was_saved(tmp_path, rng):
-    arrays = [rng.normal(size=(2, 3)).astype(np.float32), np.array(7, np.int64)]
-    save_state(tmp_path, name_of(1), arrays, {"epoch": 1, "sums": {"loss": 0.1 + 0.2}})
-    found, state = load_state(tmp_path)
-    assert state == {"epoch": 1, "sums": {"loss": 0.1 + 0.2}}
-    for one, other in zip(found, arrays, strict=True):
-        np.testing.assert_array_equal(one, other, strict=True)
-
-
-def test_the_last_two_states_are_kept(tmp_path):
-    for number in range(4):
-        save_state(tmp_path, name_of(number), [], {})
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [name_of(2), name_of(3)]
-
-
-def test_state_brings_back_the_best_network_of_its_time(tmp_path):
-    (tmp_path / "best.keras").write_text("of epoch 1")
-    save_state(tmp_path, name_of(1), [], {})
-    replacement = tmp_path / "new"
-    replacement.write_text("of epoch 2")
-    os.replace(replacement, tmp_path / "best.keras")
-    load_state(tmp_path)
-    assert (tmp_path / "best.keras").read_text() == "of epoch 1"
-
-
-@pytest.mark.parametrize("name", ["variables.npz", "state.json"])
-@pytest.mark.parametrize("keep", [0, 20])
-def test_state_cut_short_is_passed_over(tmp_path, name, keep):
-    for number in (1, 2):
-        save_state(tmp_path, name_of(number), [np.arange(100)], {"number": number})
-    path = tmp_path / "checkpoints" / name_of(2) / name
-    path.write_bytes(path.read_bytes()[:keep] if name != "state.json" else b"{")
-    with pytest.warns(UserWarning, match=f"{name_of(2)} is damaged and passed over"):
-        assert load_state(tmp_path)[1] == {"number": 1}
-    assert load_state(tmp_path)[1] == {"number": 1}  # nothing to pass over any more
-
-
-def test_without_a_whole_state_it_is_an_error_with_a_way_out(tmp_path):
-    save_state(tmp_path, name_of(1), [], {})
-    (tmp_path / "checkpoints" / name_of(1) / "state.json").unlink()
-    with (
-        pytest.warns(UserWarning, match="damaged"),
-        pytest.raises(ValueError, match=r"none of its 1 checkpoints is whole.*--overwrite"),
-    ):
-        load_state(tmp_path)
-
-
-def test_full_disk_is_one_error_and_leaves_the_states_before(tmp_path, monkeypatch):
-    save_state(tmp_path, name_of(1), [], {"number": 1})
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("numpy.savez", full)
-    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"):
-        save_state(tmp_path, name_of(2), [np.arange(3)], {"number": 2})
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [name_of(1)]
-    assert load_state(tmp_path)[1] == {"number": 1}
-
-
-def test_what_a_killed_run_was_writing_is_removed(tmp_path):
-    save_state(tmp_path, name_of(1), [], {})
-    partials = [tmp_path / "checkpoints" / f".{name_of(2)}.partial-7", tmp_path / ".best.partial-7.keras"]
-    partials[0].mkdir()
-    partials[1].write_text("half")
-    load_state(tmp_path)
-    assert not any(partial.exists() for partial in partials)

@@ -7,20 +7,20 @@ from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, struct
 
 from rcan.assess.volumes import score_pair
 from rcan.data.pairs import Pair
-from rcan.io.volume import open_volume
+from rcan.data.views import NetworkView
+from rcan.io.opening import open_volume
 from rcan.scores import format_scores, score_image
 
 
 @pytest.fixture
 def make_pair(tmp_path, write_tiff):
     def make(raw, gt, axes, block_axes="ZYXC"):
-        volumes = [
-            open_volume(
-                write_tiff(tmp_path / f"{kind}.tif", image.astype(np.float32), axes), block_axes=block_axes
-            )
-            for kind, image in (("raw", raw), ("gt", gt))
-        ]
-        return Pair(*volumes, *(np.array([[0, 1]] * volume.shape[-1]) for volume in volumes))
+        return Pair(*(see(kind, image, axes, block_axes) for kind, image in (("raw", raw), ("gt", gt))))
+
+    def see(kind, image, axes, block_axes):
+        path = write_tiff(tmp_path / f"{kind}.tif", image.astype(np.float32), axes)
+        volume = open_volume(path, block_axes=block_axes)
+        return NetworkView(volume, fixed_range=np.array([[0, 1]] * volume.shape[-1]))
 
     return make
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import tifffile
 
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 
 
 @pytest.fixture
@@ -210,10 +210,10 @@ def test_many_files_need_no_handles_and_little_time(write_files):
 
 def test_a_file_that_changes_changes_the_identity(write_files):
     folder = write_files(["a0.tif", "a1.tif"], "ZYX")
-    before = open_volume(folder).identity
-    assert open_volume(folder).identity == before
+    before = open_volume(folder).signature()
+    assert open_volume(folder).signature() == before
     os.utime(folder / "a1.tif", ns=(0, 0))
-    assert open_volume(folder).identity != before
+    assert open_volume(folder).signature() != before
 
 
 # What is no image

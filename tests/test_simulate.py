@@ -6,7 +6,7 @@ import pytest
 import tifffile
 
 from rcan.commands.simulate import main
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.simulation.optics import gaussian_widths
 
 ROOT = Path(__file__).parents[1]

@@ -12,14 +12,14 @@ from scipy import ndimage
 from rcan.atomic_io import write_json
 from rcan.commands.apply import main
 from rcan.config import Config
+from rcan.data import views
 from rcan.fingerprint.domain import summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.fingerprint.records import TrustedRange
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.run_folder.models import add_to_record, read_record
 from rcan.run_folder.record import TrainingRecord
 from rcan.simulation.camera import expose
-from rcan.training import fit as training_run
 from rcan.training.fit import train
 
 
@@ -92,7 +92,7 @@ def test_validation_volumes_are_in_the_range(tmp_path, tiny_config):
 def test_a_second_training_measures_nothing_again(tmp_path, tiny_config, monkeypatch):
     config = Config.checked(tiny_config(tmp_path))
     first = json.loads((train(config) / "training.json").read_text())["training_fingerprint"]
-    monkeypatch.setattr(training_run, "measure_fingerprint", None)
+    monkeypatch.setattr(views, "measure_fingerprint", None)
     assert (
         json.loads((train(config, overwrite=True) / "training.json").read_text())["training_fingerprint"]
         == first

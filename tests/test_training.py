@@ -13,9 +13,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from rcan.config import Config, load_config
 from rcan.model import PixelShuffle, build_rcan
 from rcan.run_folder.models import load_model
-from rcan.training.fit import open_data, train
+from rcan.training.fit import train
 from rcan.training.gradient import use_fast_gradient
-from rcan.training.loop import learning_rate
+from rcan.training.run_data import open_data
 
 TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}
 
@@ -130,17 +130,6 @@ assert not any(name.split(".")[0] == "rcan" for name in sys.modules)
 
 
 # The learning rate
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 7, 8, 300])
-def test_learning_rate_is_halved_every_quarter_of_the_epochs(epochs):
-    quarter = max(epochs // 4, 1)
-    rates, expected = [], 1e-4
-    for epoch in range(epochs):
-        if epoch > 0 and epoch % quarter == 0:
-            expected /= 2
-        rates.append(learning_rate(epoch, initial=1e-4, epochs=epochs) / expected)
-    np.testing.assert_allclose(rates, 1)
 
 
 def test_learning_rate_of_a_run_is_recorded(run):
@@ -311,7 +300,7 @@ def test_loss_falls_on_what_can_be_learned(tmp_path, tiny_config):
 
 def test_of_many_pairs_some_are_validated_on(tmp_path, tiny_config):
     data = open_data(Config.checked(tiny_config(tmp_path, num_pairs=6, validation_split=0.3)))
-    files = [{pair.raw.path.name for pair in part} for part in (data.training, data.validation)]
+    files = [{pair.raw.volume.path.name for pair in part} for part in (data.training, data.validation)]
     assert [len(names) for names in files] == [4, 2]
     assert not files[0] & files[1]
 

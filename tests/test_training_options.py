@@ -13,10 +13,9 @@ from rcan.commands.train import main
 from rcan.config import Config
 from rcan.losses import ssim
 from rcan.model import build_rcan
-from rcan.run_folder.checkpoints import load_state
+from rcan.run_folder.checkpoints import load_checkpoint
 from rcan.training.fit import train
 from rcan.training.forecast import step_memory
-from rcan.training.loop import learning_rate
 
 TINY = {"num_channels": 8, "num_residual_groups": 1, "num_residual_blocks": 1}
 
@@ -52,22 +51,6 @@ def one_patch(tmp_path, tiny_config, write_tiff, noisy_pair):
 # The learning rate
 
 
-@pytest.mark.parametrize("warmup", [0, 3])
-def test_cosine_is_that_of_keras_after_the_warm_up(warmup):
-    expected = keras.optimizers.schedules.CosineDecay(0.002, decay_steps=20 - warmup)
-    options = {"initial": 0.002, "epochs": 20, "schedule": "cosine", "warmup_epochs": warmup}
-    rates = [learning_rate(epoch, **options) for epoch in range(warmup, 20)]
-    np.testing.assert_allclose(rates, [float(expected(step)) for step in range(20 - warmup)], rtol=1e-5)
-
-
-@pytest.mark.parametrize("schedule", ["staircase", "cosine"])
-def test_warm_up_rises_in_equal_steps_to_the_initial_rate(schedule):
-    options = {"initial": 1.0, "epochs": 40, "schedule": schedule, "warmup_epochs": 4}
-    np.testing.assert_allclose(
-        [learning_rate(epoch, **options) for epoch in range(5)], [0.2, 0.4, 0.6, 0.8, 1]
-    )
-
-
 def test_schedule_of_the_config_is_that_of_the_run(tmp_path, tiny_config):
     values = tiny_config(tmp_path, epochs=4, steps_per_epoch=1, schedule="cosine", warmup_epochs=1)
     expected = [0.0005, 0.001, 0.00075, 0.00025]  # half, then cosines of 0, 60 and 120 degrees
@@ -87,18 +70,18 @@ def test_sum_of_losses_is_what_the_history_holds(one_patch):
 
 
 def test_moving_average_of_the_weights_is_its_recursion(tmp_path, tiny_config, monkeypatch):
-    states = []
-    monkeypatch.setattr("rcan.training.loop.save_state", lambda _, __, arrays, ___: states.append(arrays))
+    saved = []
+    monkeypatch.setattr("rcan.training.loop.save_checkpoint", lambda _, each: saved.append(each.variables))
     values = tiny_config(tmp_path, epochs=12, steps_per_epoch=1, ema=0.5, initial_learning_rate=0.01)
     run_dir = train_with(values)
     keras.utils.set_random_seed(0)
     average = build_rcan(**TINY).get_weights()
-    for update, arrays in enumerate(states[1:], 1):  # the first state is that before the first step
+    for update, arrays in enumerate(saved[1:], 1):  # the first checkpoint is that before the first step
         decay = min(0.5, (1 + update) / (10 + update))
         weights = arrays[: len(average)]
         average = [decay * old + (1 - decay) * new for old, new in zip(average, weights, strict=True)]
-    for saved, expected, trained in zip(model_of(run_dir).get_weights(), average, weights, strict=True):
-        np.testing.assert_allclose(saved, expected, atol=1e-6)
+    for found, expected, trained in zip(model_of(run_dir).get_weights(), average, weights, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
         assert np.abs(expected - trained).max() > 1e-5
 
 
@@ -236,9 +219,9 @@ def test_tensorboard_shows_the_history_and_patches(tmp_path, tiny_config):
 
 
 def test_full_disk_ends_in_a_line_and_leaves_the_last_state_whole(tmp_path, tiny_config, monkeypatch, capsys):
-    from rcan.training import loop
+    from rcan.training import callbacks
 
-    save, count = loop.save_model, []
+    save, count = callbacks.save_model, []
 
     def fail_in_the_third_epoch(model, path):
         count.append(path)
@@ -246,7 +229,7 @@ def test_full_disk_ends_in_a_line_and_leaves_the_last_state_whole(tmp_path, tiny
             raise OSError(28, "No space left on device", str(path))
         save(model, path)
 
-    monkeypatch.setattr(loop, "save_model", fail_in_the_third_epoch)
+    monkeypatch.setattr(callbacks, "save_model", fail_in_the_third_epoch)
     (tmp_path / "config.json").write_text(json.dumps(tiny_config(tmp_path, epochs=4)))
     assert main(["-c", str(tmp_path / "config.json")]) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
@@ -254,20 +237,20 @@ def test_full_disk_ends_in_a_line_and_leaves_the_last_state_whole(tmp_path, tiny
         error
         == f"error: {tmp_path}/run/last.keras: no space left on device: free some space, or choose another disk."
     )
-    assert load_state(tmp_path / "run")[1]["epoch"] == 2
+    assert load_checkpoint(tmp_path / "run").state.epoch == 2
 
 
 def test_diverging_run_keeps_the_state_before(tmp_path, tiny_config, monkeypatch):
-    from rcan.training.loop import Loop
+    from rcan.training.steps import Learner
 
-    step = Loop._add_to_sums
+    train, count = Learner.train, []
 
-    def diverge(self, figures):
-        step(self, figures)
-        if self._epoch == 2:
-            self._check_finite({"loss": math.nan})
+    def diverge(self, raw, gt):
+        count.append(raw)
+        figures = train(self, raw, gt)
+        return {**figures, "loss": math.nan} if len(count) == 6 else figures  # of two steps in an epoch
 
-    monkeypatch.setattr(Loop, "_add_to_sums", diverge)
+    monkeypatch.setattr(Learner, "train", diverge)
     with pytest.raises(ValueError, match=r"loss has become nan in epoch 3.*Lower initial_learning_rate"):
         train_with(tiny_config(tmp_path, epochs=4))
-    assert load_state(tmp_path / "run")[1]["epoch"] == 2
+    assert load_checkpoint(tmp_path / "run").state.epoch == 2

@@ -111,14 +111,14 @@ def test_the_validation_data_of_the_training_are_found_again(trained, name):
     assert num_lost == 0
     assert [list(pair.raw.shape) for pair in pairs] == [list(facts.raw_shape) for facts in recorded]
     for pair, facts in zip(pairs, recorded, strict=True):
-        np.testing.assert_allclose(pair.raw_range, facts.raw_range)
+        np.testing.assert_allclose(pair.raw.ranges, facts.raw_range)
 
 
 def test_no_voxel_of_the_validation_data_was_learned_from(trained):
     """8 x 24 x 28 voxels, of which the last quarter along x is set aside."""
     pairs, _ = open_validation(trained["ends"], record_of(trained["ends"]), ndim=3)
-    assert [pair.raw.identity["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
-    assert [pair.gt.identity["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
+    assert [pair.raw.volume.signature()["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
+    assert [pair.gt.volume.signature()["bounds"]["X"] for pair in pairs] == [(21, 28)] * 2
 
 
 def test_validation_data_that_are_gone_or_changed_are_not_used(trained, write_tiff, rng):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rcan.io.cache import cache, limit_cache
+from rcan.io.opening import open_volume
 from rcan.io.paths import list_volumes
-from rcan.io.volume import open_volume
 
 pytest.importorskip("bioio_czi", reason='needs pip install "rcan[bioio]"')
 pyczi = pytest.importorskip("pylibCZIrw.czi", reason='needs pip install "rcan[bioio]"')

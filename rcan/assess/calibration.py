@@ -1,16 +1,15 @@
 """The calibration of an ensemble: on which images its factor is found, and on which it is checked."""
 
-import math
 from dataclasses import dataclass
 
 from rcan.assess.uncertainty import (
-    Source,
     choose_blocks,
     find_factor,
     measure_blocks,
     measure_coverage,
     open_validation,
 )
+from rcan.regions import count_voxels
 from rcan.restoration.tiled import TiledRestorer
 from rcan.run_folder.record import SpreadRecord
 
@@ -56,20 +55,17 @@ class CalibrationPlan:
     def num_voxels(self):
         """Raw voxels that are restored, by all members."""
         regions = [region for blocks in self.blocks.values() for _, _, region in blocks]
-        return self.ensemble * sum(
-            math.prod(along.stop - along.start for along in region) for region in regions
-        )
+        return self.ensemble * sum(map(count_voxels, regions))
 
 
 def plan_calibration(model_dir, record, restorer, subjects, *, size):
     """Choose what an ensemble of `size` members, the engine of `restorer`, is calibrated on and checked on."""
-    factors = restorer.engine.factors
-    pairs, num_lost = open_validation(model_dir, record, ndim=len(factors))
-    sources = {
-        "validation": [Source.of_pair(pair) for pair in pairs],
-        "evaluated": [Source.of_subject(subject) for subject in subjects],
+    pairs, num_lost = open_validation(model_dir, record, ndim=len(restorer.engine.factors))
+    frames = {
+        "validation": [(pair, number) for pair in pairs for number in range(pair.num_frames)],
+        "evaluated": [(subject, number) for subject in subjects for number in subject.numbers],
     }
-    blocks = {name: choose_blocks(each, factor=math.prod(factors)) for name, each in sources.items() if each}
+    blocks = {name: choose_blocks(each) for name, each in frames.items() if each}
     return CalibrationPlan(restorer, size, blocks, num_lost, record.spread)
 
 

@@ -59,7 +59,7 @@ def open_subjects(network, paths, *, axes=None, gt_axes=None, fwhm=None):
     options = {"percentiles": network.record.percentiles, "axes": axes, "gt_axes": gt_axes}
     subjects = find_subjects(paths, network.engine, **options)
     for subject in subjects if fwhm else ():
-        if None in subject.voxel_size[-len(subject.factors) :]:
+        if None in subject.voxel_size[-len(subject.upscaling) :]:
             raise ValueError(
                 f"--fwhm is in µm but {subject.gt.volume.path} does not give its voxel size: leave --fwhm out."
             )

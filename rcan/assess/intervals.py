@@ -1,12 +1,12 @@
 """How sure scores are: confidence intervals, over volumes or, where these are few, over the blocks of each."""
 
-import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
+from rcan.regions import split_evenly
 from rcan.scores import scores_from_sums, sum_regions
 
 __all__ = ["Blocks", "Interval", "bootstrap_blocks", "bootstrap_interval", "score_blocks"]
@@ -48,7 +48,7 @@ def score_blocks(image, gt, *, num_blocks=16):
     >>> len(score_blocks(gt, gt).rows)
     16
     """
-    regions = _split(gt.shape[:-1], num_blocks)
+    regions = split_evenly(gt.shape[:-1], num_blocks)
     if len(regions) < 2:
         raise ValueError(
             f"num_blocks is {num_blocks} for an image of {gt.shape} (ZYXC): there must be two blocks or more. Raise "
@@ -58,15 +58,6 @@ def score_blocks(image, gt, *, num_blocks=16):
     each = scores_from_sums({name: values[:, np.newaxis] for name, values in sums.items()})
     rows = [{name: float(values[i]) for name, values in each.items()} for i in range(len(regions))]
     return Blocks(rows, sums)
-
-
-def _split(shape, num_blocks):
-    """Regions of nearly equal size that cover an image of `shape`, about as long as wide in voxels."""
-    parts = np.ones(len(shape), int)
-    while 2 * parts.prod() <= num_blocks and np.max(shape / parts) >= 2:
-        parts[np.argmax(shape / parts)] *= 2
-    edges = [np.linspace(0, size, part + 1).astype(int) for size, part in zip(shape, parts, strict=True)]
-    return list(itertools.product(*([*map(slice, along, along[1:])] for along in edges)))
 
 
 def bootstrap_blocks(volumes, *, seed, minus=None, weights=None, level=0.95):

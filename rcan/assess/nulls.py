@@ -32,9 +32,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import fft, ndimage
 
-from rcan.assess.subjects import central_part
 from rcan.fingerprint.noise import estimate_noise
 from rcan.intensity import fit_affine
+from rcan.regions import central_region, count_voxels, whole_region
 from rcan.scores import enlarge
 
 __all__ = [
@@ -100,8 +100,7 @@ def shuffle_phases(image, *, rng):
     spectrum = spectrum * phases
     spectrum[(0,) * len(space)] = 0
     shuffled = fft.irfftn(spectrum, mirrored.shape[:-1], axes=space)
-    inside = tuple(slice(0, size) for size in image.shape[:-1])
-    return (shuffled[inside] + mean).astype(np.float32)
+    return (shuffled[whole_region(image.shape[:-1])] + mean).astype(np.float32)
 
 
 def measure_contrast(image):
@@ -254,7 +253,7 @@ def null_voxels(subjects):
 
 
 def _count_voxels(part):
-    return (1 + 2 * len(NULLS)) * math.prod(along.stop - along.start for along in part)
+    return (1 + 2 * len(NULLS)) * count_voxels(part)
 
 
 def _choose_parts(subjects):
@@ -262,8 +261,8 @@ def _choose_parts(subjects):
     numbers = np.unique(
         np.linspace(0, len(subjects) - 1, min(_MOST_PAIRS, len(subjects))).round().astype(int)
     )
-    shapes = ((subjects[i], subjects[i].raw.volume.shape[:-1]) for i in numbers)
+    shapes = ((subjects[i], subjects[i].raw.shape[:-1]) for i in numbers)
     return [
-        (subject, central_part(shape, _MOST_VOXELS // math.prod(subject.factors)))
+        (subject, central_region(shape, _MOST_VOXELS // math.prod(subject.upscaling)))
         for subject, shape in shapes
     ]

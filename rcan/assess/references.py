@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from rcan.intensity import match_affine
+from rcan.regions import central_region
 from rcan.scores import enlarge, score_image
 from rcan.simulation.optics import FWHM_OF_SIGMA
 
@@ -99,7 +100,7 @@ def best_references(raw, gt, *, voxel_size, fwhm=None):
             f"raw is {raw.shape} but gt is {gt.shape} (ZYXC): classical methods keep the channels, so both must have "
             "the same. Leave the references out, or give the channels that correspond."
         )
-    middle = _middle(gt.shape)
+    middle = central_region(gt.shape[:-1], _MOST_SEARCHED)
     methods = {
         "Gaussian": _gaussian_settings(gt.ndim, voxel_size),
         "median": _median_settings(gt.ndim),
@@ -112,15 +113,6 @@ def best_references(raw, gt, *, voxel_size, fwhm=None):
         image = restore(raw)
         references[name] = Reference(image, setting, score_image(image, gt))
     return references
-
-
-def _middle(shape):
-    """Region in the middle of an image; sides are cut to one length, no more than the limit of voxels asks for."""
-    sizes = np.array(shape[:-1])
-    lengths = np.arange(1, sizes.max() + 1)
-    counts = np.minimum(lengths[:, np.newaxis], sizes).prod(axis=1, dtype=np.int64)
-    kept = np.minimum(lengths[counts <= _MOST_SEARCHED][-1], sizes)
-    return tuple(slice(start, start + size) for start, size in zip((sizes - kept) // 2, kept, strict=True))
 
 
 def _choose(rows, raw, gt):

@@ -3,46 +3,34 @@
 import math
 import os
 import warnings
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rcan.atomic_io import printable_name
-from rcan.data.views import NetworkView, check_fit, open_network_view
-from rcan.io.paths import enlarge_region, pair_paths
-from rcan.io.volume import is_zarr, open_volume
+from rcan.data.pair_check import check_fit
+from rcan.data.pairs import Pair
+from rcan.data.views import NetworkView, open_network_view
+from rcan.io.opening import open_volume
+from rcan.io.paths import is_folder_of_images, pair_paths
 from rcan.progress import Progress
+from rcan.regions import central_region, region_shape, scale_region
 
-__all__ = ["Subject", "central_part", "find_subjects", "pair_images"]
+__all__ = ["Subject", "find_subjects", "pair_images"]
 
 MOST_VOXELS = (
     2**24
-)  # of all channels of a frame that is evaluated, which takes about 2 GB: beyond, its central part
+)  # of all channels that are evaluated of a frame, in 2 GB: of a larger one its central part
 
 
-class Subject(NamedTuple):
-    """A raw image, its ground truth and, where there is one, a second exposure.
-
-    Attributes
-    ----------
-    name : str
-    raw, gt : NetworkView
-    repeat : NetworkView or None
-    part : tuple of slice
-        Of the raw frames, that is evaluated.
-    factors : tuple of int
-        Ground-truth voxels for each raw voxel.
-    numbers : tuple of int
-        Of the frames that are evaluated.
-    """
+@dataclass(frozen=True)
+class Subject(Pair):
+    """A pair to evaluate a network on and, where there is one, a second exposure of raw."""
 
     name: str
-    raw: NetworkView
-    gt: NetworkView
     repeat: NetworkView | None
-    part: tuple
-    factors: tuple
-    numbers: tuple
+    part: tuple  # region of the raw frames that is evaluated
+    numbers: tuple  # of the frames that are evaluated
 
     @property
     def voxel_size(self):
@@ -58,112 +46,68 @@ class Subject(NamedTuple):
 
     @property
     def _factors(self):
-        return (1,) * (3 - len(self.factors)) + self.factors
+        """Upscaling along (z, y, x)."""
+        return (1,) * (3 - len(self.upscaling)) + self.upscaling
 
     @property
     def is_part(self):
         """Whether less than the whole is evaluated."""
-        return any(
-            part.stop - part.start < size
-            for part, size in zip(self.part, self.raw.volume.shape, strict=False)
-        )
-
-    def read(self, number, part=None):
-        """Raw and ground truth of a frame, normalised: a part in voxels of raw, or the one that is evaluated."""
-        part = part or self.part
-        return self.raw.read(number, part), self.gt.read(number, enlarge_region(part, self.factors))
+        return region_shape(self.part) != self.raw.shape[:-1]
 
     @property
     def gt_part(self):
         """The part that is evaluated, in voxels of the ground truth."""
-        return enlarge_region(self.part, self.factors)
+        return scale_region(self.part, self.upscaling)
 
 
 def pair_images(raw, gt, repeat=None):
-    """Pair raw images with their ground truth, and with second exposures.
+    """Pair raw images with their ground truth and with second exposures: (raw, gt, repeat or None) of each pair.
 
-    Parameters
-    ----------
-    raw, gt : Path
-        Two images, or two folders, whose images are paired by name.
-    repeat : Path, optional
-        As `raw`.
-
-    Returns
-    -------
-    paths : list of (Path, Path, Path or None)
-
-    Raises
-    ------
-    ValueError, OSError
-        If they do not fit each other, or are not there.
+    All are images, or all are folders, whose images are paired by name. Errors name the flags of `rcan evaluate`.
     """
     for path, flag in ((raw, "-i"), (gt, "-g"), (repeat, "--repeat")):
         if path and not path.exists():
             raise FileNotFoundError(f"{path} does not exist: {flag} takes an image or a folder of them.")
-        if path and _is_folder(path) != _is_folder(raw):
+        if path and is_folder_of_images(path) != is_folder_of_images(raw):
             raise ValueError(f"{path} and {raw}: {flag} and -i must both be images or both be folders.")
     for path, flag in ((gt, "-g"), (repeat, "--repeat")):
         if path and os.path.samefile(path, raw):
             raise ValueError(f"{path} is the raw image, too: name another with {flag}.")
-    if not _is_folder(raw):
+    if not is_folder_of_images(raw):
         return [(raw, gt, repeat)]
     repeats = dict(pair_paths(raw, repeat)) if repeat else {}
     return [(raw_path, gt_path, repeats.get(raw_path)) for raw_path, gt_path in pair_paths(raw, gt)]
 
 
-def _is_folder(path):
-    return path.is_dir() and not is_zarr(path)
-
-
 def find_subjects(paths, engine, *, percentiles, axes=None, gt_axes=None):
-    """Open pairs, and check and measure every one of them before the long work begins.
+    """Open pairs of `pair_images`, and check and measure every one of them before the long work begins.
 
-    Parameters
-    ----------
-    paths : list of (Path, Path, Path or None)
-        From `pair_images`.
-    engine : callable
-        As `rcan.restoration.KerasEngine`: the pairs must fit it.
-    percentiles : tuple of float
-        That become 0 and 1.
-    axes, gt_axes : str, optional
-        Of the files, where their metadata is wrong.
-
-    Returns
-    -------
-    subjects : list of Subject
-
-    Raises
-    ------
-    ValueError, OSError
-        If a file cannot be read, does not fit the network or its partner, is constant, or holds NaN.
-
-    Warns
-    -----
-    UserWarning
-        Of frames whose ground truth is constant: they are not evaluated.
+    They must fit the engine, a `rcan.restoration.engine.KerasEngine`; `percentiles` become 0 and 1; `axes` and
+    `gt_axes` are given where the metadata of the files is wrong. A ValueError or OSError if a file cannot be read,
+    does not fit the network or its partner, is constant, or holds NaN. Frames whose ground truth is constant are not
+    evaluated, which is warned of.
     """
     read, written = engine.num_channels
+    options = {"ndim": len(engine.factors), "percentiles": percentiles, "normalize": "frame"}
     subjects = []
-    how = {"ndim": len(engine.factors), "percentiles": percentiles, "normalize": "frame"}
     for raw_path, gt_path, repeat_path in paths:
-        raw = open_network_view(open_volume(raw_path, axes=axes), num_channels=read, **how)
-        gt = open_network_view(open_volume(gt_path, axes=gt_axes), num_channels=written, **how)
+        raw = open_network_view(open_volume(raw_path, axes=axes), num_channels=read, **options)
+        gt = open_network_view(open_volume(gt_path, axes=gt_axes), num_channels=written, **options)
         repeat = None
         if repeat_path:
-            repeat = open_network_view(open_volume(repeat_path, axes=axes), num_channels=read, **how)
-            check_fit(raw, repeat, raw.volume.shape, "the second exposure", "--repeat")
-        check_fit(raw, gt, (*map(int.__mul__, raw.volume.shape[:-1], engine.factors), written))
+            repeat = open_network_view(open_volume(repeat_path, axes=axes), num_channels=read, **options)
+            factors = (1,) * len(engine.factors)
+            check_fit(raw, repeat, factors, raw.volume.shape[-1], "the second exposure", "--repeat")
+        check_fit(raw, gt, engine.factors, written)
         most = MOST_VOXELS // (math.prod(engine.factors) * max(read, written))
-        part = central_part(raw.volume.shape[:-1], most)
+        part = central_region(raw.shape[:-1], most)
         numbers = tuple(range(len(raw.frames)))
-        subjects.append(Subject(printable_name(raw_path), raw, gt, repeat, part, engine.factors, numbers))
+        subjects.append(Subject(raw, gt, printable_name(raw_path), repeat, part, numbers))
     with Progress(len(subjects), "Checking images", unit="image") as progress:
         for place, subject in enumerate(subjects):
             images = [*filter(None, (subject.raw, subject.gt, subject.repeat))]
             for image in images:
-                image.measure()
+                image.measure_series()
             subjects[place] = _leave_out_blank_frames(subject)
             for image in images:
                 image.volume.close()  # frees what measuring has decoded
@@ -185,28 +129,4 @@ def _leave_out_blank_frames(subject):
         warnings.warn(
             f"{path}: {num_blank} of {len(subject.numbers)} frames are constant, and left out.", stacklevel=2
         )
-    return subject._replace(numbers=numbers)
-
-
-def central_part(shape, most_voxels):
-    """The middle of an image, as near to a cube as its shape lets it be.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    most_voxels : int
-
-    Returns
-    -------
-    part : tuple of slice
-
-    Examples
-    --------
-    >>> central_part((10, 100, 200), 10 * 50 * 50)
-    (slice(0, 10, None), slice(25, 75, None), slice(75, 125, None))
-    """
-    side = max(shape)
-    while side > 1 and math.prod(min(size, side) for size in shape) > most_voxels:
-        side -= 1
-    starts = [(size - min(size, side)) // 2 for size in shape]
-    return tuple(slice(start, start + min(size, side)) for start, size in zip(starts, shape, strict=True))
+    return replace(subject, numbers=numbers)

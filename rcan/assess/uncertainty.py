@@ -13,23 +13,25 @@ References
 """
 
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from rcan.assess.subjects import central_part
 from rcan.atomic_io import read_json
+from rcan.data.measurements import MeasurementCache
+from rcan.data.pairs import Pair
+from rcan.data.survey import digest_of
+from rcan.data.views import NetworkView
 from rcan.intensity import fit_affine
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
+from rcan.regions import central_region
 
 __all__ = [
     "Coverage",
     "CoverageCurve",
     "Ratios",
-    "Source",
     "choose_blocks",
     "find_factor",
     "measure_blocks",
@@ -137,53 +139,25 @@ def measure_coverage(ratios, factor):
     )
 
 
-class Source(NamedTuple):
-    """Frames whose truth is known.
-
-    Attributes
-    ----------
-    read : callable
-        ``read(number, region)`` gives the normalised raw and ground truth of a region of raw.
-    shape : tuple of int
-        Spatial shape of raw.
-    numbers : sequence of int
-        Of the frames.
-    """
-
-    read: Callable
-    shape: tuple
-    numbers: Sequence
-
-    @classmethod
-    def of_pair(cls, pair):
-        """Of a `rcan.data.Pair`."""
-        return cls(pair.read, pair.raw.shape[:-1], range(len(pair.raw.frames)))
-
-    @classmethod
-    def of_subject(cls, subject):
-        """Of a `rcan.assess.Subject`."""
-        return cls(subject.read, subject.raw.volume.shape[:-1], subject.numbers)
-
-
-def choose_blocks(sources, *, factor=1):
-    """Choose at most eight frames, evenly spread, and of each the central part: source, frame and region.
-
-    `factor` is the number of ground-truth voxels for each voxel of raw.
-    """
-    frames = [(source, number) for source in sources for number in source.numbers]
+def choose_blocks(frames):
+    """Choose at most eight frames, pairs and numbers, evenly spread: each with the region of its central part."""
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(_MOST_BLOCKS, len(frames))).round().astype(int))
-    return [(*frames[i], central_part(frames[i][0].shape, _MOST_VOXELS // factor)) for i in chosen]
+    blocks = []
+    for pair, number in (frames[i] for i in chosen):
+        most_voxels = _MOST_VOXELS // math.prod(pair.upscaling)
+        blocks.append((pair, number, central_region(pair.raw.shape[:-1], most_voxels)))
+    return blocks
 
 
 def measure_blocks(blocks, restorer, *, size, progress):
-    """Restore the blocks of `choose_blocks` with an ensemble, and compare its spread with the errors: `Ratios`.
+    """Restore blocks of `choose_blocks` with an ensemble, and hold its spread against the errors: `Ratios`.
 
-    The engine of the restorer is an `Ensemble` of `size` members with spread. The progress advances by `size` times the
-    raw voxels.
+    The `rcan.restoration.tiled.TiledRestorer` is that of an `Ensemble` with spread, of `size` members. `progress` is
+    advanced by `size` times the raw voxels.
     """
     parts = []
-    for source, number, region in blocks:
-        raw, gt = source.read(number, region)
+    for pair, number, region in blocks:
+        raw, gt = pair.read(number, region)
         mean, spread = np.split(restorer.restore_array(raw), 2, axis=-1)
         parts.append(measure_ratios(mean, spread, gt))
         progress.advance(size * math.prod(raw.shape[:-1]))
@@ -193,7 +167,7 @@ def measure_blocks(blocks, restorer, *, size, progress):
 def open_validation(model_dir, record, *, ndim):
     """Open the volumes, or their parts, that a network of `ndim` spatial axes was validated on.
 
-    Returns the `rcan.data.pairs.Pair`s whose files are there and hold what they held, and the number of the others.
+    Returns a list of `Pair`, those whose files are there and hold what they held, and the number of the others.
     """
     config = Path(model_dir).parent if Path(model_dir).is_file() else Path(model_dir)
     config = read_json(config / "config.json") if (config / "config.json").is_file() else {}
@@ -205,14 +179,11 @@ def open_validation(model_dir, record, *, ndim):
 
 def _open_recorded(recorded, axes, block_axes):
     """A pair as training.json describes it; None where it is gone or another one now."""
-    from rcan.data.measurements import Records  # imports TensorFlow, whatever the backend
-    from rcan.data.pairs import Pair, digest_of  # imports TensorFlow, whatever the backend
-
-    volumes, records = [], Records()
+    views, cache = [], MeasurementCache()
     for kind, digest in zip(("raw", "gt"), recorded.digests, strict=False):
         try:
             volume = open_volume(getattr(recorded, kind), axes=axes[kind], block_axes=block_axes)
-            # Where training data were split, the end of the volume was set aside, see `rcan.data.hold_out`.
+            # Where training data were split, the end of the volume was set aside, see `rcan.data.pairs.hold_out`.
             region = [
                 slice(whole - size, whole)
                 for whole, size in zip(
@@ -223,9 +194,9 @@ def _open_recorded(recorded, axes, block_axes):
                 return None
             if any(part.start > 0 for part in region):
                 volume = volume.crop(tuple(region))
-            if digest_of(volume, records) != digest:
+            if digest_of(volume, cache) != digest:
                 return None
         except (OSError, ValueError):
             return None
-        volumes.append(volume)
-    return Pair(*volumes, np.array(recorded.raw_range), np.array(recorded.gt_range)) if volumes else None
+        views.append(NetworkView(volume, fixed_range=getattr(recorded, f"{kind}_range")))
+    return Pair(*views) if views else None

@@ -21,8 +21,8 @@ from rcan.assess.resolution.measures import (
     fourier_resolution,
     single_image_resolution,
 )
-from rcan.assess.subjects import central_part
 from rcan.intensity import match_affine
+from rcan.regions import central_region
 from rcan.restoration.tiled import restore
 from rcan.scores import compare, enlarge, mean_scores, score_image
 
@@ -96,7 +96,7 @@ def _mean_method(frames):
 
 def _evaluate_frame(subject, number, restorer, fwhm, with_blocks, progress):
     """Images, of the first frame only, and results of a frame."""
-    raw, gt = subject.read(number)
+    raw, gt = subject.read(number, subject.part)
     restored = _restore_frame(restorer, subject.raw, number, subject.gt_part, progress)
     if not np.isfinite(restored).all():
         raise ValueError(
@@ -146,7 +146,7 @@ def _restore_repeat(subject, number, restorer, progress):
 
 def _show(images, gt, voxel_size):
     """Images for people, of a bounded part: they are kept while the next volumes are evaluated."""
-    part = central_part(gt.shape[:-1], _MOST_SHOWN)
+    part = central_region(gt.shape[:-1], _MOST_SHOWN)
     matched = {name: match_affine(image, gt)[part].astype(np.float32) for name, image in images.items()}
     error, _ = local_error(images["restored"], gt, voxel_size=voxel_size)
     return ShownImages(
@@ -254,10 +254,9 @@ def score_pair(model, pair, *, tile_shape=None):
     Returns the scores of `rcan.scores.compare`, means over the frames, and the last frame by name: ``raw``,
     ``restored`` and ``ground truth``, matched, background 0 and signal 1.
     """
-    whole = tuple(slice(0, size) for size in pair.raw.shape[:-1])
     frames = []
-    for frame in range(len(pair.raw.frames)):
-        raw, gt = pair.read(frame, whole)
+    for number in range(pair.num_frames):
+        raw, gt = pair.read(number)
         restored = restore(model, raw, tile_shape=tile_shape)
         frames.append(compare(raw, restored, gt))
     images = {"raw": enlarge(raw, gt.shape), "restored": restored}

@@ -10,8 +10,8 @@ the share `area_ratio_threshold` of such voxels. Instead of drawing until one fi
 beforehand for every position, from sums over sliding windows; one bit a position is kept.
 
 Nothing here grows with the number or the size of the volumes: patches are read from the files, and what has
-been measured of a volume (its intensity range, the positions with enough signal) lies on disk as `Records`,
-for this run and the next ones.
+been measured of a volume (its intensity range, the positions with enough signal) lies on disk in a
+`MeasurementCache`, for this run and the next ones.
 
-Only this module and `training` import TensorFlow.
+Only this room and `training` import TensorFlow.
 """

@@ -1,9 +1,11 @@
-"""What has been measured of volumes, for this run and the next ones."""
+"""Measurements of volumes that are kept for this run and the next ones."""
 
 import hashlib
 import json
 import re
+import shutil
 import tempfile
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,52 +13,32 @@ import numpy as np
 
 from rcan.atomic_io import atomic_file, preallocate, write_json
 
-_VERSION = 1  # of what is measured: another number makes every volume be measured again
+_VERSION = 1  # of what is measured: with another number every volume is measured again
 
 
-class Records:
-    """Measurements by key, in a folder or, without one, in memory.
+class MeasurementCache:
+    """Numbers and arrays by key in a folder; without one, in a temporary folder as long as the object lives.
 
-    A key is made of the path, size and modification time of every volume that was measured, and of the
-    settings: what has changed is measured again.
-
-    Parameters
-    ----------
-    folder : path, optional
-        Made when the first measurement is kept.
+    A key is made of path, size and modification time of every volume that was measured, and of the settings: what
+    has changed is measured again.
     """
 
     def __init__(self, folder=None):
-        self._folder = Path(folder) if folder else None
-        self._used = set()
-        self._in_memory = {}
-
-    @classmethod
-    def temporary(cls):
-        """In a folder that lasts as long as the object: for all but one of several processes with one run folder."""
-        folder = tempfile.TemporaryDirectory(prefix="rcan-")
-        records = cls(folder.name)
-        records._lifetime = folder
-        return records
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="rcan-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._folder = Path(folder)
+        self._used_keys = set()
 
     def key(self, volumes, **settings):
-        """Name of a measurement.
-
-        Parameters
-        ----------
-        volumes : list of Volume
-        **settings
-            Whatever else it depends on, JSON.
-        """
-        facts = [_VERSION, [volume.identity for volume in volumes], settings]
+        """Make the key of a measurement of some volumes with these settings (JSON)."""
+        facts = [_VERSION, [volume.signature() for volume in volumes], settings]
         key = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:24]
-        self._used.add(key)
+        self._used_keys.add(key)
         return key
 
     def get(self, key, names):
-        """The values kept under a key, or None if there are none of these names."""
-        if not self._folder:
-            return None
+        """Values that were kept under a key; None without values of all these names."""
         try:
             values = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # not measured yet, or damaged
@@ -64,17 +46,13 @@ class Records:
         return values if isinstance(values, dict) and values.keys() >= set(names) else None
 
     def put(self, key, values):
-        """Keep a dictionary of numbers."""
-        if self._folder:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_json(self._folder / f"{key}.json", values)
+        """Keep a dictionary of JSON."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(self._folder / f"{key}.json", values)
 
     @contextmanager
     def new_array(self, key, name, shape, dtype):
-        """An array of zeros to fill; kept, under its name, when the `with` block ends."""
-        if not self._folder:
-            yield self._in_memory.setdefault((key, name), np.zeros(shape, dtype))
-            return
+        """An array of zeros to fill; it is kept when the `with` block ends."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(self._folder / f"{key}.{name}.npy") as partial:
             array = np.lib.format.open_memmap(partial, "w+", dtype, shape)
@@ -84,21 +62,19 @@ class Records:
             array.flush()
 
     def array(self, key, name):
-        """An array that was filled; a file is mapped only as long as the array lives."""
-        if not self._folder:
-            return self._in_memory[key, name]
+        """An array that was filled; its file is mapped only as long as the array lives."""
         return np.load(self._folder / f"{key}.{name}.npy", mmap_mode="r")
 
     def has_arrays(self, key, names):
-        """Whether arrays were filled, and are still whole."""
+        """Whether arrays were filled, and can be read."""
         try:
             return all(self.array(key, name) is not None for name in names)
         except (OSError, ValueError):
             return False
 
-    def forget_others(self):
-        """Remove what this run has not asked for."""
-        for path in self._folder.iterdir() if self._folder and self._folder.is_dir() else ():
+    def remove_unused(self):
+        """Remove the files of all keys that this run has not asked for; a user's files stay."""
+        for path in self._folder.glob("*"):
             ours = re.fullmatch(r"\.?([0-9a-f]{24})\..*", path.name)  # also what was never completed
-            if ours and (ours[1] not in self._used or ".partial-" in path.name):
+            if ours and (ours[1] not in self._used_keys or ".partial-" in path.name):
                 path.unlink()

@@ -1,42 +1,20 @@
-"""Which patch belongs to an index, and the batches that TensorFlow draws of them."""
+"""Patches by index, and batches of them."""
 
 import numpy as np
 
-from rcan.data.foreground import Positions
-from rcan.data.measurements import Records
+from rcan.data.foreground import ForegroundIndex
+from rcan.data.measurements import MeasurementCache
 from rcan.progress import Progress
+from rcan.regions import region_at
 
 
 class PatchSampler:
-    """Draw patches: uniformly from all positions with enough signal, of all pairs and frames.
+    """Draw patches uniformly from all positions with enough signal, of all pairs and frames.
 
-    Parameters
-    ----------
-    pairs : list of Pair
-    patch_shape : tuple of int
-        `(Z, Y, X)` or `(Y, X)` in voxels of raw; fits into every pair.
-    seed : int
-        With an index it determines a patch.
-    augmented : bool
-        Turn and flip patches.
-    intensity_threshold : float
-        Normalised gt above which a voxel is signal; 0 or less accepts every patch.
-    area_ratio_threshold : float
-        Least share of signal voxels in a patch.
-    records : Records, optional
-        Keeps the positions with enough signal.
-
-    Attributes
-    ----------
-    num_positions : int
-        Positions with enough signal.
-    failure : Exception or None
-        What kept a patch from being read while it was streamed.
-
-    Raises
-    ------
-    ValueError
-        If no position has enough signal.
+    `patch_shape`, (Z, Y, X) or (Y, X) in voxels of raw, fits into every pair. A voxel is signal where the normalised
+    gt is above `intensity_threshold` (0 or less accepts every patch); a patch needs at least the share
+    `area_ratio_threshold` of such voxels, and a ValueError says that none has it. What keeps a patch from being read
+    while it is streamed is kept as `failure`.
     """
 
     def __init__(
@@ -48,23 +26,21 @@ class PatchSampler:
         augmented,
         intensity_threshold=0.25,
         area_ratio_threshold=0.5,
-        records=None,
+        cache=None,
     ):
-        records = records or Records()
         self._patch_shape, self._seed, self._augmented = patch_shape, seed, augmented
         self.failure = None
-        self._sites = [(pair, frame) for pair in pairs for frame in range(len(pair.raw.frames))]
-        self._positions = []
-        with Progress(len(self._sites), "Finding signal", unit="volume") as progress:
-            for pair, frame in self._sites:
-                self._positions.append(
-                    Positions(pair, frame, patch_shape, intensity_threshold, area_ratio_threshold, records)
-                )
+        self._frames = [(pair, number) for pair in pairs for number in range(pair.num_frames)]
+        self._indices, cache = [], cache or MeasurementCache()
+        with Progress(len(self._frames), "Finding signal", unit="volume") as progress:
+            for pair, number in self._frames:
+                thresholds = intensity_threshold, area_ratio_threshold
+                self._indices.append(ForegroundIndex(pair, number, patch_shape, *thresholds, cache))
                 progress.advance()
-        self._ends = np.cumsum([positions.count for positions in self._positions])
+        self._ends = np.cumsum([index.count for index in self._indices])
         self.num_positions = int(self._ends[-1])
         if not self.num_positions:
-            largest = max(positions.largest_share for positions in self._positions)
+            largest = max(index.largest_share for index in self._indices)
             raise ValueError(
                 f"no patch of {_by(patch_shape)} voxels has enough signal: the largest share of voxels above "
                 f"intensity_threshold {intensity_threshold:g} is {largest:.3g}, area_ratio_threshold asks for "
@@ -72,26 +48,14 @@ class PatchSampler:
             )
 
     def sample(self, index):
-        """Return the patch of an index.
-
-        Parameters
-        ----------
-        index : int
-
-        Returns
-        -------
-        raw, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
-            Normalised; gt is larger by the pairs' upscaling.
-        """
+        """Raw and gt of the patch of an index, normalised, (Z, Y, X, C) or (Y, X, C), float32."""
         rng = np.random.default_rng((self._seed, int(index)))
         rank = rng.integers(self.num_positions)
-        site = int(np.searchsorted(self._ends, rank, side="right"))
-        pair, frame = self._sites[site]
-        corner = self._positions[site].locate(rank - (self._ends[site] - self._positions[site].count))
-        region = tuple(
-            slice(start, start + size) for start, size in zip(corner, self._patch_shape, strict=True)
-        )
-        raw, gt = pair.read(frame, region)
+        place = int(np.searchsorted(self._ends, rank, side="right"))
+        pair, number = self._frames[place]
+        before = self._ends[place] - self._indices[place].count
+        corner = self._indices[place].locate(rank - before)
+        raw, gt = pair.read(number, region_at(corner, self._patch_shape))
         if not self._augmented:
             return raw, gt
         square = raw.shape[-3] == raw.shape[-2] and gt.shape[-3] == gt.shape[-2]
@@ -101,20 +65,7 @@ class PatchSampler:
 
 
 def augment(patch, turns, flip_y, flip_z):
-    """Turn a patch by quarter turns in the XY plane, then flip it.
-
-    Parameters
-    ----------
-    patch : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-    turns : int
-        Quarter turns, 0 to 3.
-    flip_y, flip_z : bool
-        Flips along Y and along Z (a plane has no Z to flip).
-
-    Returns
-    -------
-    patch : ndarray of the same shape, or with Y and X exchanged
-    """
+    """Turn a patch by quarter turns in the XY plane, 0 to 3, then flip it along Y and Z (a plane has no Z to flip)."""
     patch = np.rot90(patch, turns, axes=(-3, -2))
     if flip_y:
         patch = np.flip(patch, axis=-3)
@@ -124,20 +75,10 @@ def augment(patch, turns, flip_y, flip_z):
 
 
 def make_dataset(sampler, indices, *, batch_size):
-    """Stream patches as batches.
+    """Stream the patches of these indices as batches, in their order; what does not fill a batch is left out.
 
-    Parameters
-    ----------
-    sampler : PatchSampler
-    indices : sequence of int
-        Of the patches, in their order; what does not fill a batch is left out.
-    batch_size : int
-
-    Returns
-    -------
-    dataset : tf.data.Dataset
-        Of `(raw, gt)`, each `(batch_size, Z, Y, X, C)` float32, in the order of the indices. Where a patch cannot be
-        read, iterating ends in an error of TensorFlow's; what was wrong is kept as `sampler.failure`.
+    A `tf.data.Dataset` of `(raw, gt)`, each `(batch_size, Z, Y, X, C)` float32. Where a patch cannot be read,
+    iterating ends in an error of TensorFlow's; what was wrong is kept as `sampler.failure`.
     """
     from rcan.keras_setup import tf
 

@@ -5,38 +5,18 @@ import numpy as np
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.intensity import normalise, percentile_range
 
-__all__ = ["NetworkView", "check_fit", "open_network_view"]
+__all__ = ["NetworkView", "open_network_view"]
 
 
 def open_network_view(
     file, *, ndim, num_channels, percentiles, channels=None, normalize="series", training_range=None
 ):
-    """Look at a file as a network does.
+    """Show a file in the blocks that fit a network of `ndim` spatial axes and `num_channels` input channels.
 
-    Parameters
-    ----------
-    file : rcan.io.Volume
-    ndim : {2, 3}
-        Spatial axes of the network.
-    num_channels : int
-        Of the network: one-channel networks go over the channels of a file one by one.
-    percentiles : tuple of float
-        Percentiles that become 0 and 1.
-    channels : tuple of int, optional
-        Channels of the file to look at; all where not given.
-    normalize : {"series", "frame", "training"}
-        One range for each channel of the whole file, for each time point (and position), or as in training.
-    training_range : ndarray of shape (num_channels, 2), optional
-        Grey values that became 0 and 1 in training.
-
-    Returns
-    -------
-    image : NetworkView
-
-    Raises
-    ------
-    ValueError
-        If the file does not fit the network.
+    `channels` are those of the file to look at, all where not given; a network of one channel goes over them one by
+    one. `normalize` takes one intensity range for each channel of the whole file (``"series"``), for each time point
+    and position (``"frame"``), or the `training_range` (``"training"``), an array (num_channels, 2). A ValueError
+    says that the file does not fit.
     """
     found = file.sizes.get("C", 1)
     if ndim == 3 and "Z" not in file.axes:
@@ -58,87 +38,58 @@ def open_network_view(
         )
     spatial = "ZYX" if ndim == 3 else "YX"
     volume = file.with_block_axes(spatial if num_channels == 1 and found > 1 else spatial + "C")
-    image = NetworkView(volume, chosen, percentiles, training_range if normalize == "training" else None)
+    fixed_range = training_range if normalize == "training" else None
+    view = NetworkView(volume, percentiles, channels=chosen, fixed_range=fixed_range)
     if normalize == "series":
-        image.measure()
-    return image
-
-
-def check_fit(raw, other, shape, what="the ground truth", flag="-g"):
-    """Check that an image can be held against what a raw image becomes.
-
-    Parameters
-    ----------
-    raw, other : NetworkView
-    shape : tuple of int
-        Of a restored block.
-    what, flag : str
-        In the message: the other image, and where it is named.
-
-    Raises
-    ------
-    ValueError
-        If shape, channels or frames differ.
-    """
-    frames = [[[*frame.values()] for frame in image.frames] for image in (other, raw)]
-    if other.volume.shape != shape or frames[0] != frames[1]:
-        raise ValueError(
-            f"{other.volume.path} is {len(other.frames)} x {other.volume.shape} but {raw.volume.path} becomes "
-            f"{len(raw.frames)} x {shape}: {what} must have the frames, shape and channels of the restored image. "
-            f"Crop one of them, or name another with {flag}."
-        )
+        view.measure_series()
+    return view
 
 
 class NetworkView:
-    """Normalised blocks of a file.
+    """An image file as a network sees it: normalised blocks of some of its channels.
 
-    Parameters
-    ----------
-    volume : rcan.io.Volume
-        In blocks that fit the network.
-    channels : tuple of int
-        Of the file, that are looked at.
-    percentiles : tuple of float
-    training_range : ndarray of shape (C, 2), optional
-        Serves every frame. Where not given, and before `measure` is called, each frame has its own range.
-
-    Attributes
-    ----------
-    frames : list of dict
-        Index by looped axis of each frame, channels counted among those that are looked at.
+    The volume is in blocks that fit the network. Each frame has its own intensity range by the percentiles, all have
+    that of the file after `measure_series`, or a `fixed_range`, (C, 2). `frames` has the index by looped axis of each
+    frame, channels counted among those that the network sees.
     """
 
-    def __init__(self, volume, channels, percentiles, training_range=None):
-        self.volume = volume
-        self.channels = channels
-        self._percentiles = percentiles
-        self._stored = [frame for frame in volume.frames if frame.get("C", channels[0]) in channels]
-        self.frames = [dict(frame) for frame in self._stored]
+    def __init__(self, volume, percentiles=None, *, channels=None, fixed_range=None):
+        self.volume, self._percentiles = volume, percentiles
+        self.channels = tuple(range(volume.sizes.get("C", 1)) if channels is None else channels)
+        self._file_frames = [
+            frame for frame in volume.frames if frame.get("C", self.channels[0]) in self.channels
+        ]
+        self.frames = [dict(frame) for frame in self._file_frames]
         for frame in self.frames:
-            if "C" in frame and len(channels) > 1:
-                frame["C"] = channels.index(frame["C"])
+            if "C" in frame and len(self.channels) > 1:
+                frame["C"] = self.channels.index(frame["C"])
             else:
                 frame.pop("C", None)
-        self._picked = list(channels) if volume.shape[-1] > 1 else [0]  # of a block
+        self._block_channels = list(self.channels) if volume.shape[-1] > 1 else [0]
         self._ranges = {}  # by number of the frame
-        if training_range is not None:
-            self._ranges = dict.fromkeys(range(len(self.frames)), np.asarray(training_range))
+        if fixed_range is not None:
+            self._ranges = dict.fromkeys(range(len(self.frames)), np.asarray(fixed_range))
 
-    def measure(self):
-        """Take one range for each channel of the whole file."""
+    @property
+    def shape(self):
+        """Shape of a block, (Z, Y, X, C) or (Y, X, C)."""
+        return (*self.volume.shape[:-1], len(self._block_channels))
+
+    def measure_series(self):
+        """Take one intensity range for each channel of the whole file, instead of one for each frame."""
         by_channel = {}
         for number, frame in enumerate(self.frames):
             by_channel.setdefault(frame.get("C"), []).append(number)
         for numbers in by_channel.values():
-            self._ranges |= dict.fromkeys(numbers, self._measure(numbers))
+            self._ranges |= dict.fromkeys(numbers, self._measure_range(numbers))
 
-    def _measure(self, numbers):
-        frames = [self._stored[number] for number in numbers]
-        return percentile_range(self.volume, self._percentiles, frames=frames, channels=self._picked)
+    def _measure_range(self, numbers):
+        frames = [self._file_frames[number] for number in numbers]
+        return percentile_range(self.volume, self._percentiles, frames=frames, channels=self._block_channels)
 
     def fingerprint(self):
-        """What a network is sensitive to in the image, as `rcan.fingerprint.measure_fingerprint`."""
-        return measure_fingerprint(self.volume, frames=self._stored, channels=self._picked)
+        """Measure what a network is sensitive to, as `rcan.fingerprint.measure.measure_fingerprint`."""
+        return measure_fingerprint(self.volume, frames=self._file_frames, channels=self._block_channels)
 
     def range_of(self, number):
         """Grey values of 0 and 1 for each channel of a frame's blocks, (C, 2)."""
@@ -146,7 +97,7 @@ class NetworkView:
             # Planes of one time point are one frame to a microscopist.
             point = {**self.frames[number], "Z": None}
             same = [i for i, frame in enumerate(self.frames) if {**frame, "Z": None} == point]
-            self._ranges |= dict.fromkeys(same, self._measure(same))
+            self._ranges |= dict.fromkeys(same, self._measure_range(same))
         return self._ranges[number]
 
     @property
@@ -158,7 +109,13 @@ class NetworkView:
 
     def read(self, number, region=None):
         """Read a block of a frame, or a region of it, normalised: (Z, Y, X, C) or (Y, X, C), float32."""
-        block = self.volume.read(self._stored[number], region, dtype=None)
-        if self._picked != list(range(block.shape[-1])):
-            block = block[..., self._picked]
+        block = self.volume.read(self._file_frames[number], region, dtype=None)
+        if self._block_channels != list(range(block.shape[-1])):
+            block = block[..., self._block_channels]
         return normalise(block, self.range_of(number))
+
+    def crop(self, region):
+        """A view of a region, with the intensity ranges of the whole."""
+        cropped = NetworkView(self.volume.crop(region), channels=self.channels)
+        cropped._ranges = {number: self.range_of(number) for number in range(len(self.frames))}
+        return cropped

@@ -1,6 +1,5 @@
 """Images of any size, small enough to be shown."""
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from rcan.figures.rotation import known_voxel_size
 from rcan.intensity import normalise
+from rcan.regions import cut_into_grid, region_at
 
 __all__ = ["View", "load_for_view"]
 
@@ -36,15 +36,15 @@ def load_for_view(volume, frame, value_range, *, channel=0, most=_MOST_SHOWN, pr
     voxel_size = known_voxel_size(volume.voxel_size)[-len(shape) :]
     bins = _choose_bins(shape, voxel_size, most)
     shown = np.empty([-(-size // step) for size, step in zip(shape, bins, strict=True)], np.float32)
-    for region in _regions(shape, bins):
+    for region in cut_into_grid(shape, _choose_steps(shape, bins)):
         block = volume.read(frame, region, dtype=None)[..., channel]
         if progress:
             progress.advance(block.size)
         block = normalise(block[..., np.newaxis], [value_range])[..., 0]
-        target = tuple(slice(part.start // step, None) for part, step in zip(region, bins, strict=True))
         for axis, step in enumerate(bins):
             block = _average(block, axis, step)
-        shown[tuple(slice(t.start, t.start + n) for t, n in zip(target, block.shape, strict=True))] = block
+        start = [part.start // step for part, step in zip(region, bins, strict=True)]
+        shown[region_at(start, block.shape)] = block
     larger = (1,) * (3 - len(bins)) + bins
     sizes = tuple(size and size * step for size, step in zip(volume.voxel_size, larger, strict=True))
     return View(shown[..., np.newaxis], sizes, bins)
@@ -59,17 +59,13 @@ def _choose_bins(shape, voxel_size, most):
     return tuple(bins)
 
 
-def _regions(shape, bins):
-    """Cut a shape into regions of about `_MOST_READ` voxels at most, each of whole bins."""
+def _choose_steps(shape, bins):
+    """Shape of regions of about `_MOST_READ` voxels at most, each of whole bins."""
     steps = []
     for axis, step in enumerate(bins):
         beside = math.prod(steps) * math.prod(shape[axis + 1 :])
         steps.append(min(shape[axis], max(1, _MOST_READ // beside // step) * step))
-    cuts = [
-        [slice(start, min(start + step, size)) for start in range(0, size, step)]
-        for size, step in zip(shape, steps, strict=True)
-    ]
-    return itertools.product(*cuts)
+    return steps
 
 
 def _average(block, axis, step):

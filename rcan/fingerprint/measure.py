@@ -10,6 +10,7 @@ from scipy import fft, ndimage, signal, stats
 
 from rcan.fingerprint.noise import estimate_noise, saturated_level, smooth
 from rcan.fingerprint.records import ChannelFingerprint, Fingerprint, NoiseLevels, Spectrum
+from rcan.regions import region_at
 
 __all__ = ["SIGNAL_PERCENTILES", "measure_fingerprint"]
 
@@ -36,8 +37,8 @@ def measure_fingerprint(volume, *, frames=None, channels=None):
     Parameters
     ----------
     volume : rcan.io.volume.Volume
-        At most 48 blocks of about 16 x 64 x 64 voxels are read, evenly spread over at most three frames (nine where
-        they are planes): the first, the last and some between.
+        In the blocks that the network sees. At most 48 blocks of about 16 x 64 x 64 voxels are read, evenly spread
+        over at most three frames (nine where they are planes): the first, the last and some between.
     frames : list of dict, optional
         Some of ``volume.frames``; all where not given. Frames that show another channel (``"C"`` among the looped
         axes) are channels of their own.
@@ -87,8 +88,7 @@ def _read_blocks(volume, frames):
     ]
     blocks = []
     for number, start in itertools.product(numbers, itertools.product(*starts)):
-        region = tuple(slice(first, first + side) for first, side in zip(start, shape, strict=True))
-        block = volume.read(frames[number], region, dtype=None)
+        block = volume.read(frames[number], region_at(start, shape), dtype=None)
         if not np.isfinite(block).all():
             raise ValueError(
                 f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them."

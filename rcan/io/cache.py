@@ -9,25 +9,17 @@ SHARE_OF_FREE_MEMORY = 0.25
 
 
 class Cache:
-    """Arrays by owner and key; the least recently used ones give way when there are too many bytes.
-
-    Attributes
-    ----------
-    max_bytes : int or None
-        What may be kept; None stands for a quarter of the memory that is free when it is first asked for.
-    num_bytes : int
-        What is kept.
-    """
+    """Arrays by owner and key; the least recently used ones give way when there are too many bytes."""
 
     def __init__(self, max_bytes=None):
-        self.max_bytes = max_bytes
+        self.max_bytes = max_bytes  # None: a quarter of the memory that is free when the first array is kept
         self.num_bytes = 0
         self._lock = threading.Lock()
         self._arrays = OrderedDict()
         self._keys = defaultdict(set)
 
     def get(self, owner, key):
-        """The array that was kept for an owner under a key, or None."""
+        """Return the array that was kept for an owner under a key, or None."""
         with self._lock:
             if (owner, key) not in self._arrays:
                 return None
@@ -72,11 +64,5 @@ cache = Cache()
 
 
 def limit_cache(num_bytes):
-    """Set how much is kept decoded in this process, for all open files together.
-
-    Parameters
-    ----------
-    num_bytes : int or None
-        None stands for a quarter of the free memory.
-    """
+    """Set how many bytes are kept decoded, for all open files together; None: a quarter of the free memory."""
     cache.limit(num_bytes)

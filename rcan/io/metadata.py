@@ -1,70 +1,42 @@
-"""What the metadata of a file say about its axes and its calibration.
+"""Axes and calibration of an image from the metadata of its file.
 
-The calibration is that of a TIFF file, from what tifffile has parsed: a `TiffFile` and its first `TiffPageSeries`.
+The calibration is read from TIFF files as tifffile has parsed them: a `TiffFile` and its first `TiffPageSeries`.
 """
 
 import math
 import re
 from xml.etree import ElementTree
 
-UM_PER_UNIT = {
-    "pm": 1e-6,
-    "angstrom": 1e-4,
-    "å": 1e-4,
-    "nm": 1e-3,
-    "nanometer": 1e-3,
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "micrometre": 1.0,
-    "mm": 1e3,
-    "millimeter": 1e3,
-    "cm": 1e4,
-    "inch": 25400.0,
-    "in": 25400.0,
-    "m": 1e6,
-    "meter": 1e6,
-}
-SECONDS_PER_UNIT = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "ms": 1e-3,
-    "msec": 1e-3,
-    "s": 1.0,
-    "sec": 1.0,
-    "min": 60.0,
-    "h": 3600.0,
-    "hr": 3600.0,
-    "hour": 3600.0,
-    "d": 86400.0,
-}
+
+def _by_unit(units_by_factor):
+    return {unit: factor for factor, units in units_by_factor.items() for unit in units.split()}
+
+
+UM_PER_UNIT = _by_unit(
+    {
+        1e-6: "pm",
+        1e-4: "angstrom å",
+        1e-3: "nm nanometer",
+        1.0: "um micron microns micrometer micrometre",
+        1e3: "mm millimeter",
+        1e4: "cm",
+        25400.0: "inch in",
+        1e6: "m meter",
+    }
+)
+SECONDS_PER_UNIT = _by_unit(
+    {1e-9: "ns", 1e-6: "us", 1e-3: "ms msec", 1.0: "s sec", 60.0: "min", 3600.0: "h hr hour", 86400.0: "d"}
+)
 MAX_PLANES = 10**7  # no TIFF holds more: the number is damaged. A list of this length still fits memory
 
 
 def name_axes(path, letters, shape, axes=None):
-    """Give each stored dimension its axis.
+    """Name the axis of each stored dimension, `_` for one of length 1; return the names and a warning or None.
 
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    letters : str
-        Letter of each dimension: P (positions), T, C, Z, Y, X, S (samples of a pixel) or one that says nothing.
-    shape : tuple of int
-    axes : str, optional
-        What the user says: with as many letters as there are dimensions longer than 1, or as there are
-        dimensions, or with more, where the ones beyond have length 1.
+    `letters` are those of the metadata: P (positions), T, C, Z, Y, X, S (samples of a pixel), or another one for an
+    unknown axis. The user's `axes` come first: a letter for each dimension, or each one longer than 1; further ones
+    have length 1.
 
-    Returns
-    -------
-    named : str
-        One of P, T, C, Z, Y and X for each dimension, `_` for one of length 1 that has no name.
-    warning : str or None
-        What was assumed.
-
-    Examples
-    --------
     >>> name_axes("cell.tif", "QYX", (60, 256, 256))
     ('ZYX', None)
     >>> name_axes("cell.tif", "TZCYXS", (1, 60, 1, 256, 256, 1))
@@ -91,10 +63,10 @@ def name_axes(path, letters, shape, axes=None):
         else:
             chosen = assumed if _is_subsequence(assumed or "?", axes) else axes[-len(kept) :]
     if chosen is None or len(chosen) < len(kept) or not set("YX") <= set(chosen):
-        says = "does not name the axes of its shape"
+        problem = "does not name the axes of its shape"
         if axes is not None:
-            says = f"cannot have the axes {axes!r}: its shape is"
-        raise ValueError(f"{path} {says} {lengths}. One letter is needed for each: {_way_out(len(kept))}.")
+            problem = f"cannot have the axes {axes!r}: its shape is"
+        raise ValueError(f"{path} {problem} {lengths}. One letter is needed for each: {_way_out(len(kept))}.")
     named = ["_"] * len(shape)
     for i, axis in zip(kept, chosen, strict=True):
         named[i] = axis
@@ -102,25 +74,10 @@ def name_axes(path, letters, shape, axes=None):
 
 
 def count_positions(path, kinds, letters, shape, axes=None):
-    """Tell whether the images of a file are read as positions, the axis P, or only the first.
+    """Return how many images of a file are read, all as positions or only the first, and a warning or None.
 
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    kinds : list
-        Of each image, what must be equal for all to be one array.
-    letters, shape : str, tuple of int
-        Of the first image.
-    axes : str, optional
-        What the user says: about all images if it names P, or an axis in front of those of one image.
-
-    Returns
-    -------
-    count : int
-        The number of images that are read.
-    warning : str or None
-        About what is not.
+    `kinds` has for each image what must be equal for all to be one array; `letters` and `shape` are those of the
+    first. The user's `axes` mean all images if they name P, or one axis more than an image has.
     """
     stored = "".join(
         letter for letter, size in zip(letters, shape, strict=True) if size > 1 or letter in "YX"
@@ -157,16 +114,7 @@ def _way_out(num_axes):
 
 
 def read_calibration(tiff, series):
-    """Read voxel size, channel names and time step.
-
-    Returns
-    -------
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm.
-    channel_names : tuple of str, or None
-    time_step : float or None
-        Seconds.
-    """
+    """Return voxel size (z, y, x) in µm, channel names and time step in seconds, each None where not known."""
     if series.kind == "ome":
         return _ome_calibration(tiff.ome_metadata)
     if series.kind == "imagej":
@@ -224,23 +172,8 @@ def _pixel_size(resolution):
 
 
 def calibrate(value, unit, factors):
-    """Bring a size or a duration to the unit that is used here, µm or seconds.
+    """Return a size in µm or a duration in seconds by factors of its unit; None unless positive and of a known unit.
 
-    Parameters
-    ----------
-    value : float, str or None
-    unit : str or None
-        As a file has it.
-    factors : dict
-        By unit, such as `UM_PER_UNIT`.
-
-    Returns
-    -------
-    size : float or None
-        None unless `value` is a positive number of a known unit.
-
-    Examples
-    --------
     >>> calibrate("250", "nm", UM_PER_UNIT)
     0.25
     """

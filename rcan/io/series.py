@@ -1,8 +1,8 @@
-"""One image out of many files: a time point, plane, channel or position each.
+"""One image in many files: each holds a time point, plane, channel or position.
 
-What a file is, the numbers in its name tell. A number belongs to the word before it: files such as
-``volume--C00--T00003.tif`` lie along C and T. Where one number varies and no word tells, it counts time points of
-volumes, or planes. A user who names the axes of the whole has the last word.
+The numbers in the name of a file say which. A number belongs to the word before it: files such as
+``volume--C00--T00003.tif`` lie along C and T. Where one number varies and no word names its axis, it counts time
+points of volumes, or planes. The axes that a user names come first.
 """
 
 import glob
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.io.paths import image_name, list_volumes
-from rcan.io.volume import is_zarr, source_of
+from rcan.io.paths import image_name, is_zarr, list_volumes
+from rcan.regions import region_shape
 
 SET_AXES = "PTCZ"  # in the order in which files are stored where the user names none
 WORDS = {
@@ -33,43 +33,35 @@ LAST_WORD = re.compile(r"([A-Z]?[a-z]+|[A-Z]+)[^A-Za-z]*$")  # of the text befor
 
 
 class SeriesSource:
-    """Files of equal shape as one array; a file is open only while it is read.
+    """Files of equal shape as one array, see `rcan.io.volume.Source`; calibrated as the first file is.
 
     Parameters
     ----------
     path : Path
         A pattern such as ``cell_t*.tif``, or a folder: the images in it.
-    axes : str, optional
-        Axes of the whole. The letters in front of those of a file are axes of the set, in the order in which the
-        numbers stand in the names, unless the names tell them.
-
-    Attributes
-    ----------
-    path : Path
-    axes : str
-        Those of the set, then those of a file.
-    shape : tuple of int
-    dtype : numpy.dtype
-    voxel_size, channel_names, time_step
-        Of the first file.
+    axes : str or None
+        Axes of the whole image. The letters in front of those of a file are axes of the set, in the order in which
+        the numbers stand in the names, unless the names say which they are.
+    open_source : callable
+        Opens one file: ``open_source(path, axes)``.
 
     Raises
     ------
     FileNotFoundError
         If nothing matches.
     ValueError
-        If the axes of the set cannot be told, a file is missing, or one differs from the others.
+        If the axes of the set cannot be found, a file is missing, or one differs from the others.
     """
 
-    def __init__(self, path, axes=None):
+    def __init__(self, path, axes, open_source):
         self.path = path
-        names = _Names(path, _find_files(path))
+        self._open_source = open_source
+        names = _FileNames(path, _find_files(path))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # heard below
-            set_axes, columns = names.tell_axes(axes, lambda: _open(names.paths[0]).axes.replace("_", ""))
+            warnings.simplefilter("ignore")  # the file is opened again below
+            set_axes, columns = names.find_axes(axes, self._axes_of_file)
         lengths, paths = names.arrange(set_axes, columns)
-        rest = axes and "".join(axis for axis in axes if axis not in set_axes)
-        self._sources = self._open_all(paths, rest)
+        self._sources = self._open_all(paths, axes and "".join(axis for axis in axes if axis not in set_axes))
         first = self._sources[0]
         own = first.axes.replace("_", "")
         if twice := sorted(set(set_axes) & set(own)):
@@ -82,12 +74,16 @@ class SeriesSource:
         self.dtype, self.voxel_size, self.time_step = first.dtype, first.voxel_size, first.time_step
         self.channel_names = first.channel_names if "C" not in set_axes else None
 
+    def _axes_of_file(self, path):
+        """Return the axes of one file as its metadata name them."""
+        return self._open_source(path).axes.replace("_", "")
+
     def _open_all(self, paths, axes):
-        """Read the metadata of each file, and check that all are alike."""
-        sources = [_open(paths[0], axes)]
+        """Open all files, and check that they are alike."""
+        sources = [self._open_source(paths[0], axes)]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd about one is odd about all
-            sources += [_open(path, axes) for path in paths[1:]]
+            warnings.simplefilter("ignore")  # one warning is enough for all files
+            sources += [self._open_source(path, axes) for path in paths[1:]]
         kinds = [(source.axes, source.shape, source.dtype) for source in sources]
         usual, _ = Counter(kinds).most_common(1)[0]
         for source, kind in zip(sources, kinds, strict=True):
@@ -99,24 +95,20 @@ class SeriesSource:
                 )
         return sources
 
-    def read(self, slices):
+    def read(self, region):
         """Read a part of the array from the files that it lies in, see `rcan.io.volume.Source`."""
-        inside = {axis: part for axis, part in slices.items() if axis in self._sources[0].axes}
-        chosen = tuple(slices.get(axis, slice(None)) for axis in self.axes[: len(self._set_shape)])
+        chosen, inside = region[: len(self._set_shape)], region[len(self._set_shape) :]
         numbers = np.arange(len(self._sources)).reshape(self._set_shape)[chosen]
         if numbers.size == 1:
-            part = self._sources[numbers.item()].read(inside)
-            return part.reshape(*numbers.shape, *part.shape)
-        whole = None
+            return self._sources[numbers.item()].read(inside).reshape(region_shape(region))
+        part = np.empty(region_shape(region), self.dtype)
         for where in np.ndindex(numbers.shape):
-            part = self._sources[numbers[where]].read(inside)
-            whole = np.empty((*numbers.shape, *part.shape), self.dtype) if whole is None else whole
-            whole[where] = part
-        return whole
+            part[where] = self._sources[numbers[where]].read(inside)
+        return part
 
-    def state(self):
-        """A digest of the names and states of all files."""
-        states = [[str(source.path), source.state()] for source in self._sources]
+    def signature(self):
+        """Return a digest of the names and signatures of all files."""
+        states = [[str(source.path), source.signature()] for source in self._sources]
         return {"files": hashlib.sha256(json.dumps(states, sort_keys=True).encode()).hexdigest()}
 
     def close(self):
@@ -125,12 +117,8 @@ class SeriesSource:
             source.close()
 
 
-def _open(path, axes=None):
-    return source_of(path)(path, axes)
-
-
 def _find_files(path):
-    """The images that a pattern or folder means, in natural order: 2 before 10."""
+    """Return the images of a pattern or folder in natural order: 2 before 10."""
     if path.is_dir():
         found = list_volumes(path)
     else:
@@ -144,28 +132,28 @@ def _find_files(path):
 
 
 def _split(text):
-    """Text and numbers in turn, beginning and ending with text."""
+    """Split into text and numbers in turn, beginning and ending with text."""
     parts = re.split(r"([0-9]+)", text)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _axis_told(text):
-    """Axis of the number that follows a text, None if its last word is none of ours."""
+def _axis_after(text):
+    """Return the axis of the number that follows a text, None if its last word names no axis."""
     word = LAST_WORD.search(text)
     return word and AXIS_OF_WORD.get(word[1].lower())
 
 
 def _without_channel_names(texts):
-    """The text of a name, without what MetaMorph adds to the number of a channel: w1GFP_s2 is w1_s2."""
+    """Return the texts of a name without what MetaMorph adds to the number of a channel: w1GFP_s2 is w1_s2."""
     stripped = (
-        re.sub("^[A-Za-z]+(?=_|$)", "", text) if _axis_told(before) == "C" else text
+        re.sub("^[A-Za-z]+(?=_|$)", "", text) if _axis_after(before) == "C" else text
         for before, text in itertools.pairwise(texts)
     )
     return [texts[0], *stripped]
 
 
-class _Names:
-    """The names of a set of files, and what the numbers in them tell."""
+class _FileNames:
+    """The names of a set of files, and the numbers in them."""
 
     def __init__(self, path, paths):
         self.path, self.paths = path, paths
@@ -175,35 +163,24 @@ class _Names:
         numbers = np.array([part[1::2] if len(texts) == 1 else [] for part in parts], object)
         varying = [i for i in range(numbers.shape[1]) if len({*numbers[:, i]}) > 1]
         self._values = numbers[:, varying]  # (file, number)
-        self._told = [_axis_told(parts[0][2 * i]) for i in varying]
+        self._named = [_axis_after(parts[0][2 * i]) for i in varying]  # axes of these numbers, or None
 
-    def tell_axes(self, axes, axes_of_file):
-        """Tell the axes of the set.
+    def find_axes(self, axes, axes_of_file):
+        """Return the axes of the set, and which varying number belongs to each; None if the order of the names counts.
 
-        Parameters
-        ----------
-        axes : str or None
-            Of the whole, by the user.
-        axes_of_file : callable
-            Gives those of one file by its metadata.
-
-        Returns
-        -------
-        set_axes : str
-        columns : list of int, or None
-            The varying number that belongs to each axis; None where the order of the names counts.
+        `axes` are those of the whole image that the user names, or None; `axes_of_file` returns those of a path.
         """
         if len(self.paths) == 1:
             return "", []
-        told, count = self._told, self._values.shape[1]
-        is_told = count and None not in told and len(set(told)) == count
-        if is_told and set(told) <= set(axes or SET_AXES):
-            found = "".join(axis for axis in axes or SET_AXES if axis in told)
-            return found, [told.index(axis) for axis in found]
+        named, count = self._named, self._values.shape[1]
+        are_clear = count and None not in named and len(set(named)) == count
+        if are_clear and set(named) <= set(axes or SET_AXES):
+            found = "".join(axis for axis in axes or SET_AXES if axis in named)
+            return found, [named.index(axis) for axis in found]
         if axes is not None:
-            return self._take_axes(axes, axes_of_file, count)
+            return self._split_axes(axes, axes_of_file, count)
         if count == 1:
-            return "T" if "Z" in axes_of_file() else "Z", [0]
+            return "T" if "Z" in axes_of_file(self.paths[0]) else "Z", [0]
         reason = f"{count} numbers vary" if count else "no numbers alone vary"
         raise ValueError(
             f"{self.path} matches {len(self.paths)} files, but in their names {reason}: it cannot be told what each is "
@@ -212,11 +189,11 @@ class _Names:
             "gt_data_format)."
         )
 
-    def _take_axes(self, axes, axes_of_file, count):
+    def _split_axes(self, axes, axes_of_file, count):
         """Split the axes that the user names into those of the set and those of a file."""
         try:
-            num_axes = len(axes) - len(axes_of_file())
-        except ValueError:  # nameless; the user's letters will do
+            num_axes = len(axes) - len(axes_of_file(self.paths[0]))
+        except ValueError:  # its metadata do not name them
             num_axes = max(1, count)
         num_axes = max(1, min(num_axes, max(1, count), len(axes) - 2))
         if num_axes not in (1, count):
@@ -227,14 +204,7 @@ class _Names:
         return axes[:num_axes], [*range(count)] if num_axes == count else None
 
     def arrange(self, set_axes, columns):
-        """Put the files in order, and check that there is one in every place.
-
-        Returns
-        -------
-        lengths : list of int
-            Of the axes of the set.
-        paths : list of Path
-        """
+        """Return the lengths of the axes of the set, and the paths in order; refuse gaps and doubles."""
         if columns is None:
             return [len(self.paths)], self.paths
         values = [sorted({*self._values[:, column]}) for column in columns]
@@ -244,18 +214,19 @@ class _Names:
             other = places.setdefault(tuple(row), file)
             if other is not file:
                 raise ValueError(
-                    f"{self.path}: {other} and {file} are both {_place(set_axes, row) or 'the same image'}. "
+                    f"{self.path}: {other} and {file} are both {_as_text(set_axes, row) or 'the same image'}. "
                     "Remove one, or match fewer files."
                 )
         for place in itertools.product(*values):
             if place not in places:
                 raise ValueError(
-                    f"{self.path} lacks the file of {_place(set_axes, place)}: of {len(places)} files, "
+                    f"{self.path} lacks the file of {_as_text(set_axes, place)}: of {len(places)} files, "
                     f"{math.prod(map(len, values))} are needed for every combination. Add it, or match fewer files."
                 )
         return [len(numbers) for numbers in values], [places[place] for place in itertools.product(*values)]
 
     def _warn_of_gaps(self, set_axes, values):
+        """Warn of time points or planes that are not evenly spaced."""
         for axis, numbers in zip(set_axes, values, strict=True):
             steps = np.diff(numbers)
             if axis in "TZ" and steps.size and np.ptp(steps):
@@ -263,9 +234,9 @@ class _Names:
                 warnings.warn(
                     f"{self.path}: after {axis} {numbers[i]} follows {numbers[i + 1]}, while others are "
                     f"{steps.min()} apart. Files may be missing.",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
 
 
-def _place(axes, numbers):
+def _as_text(axes, numbers):
     return ", ".join(f"{axis} {number}" for axis, number in zip(axes, numbers, strict=True))

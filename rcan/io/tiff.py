@@ -6,25 +6,27 @@ vanishes meanwhile is an error (a memory map would end the process). Of a contig
 are read, anything else is decoded strip by strip (or tile by tile), only those that a region touches, and the
 last ones are kept in a cache of limited size.
 
-Damage is looked for before anything is decoded or allocated: every strip must lie inside the file, and hold
-enough bytes for what it claims to become. tifffile itself would fill some gaps with zeros.
+Damage is looked for before anything is decoded or allocated: every strip must lie inside the file, and hold enough
+bytes for its number of pixels. tifffile itself would fill some gaps with zeros.
 """
 
 import contextlib
+import functools
 import itertools
 import logging
 import math
-import os
 import threading
 import warnings
-from collections import namedtuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
 
 from rcan.io.cache import cache
 from rcan.io.metadata import check_ome, count_positions, name_axes, read_calibration
-from rcan.io.volume import one_error
+from rcan.io.volume import FileStates, native_dtype, report_damage
+from rcan.regions import paste, region_at, region_shape
 
 GREY, RGB, PALETTE = (0, 1), 2, 3  # values of the tag PhotometricInterpretation
 # Most bytes that one stored byte can become. PackBits: 128 from 2. LZW: a string of about 3840 from 12 bits.
@@ -37,54 +39,46 @@ SMALL_SEGMENT = 16 * 2**20  # bytes that may be allocated for a strip without as
 MOST_SKIPPED = 16  # times as many bytes as are needed may be read in one go
 JPEG = (6, 7, 33007, 34892)
 
-# Where a page lies: `offsets` and `sizes` of its strips or tiles in `file`; a plain array has no `decode`.
-Page = namedtuple("Page", "file dtype decode offsets sizes jpegtables")
-
 _quiet = threading.local()
 logging.getLogger("tifffile").addFilter(lambda record: not getattr(_quiet, "active", False))
 
 
 @contextlib.contextmanager
-def _one_error(path):
-    """As `rcan.io.volume.one_error`; tifffile's log is held back."""
+def _report_damage(path):
+    """As `rcan.io.volume.report_damage`; tifffile's log is held back."""
     _quiet.active = True
     try:
-        with np.errstate(all="ignore"), one_error(path, "TIFF", passing=(OSError, MemoryError)):
+        with np.errstate(all="ignore"), report_damage(path, "TIFF", passing=(OSError, MemoryError)):
             yield
     finally:
         _quiet.active = False
 
 
+class StoredPage(NamedTuple):
+    """Where a page lies in a file: its strips or tiles, or a plain array."""
+
+    file: str
+    dtype: np.dtype
+    decode: Callable | None  # None for a plain array
+    offsets: np.ndarray
+    sizes: np.ndarray  # bytes
+    jpegtables: bytes | None
+
+
 class TiffSource:
-    """The images of a TIFF file as one array read by slices.
+    """The images of a TIFF file as one array, see `rcan.io.volume.Source`.
 
     Several images of equal shape, axes and type are positions, the axis P; of different ones the first is read.
-
-    Parameters
-    ----------
-    path : Path
-    axes : str, optional
-        Overrides the metadata, see `rcan.io.metadata.name_axes`.
-
-    Attributes
-    ----------
-    path : Path
-    axes : str
-        One letter for each stored dimension, `_` for one of length 1 without a name.
-    shape : tuple of int
-    dtype : numpy.dtype
-    voxel_size, channel_names, time_step
-        As in `rcan.io.Volume`.
     """
 
     def __init__(self, path, axes=None):
         self.path = path
-        self._states = {}  # size and time of modification of each file
+        self._states = FileStates(path)
         self._owner = object()  # of what the cache keeps of this file
         with open(path, "rb") as stream:  # a missing file, a folder or a lack of rights ends here, as OSError
             if not stream.read(1):
                 raise ValueError(f"{path} is empty (0 bytes). Copy or export it again.")
-        with _one_error(path), tifffile.TiffFile(path) as tiff:
+        with _report_damage(path), tifffile.TiffFile(path) as tiff:
             if tiff.is_ome:
                 check_ome(path, tiff.ome_metadata)
             images = _own_images(tiff)
@@ -99,11 +93,11 @@ class TiffSource:
             elif "R" in letters:  # MicroManager's and other positions
                 letters = letters.replace("R", "P")
             self.axes, assumption = name_axes(path, letters, self.shape, axes)
-            self.dtype = np.dtype(np.uint8 if series.dtype.kind == "b" else series.dtype.newbyteorder("="))
+            self.dtype = native_dtype(series.dtype)
             self.voxel_size, self.channel_names, self.time_step = read_calibration(tiff, series)
             self._find_data(tiff, images)
         for message in filter(None, (left_out, assumption)):
-            warnings.warn(message, stacklevel=3)
+            warnings.warn(message, stacklevel=4)  # points to who called `open_volume`
 
     def _check_format(self, tiff, series, axes):
         """Refuse colour, numbers that are no intensities, and files that end before their last image."""
@@ -141,14 +135,15 @@ class TiffSource:
         return not any(tiff.filehandle.read(tiff.tiff.offsetsize))
 
     def _find_data(self, tiff, images):
-        """Note where the pixels are: at one offset for each image, or in pages."""
+        """Find where the pixels are: at one offset for each image, or in pages."""
         series = images[0]
         self._stored_dtype = series.dtype.newbyteorder(tiff.byteorder)
-        self._offsets = [None if image.is_multifile else image.dataoffset for image in images]
+        offsets = [None if image.is_multifile else image.dataoffset for image in images]
+        self._offsets = None if None in offsets else offsets
         self._image_shape = series.shape
-        self._note_state(self.path)
-        if None not in self._offsets:
-            for offset in self._offsets:
+        self._states.note(self.path)
+        if self._offsets:
+            for offset in offsets:
                 self._check_inside(self.path, offset, math.prod(series.shape) * self.dtype.itemsize)
             return
         self._pages = [self._find_page(page) for image in images for page in image]
@@ -169,18 +164,19 @@ class TiffSource:
         )
 
     def _find_page(self, page):
-        """Locate one page and check that what it claims can be true."""
+        """Return where a page lies, and check that the file can hold it."""
         if page is None:
             raise ValueError(
                 f"{self.path} lacks planes that its metadata declare, or a file that holds them."
             )
         keyframe = page.keyframe
         file = page.parent.filehandle.path
-        self._note_state(file)
+        self._states.note(file)
         offsets, sizes = np.array(page.dataoffsets, np.int64), np.array(page.databytecounts, np.int64)
         if page.is_final:
             self._check_inside(file, int(offsets[0]), keyframe.nbytes)
-            return Page(file, keyframe.dtype.newbyteorder(page.parent.byteorder), None, offsets, sizes, None)
+            dtype = keyframe.dtype.newbyteorder(page.parent.byteorder)
+            return StoredPage(file, dtype, None, offsets, sizes, None)
         if not len(offsets) == len(sizes) == math.prod(keyframe.chunked):
             raise ValueError(
                 f"{self.path} is damaged: a plane has {len(offsets)} of {math.prod(keyframe.chunked)} strips."
@@ -198,15 +194,11 @@ class TiffSource:
                 "Copy or export it again."
             )
         jpegtables = page.jpegtables if keyframe.compression in JPEG else None
-        return Page(file, keyframe.dtype, keyframe.decode, offsets, sizes, jpegtables)
-
-    def _note_state(self, file):
-        if file not in self._states:
-            stat = os.stat(file)
-            self._states[file] = stat.st_size, stat.st_mtime_ns
+        return StoredPage(file, keyframe.dtype, keyframe.decode, offsets, sizes, jpegtables)
 
     def _check_inside(self, file, offset, num_bytes):
-        missing = offset + num_bytes - self._states[file][0]
+        size, _ = self._states.note(file)
+        missing = offset + num_bytes - size
         if offset <= 0:
             raise ValueError(f"{self.path} is damaged: a plane has no data. Export it again.")
         if missing > 0:
@@ -214,44 +206,40 @@ class TiffSource:
                 f"{self.path} is cut short: {missing} bytes are missing at its end. Copy it again."
             )
 
-    def read(self, slices):
+    def read(self, region):
         """Read a part of the array, see `rcan.io.volume.Source`."""
-        index = tuple(
-            slices.get(axis, slice(0, size)) for axis, size in zip(self.axes, self.shape, strict=True)
-        )
-        with _one_error(self.path), contextlib.ExitStack() as stack:
-            files = {}
+        with _report_damage(self.path), contextlib.ExitStack() as stack:
 
-            def open_file(path):  # each file once in a call
-                if path not in files:
-                    files[path] = stack.enter_context(open(path, "rb", buffering=0))
-                    self._check_unchanged(path)
-                return files[path]
+            @functools.cache  # each file is opened once in a call
+            def open_file(file):
+                opened = stack.enter_context(open(file, "rb", buffering=0))
+                self._states.check(file)
+                return opened
 
-            if None not in self._offsets:
-                inner = index[len(index) - len(self._image_shape) :]
-                offsets = self._offsets[index[0]] if len(self._offsets) > 1 else self._offsets
-                parts = [
-                    _read_plain(open_file(self.path), offset, self._image_shape, self._stored_dtype, inner)
-                    for offset in offsets
-                ]
-                if len(parts) > 1:
-                    return np.stack(parts)
-                return parts[0].reshape([s.stop - s.start for s in index])
-            first, last = index[: self._page_axis], index[self._page_axis :]
-            numbers = np.arange(len(self._pages)).reshape(self.shape[: self._page_axis])[first]
-            part = np.empty([s.stop - s.start for s in index], self.dtype)
-            long = iter(s for s, size in zip(last, self.shape[self._page_axis :], strict=True) if size > 1)
-            region = tuple(next(long) if size > 1 else slice(0, 1) for size in self._page_shape)
-            for where in np.ndindex(numbers.shape):
-                page = self._read_page(numbers[where], region, open_file)
-                part[where] = page.reshape(part[where].shape)
-            return part
+            if self._offsets:
+                return self._read_images(region, open_file)
+            return self._read_pages(region, open_file)
 
-    def _check_unchanged(self, file):
-        stat = os.stat(file)
-        if (stat.st_size, stat.st_mtime_ns) != self._states[file]:
-            raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
+    def _read_images(self, region, open_file):
+        """Read a part of images that lie in the file without gaps."""
+        inner = region[len(region) - len(self._image_shape) :]
+        parts = [
+            _read_plain(open_file(self.path), offset, self._image_shape, self._stored_dtype, inner)
+            for offset in (self._offsets[region[0]] if len(self._offsets) > 1 else self._offsets)
+        ]
+        return np.stack(parts) if len(parts) > 1 else parts[0].reshape(region_shape(region))
+
+    def _read_pages(self, region, open_file):
+        """Read a part of images page by page."""
+        first, last = region[: self._page_axis], region[self._page_axis :]
+        numbers = np.arange(len(self._pages)).reshape(self.shape[: self._page_axis])[first]
+        part = np.empty(region_shape(region), self.dtype)
+        long = iter(s for s, size in zip(last, self.shape[self._page_axis :], strict=True) if size > 1)
+        in_page = tuple(next(long) if size > 1 else slice(0, 1) for size in self._page_shape)
+        for where in np.ndindex(numbers.shape):
+            page = self._read_page(numbers[where], in_page, open_file)
+            part[where] = page.reshape(part[where].shape)
+        return part
 
     def _read_page(self, number, region, open_file):
         """Read a region of a page, in the five dimensions of its strips."""
@@ -260,16 +248,12 @@ class TiffSource:
             return _read_plain(
                 open_file(page.file), int(page.offsets[0]), self._page_shape, page.dtype, region
             )
-        start = np.array([s.start for s in region])
-        stop = np.array([s.stop for s in region])
-        block = np.empty(stop - start, self.dtype)
+        start, stop = ([getattr(part, end) for part in region] for end in ("start", "stop"))
+        block = np.empty(region_shape(region), self.dtype)
         touched = (self._starts < stop) & (self._starts + self._strip_shape > start)
         for i in np.flatnonzero(touched.all(axis=1)):
             strip = self._decode(number, i, open_file)[np.newaxis]
-            low = np.maximum(start, self._starts[i])
-            high = np.minimum(stop, self._starts[i] + strip.shape)
-            inside = tuple(map(slice, low - self._starts[i], high - self._starts[i]))
-            block[tuple(map(slice, low - start, high - start))] = strip[inside]
+            paste(block, region, strip, region_at(self._starts[i], strip.shape))
         return block
 
     def _decode(self, number, i, open_file):
@@ -283,9 +267,9 @@ class TiffSource:
             cache.keep(self._owner, (number, i), strip)
         return strip
 
-    def state(self):
-        """Size and time of modification, by which a later state of the file is told."""
-        size, modified = self._states[self.path]
+    def signature(self):
+        """Return size and time of modification of the file."""
+        size, modified = self._states.note(self.path)
         return {"size": size, "modified": modified}
 
     def close(self):
@@ -294,18 +278,18 @@ class TiffSource:
 
 
 def _own_images(tiff):
-    """The images of a file. OME metadata also list those of other files of a set, which are left to these."""
+    """Return the images of a file; OME metadata also list those of other files of a set, which are left out."""
     own = [series for series in tiff.series if series.is_multifile or series.keyframe.parent is tiff]
     return own or tiff.series
 
 
-def _read_plain(file, offset, shape, dtype, index):
+def _read_plain(file, offset, shape, dtype, region):
     """Read a region of an array that lies in a file without gaps; reads as few stretches as are worth it."""
-    sizes = [s.stop - s.start for s in index]
-    region, dtype = np.empty(sizes, dtype), np.dtype(dtype)
+    sizes = region_shape(region)
+    part = np.empty(sizes, dtype)
     axis = len(shape)  # the axes from here on are read in one stretch
     inner = 1  # values of a stretch
-    while axis and sizes[axis:] == list(shape[axis:]):
+    while axis and sizes[axis:] == tuple(shape[axis:]):
         axis -= 1
         inner = sizes[axis] * math.prod(shape[axis + 1 :])
     steps = [math.prod(shape[i + 1 :]) for i in range(len(shape))]  # values from one index to the next
@@ -313,15 +297,15 @@ def _read_plain(file, offset, shape, dtype, index):
     has_gaps = longer <= MOST_SKIPPED * inner * sizes[axis - 1]  # to skip them costs less than more calls
     axis -= has_gaps
     stretch = np.empty(longer, dtype) if has_gaps else None
-    strides = [step * dtype.itemsize for step in steps[axis:]]
-    first = sum(s.start * step for s, step in zip(index, steps, strict=True))
+    strides = [step * part.itemsize for step in steps[axis:]]
+    first = sum(s.start * step for s, step in zip(region, steps, strict=True))
     for where in itertools.product(*map(range, sizes[:axis])):
         start = first + sum(i * step for i, step in zip(where, steps, strict=False))
-        target = stretch if has_gaps else region[where].reshape(-1)
-        _read_into(file, offset + start * dtype.itemsize, target)
+        target = stretch if has_gaps else part[where].reshape(-1)
+        _read_into(file, offset + start * part.itemsize, target)
         if has_gaps:
-            region[where] = np.lib.stride_tricks.as_strided(stretch, sizes[axis:], strides)
-    return region
+            part[where] = np.lib.stride_tricks.as_strided(stretch, sizes[axis:], strides)
+    return part
 
 
 def _read_into(file, offset, array):

@@ -6,7 +6,6 @@ decode its planes again.
 
 import contextlib
 import math
-import os
 import re
 import threading
 import warnings
@@ -15,7 +14,8 @@ import numpy as np
 
 from rcan.io.cache import cache
 from rcan.io.metadata import count_positions, name_axes
-from rcan.io.volume import one_error
+from rcan.io.volume import FileStates, report_damage
+from rcan.regions import region_shape
 
 STORED_AXES = "PTCZYX"
 BATCH_BYTES = 2**26  # of planes that are read in one go
@@ -23,41 +23,25 @@ PASSING = (OSError, MemoryError, ImportError)  # exceptions of a plugin that say
 
 
 class VendorSource:
-    """A microscope's file as an array read by slices; its scenes are positions if they are alike.
-
-    Parameters
-    ----------
-    path : Path
-    axes : str, optional
-        Overrides the metadata, see `rcan.io.metadata.name_axes`.
-
-    Attributes
-    ----------
-    path : Path
-    axes : str
-        One letter for each stored dimension, `_` for one of length 1.
-    shape : tuple of int
-        Positions, time points, channels, and planes of (Y, X).
-    dtype : numpy.dtype
-    voxel_size, channel_names, time_step
-        As in `rcan.io.Volume`.
+    """A microscope's file as one array, see `rcan.io.volume.Source`; scenes that are alike are positions.
 
     Raises
     ------
     ImportError
         If bioio, or its plugin for the format, is not installed.
     ValueError
-        If the file is damaged, a photograph in colour, or has axes beyond ours.
+        If the file is damaged, a photograph in colour, or has other axes.
     """
 
     def __init__(self, path, axes=None):
         self.path = path
         self._owner = object()  # of what the cache keeps of this file
         self._lock = threading.Lock()  # a reader has one current scene
+        self._states = FileStates(path)
         with open(path, "rb"):  # a missing file or a lack of rights ends here, as OSError
-            self._state = self.state()
+            self._states.note(path)
         reader_class = _find_reader(path)
-        with one_error(path, path.suffix, passing=PASSING):
+        with report_damage(path, path.suffix, passing=PASSING):
             self._reader = reader_class(str(path))
             kinds = [self._examine(scene) for scene in range(len(self._reader.scenes))]
             shape, self.dtype = kinds[0]
@@ -67,10 +51,10 @@ class VendorSource:
         self.axes, assumption = name_axes(path, STORED_AXES, self.shape, axes)
         self._read_calibration()
         for message in filter(None, (left_out, assumption)):
-            warnings.warn(message, stacklevel=3)
+            warnings.warn(message, stacklevel=4)  # points to who called `open_volume`
 
     def _examine(self, scene):
-        """Shape (T, C, Z, Y, X) and type of a scene; refuses what is no stack of grey planes."""
+        """Return shape (T, C, Z, Y, X) and type of a scene; refuse scenes that are no stacks of grey planes."""
         self._reader.set_scene(scene)
         sizes = dict(zip(self._reader.dims.order, self._reader.dims.shape, strict=True))
         dtype = np.dtype(self._reader.dtype).newbyteorder("=")
@@ -105,22 +89,18 @@ class VendorSource:
         is_made_up = any(re.fullmatch(r"Channel:\d+(:\d+)*", name) for name in names)  # by the plugin
         self.channel_names = None if is_made_up else names
 
-    def read(self, slices):
+    def read(self, region):
         """Read a part of the array, see `rcan.io.volume.Source`."""
-        *stacks, planes, rows, columns = (
-            range(*slices.get(axis, slice(None)).indices(size))
-            for axis, size in zip(self.axes, self.shape, strict=True)
-        )
-        part = np.empty([*map(len, (*stacks, planes, rows, columns))], self.dtype)
-        region = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        part = np.empty(region_shape(region), self.dtype)
+        *stacks, planes = (range(side.start, side.stop) for side in region[:4])
         for where in np.ndindex(part.shape[:3]):
             stack = tuple(indices[i] for indices, i in zip(stacks, where, strict=True))
             for i, plane in enumerate(self._planes(stack, planes)):
-                part[(*where, i)] = plane[region]
+                part[(*where, i)] = plane[region[4:]]
         return part
 
     def _planes(self, stack, planes):
-        """The planes of a stack (position, time point, channel), from the file or from the cache."""
+        """Yield planes of a stack (position, time point, channel), from the file or from the cache."""
         step = len(planes)
         if self._reads_planes():
             step = max(1, BATCH_BYTES // (math.prod(self.shape[-2:]) * self.dtype.itemsize))
@@ -130,16 +110,15 @@ class VendorSource:
             missing = [z for z, plane in found.items() if plane is None]
             if missing:
                 for z, plane in zip(missing, self._decode(stack, missing), strict=True):
-                    found[z] = plane.copy()  # what is kept must not hold the others in memory
+                    found[z] = plane.copy()  # a view would keep the others in memory
                     cache.keep(self._owner, (stack, z), found[z])
             yield from found.values()
 
     def _decode(self, stack, planes):
         """Read planes of a stack, (Z, Y, X)."""
         position, time_point, channel = stack
-        with self._lock, one_error(self.path, self.path.suffix, passing=PASSING):
-            if self.state() != self._state:
-                raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
+        with self._lock, report_damage(self.path, self.path.suffix, passing=PASSING):
+            self._states.check(self.path)
             self._reader.set_scene(position)
             chosen = {"T": time_point, "C": channel, "Z": planes}
             if self._reads_planes():
@@ -147,15 +126,15 @@ class VendorSource:
             return self._reader.get_image_dask_data("ZYX", **chosen).compute(scheduler="synchronous")
 
     def _reads_planes(self):
-        """Whether the plugin reads single planes by itself; through dask it takes seconds in a file of thousands."""
+        """Whether the plugin reads single planes itself; through dask that takes seconds in a file of thousands."""
         from bioio_base.reader import Reader
 
         return type(self._reader)._read_indexed is not Reader._read_indexed
 
-    def state(self):
-        """Size and time of modification, by which a later state of the file is told."""
-        stat = os.stat(self.path)
-        return {"size": stat.st_size, "modified": stat.st_mtime_ns}
+    def signature(self):
+        """Return size and time of modification of the file."""
+        size, modified = self._states.note(self.path)
+        return {"size": size, "modified": modified}
 
     def close(self):
         """Free the decoded planes; the next read decodes them again."""
@@ -163,7 +142,7 @@ class VendorSource:
 
 
 def _find_reader(path):
-    """The plugin for the suffix of a path."""
+    """Return the reader of bioio's plugin for the suffix of a path."""
     with contextlib.suppress(ImportError):
         from bioio.plugins import get_plugins
 

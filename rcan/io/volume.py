@@ -1,129 +1,26 @@
-"""One image seen as blocks of fixed axes.
+"""One image on disk as blocks of fixed axes, and what all formats share.
 
-A `Source` knows a format: there are `TiffSource`, `ZarrSource`, `SeriesSource` and `VendorSource`. A `Volume` knows
-blocks, frames and regions.
+A format offers a `Source` that reads its files, a `Sink` that writes them, or both. A `Volume` makes blocks,
+frames and regions of a source. This module knows no format: `rcan.io.opening` knows them all.
 """
 
 import contextlib
-import glob
-from pathlib import Path
+import errno
+import os
+import shutil
 from typing import Protocol
 
 import numpy as np
 
+from rcan.atomic_io import file_signature
+from rcan.regions import region_shape, resolve_region
+
 ALL_AXES = "PTZYXC"  # in the order in which frames are looped over and blocks are laid out
 BLOCK_AXES = ("ZYXC", "ZYX", "YXC", "YX")
-VENDOR_SUFFIXES = (".czi", ".nd2", ".lif", ".oir", ".ims", ".dv")  # read through bioio
-
-
-def open_volume(path, *, axes=None, block_axes="ZYXC"):
-    """Open an image file; only its metadata is read.
-
-    Parameters
-    ----------
-    path : str or Path
-        TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF; the folder of an OME-Zarr image; a vendor's file. A pattern such
-        as ``"cell_t*.tif"``, or a folder of images: one image, of which each file is a part (see
-        `rcan.io.series`).
-    axes : str, optional
-        The stored axes in storage order, of the letters P (positions), T, C, Z, Y and X. Overrides the metadata.
-        May name axes of length 1 that the file does not store.
-    block_axes : {"ZYXC", "ZYX", "YXC", "YX"}
-        Which axes one block has; the others are looped over as frames.
-
-    Returns
-    -------
-    volume : Volume
-
-    Raises
-    ------
-    OSError
-        If the file is missing or may not be read.
-    ValueError
-        If it is no image of this kind, is damaged, or has axes that cannot be told.
-    """
-    path = Path(str(path))
-    if axes is not None:
-        axes = str(axes).upper()
-        if not set("YX") <= set(axes) <= set(ALL_AXES) or len(set(axes)) < len(axes):
-            raise ValueError(
-                f"{path} cannot have the axes {axes!r}: name each stored axis once, in storage order, with "
-                "the letters P (positions), T, C, Z, Y and X; Y and X are needed. Example: ZCYX."
-            )
-    source = source_of(path)(path, axes)
-    return Volume(source, axes or source.axes.replace("_", ""), block_axes)
-
-
-def source_of(path):
-    """Find what reads a path; its library is imported with the first file, not with the package.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    source_class : type
-        A `Source`, made of the path and of the axes that the user names or None.
-    """
-    if is_zarr(path):
-        from rcan.io.zarr import ZarrSource
-
-        return ZarrSource
-    if path.is_dir() or (not path.exists() and glob.has_magic(str(path))):
-        from rcan.io.series import SeriesSource
-
-        return SeriesSource
-    if path.suffix.lower() in VENDOR_SUFFIXES:
-        from rcan.io.vendor import VendorSource
-
-        return VendorSource
-    from rcan.io.tiff import TiffSource
-
-    return TiffSource
-
-
-def is_zarr(path):
-    """Whether a path is the folder of a Zarr group or array.
-
-    Parameters
-    ----------
-    path : Path
-    """
-    return any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray"))
-
-
-@contextlib.contextmanager
-def one_error(path, kind, *, passing):
-    """Turn whatever a reader finds wrong with a file into one ValueError that starts with the path.
-
-    What is wrong with the disk stays what it is: such an error has a number.
-
-    Parameters
-    ----------
-    path : Path
-    kind : str
-        Of image, for the message.
-    passing : type or tuple of type
-        Exceptions that stay what they are, too.
-    """
-    try:
-        yield
-    except passing:
-        raise
-    except Exception as error:
-        is_ours = isinstance(error, ValueError) and str(error).startswith(str(path))
-        if is_ours or getattr(error, "errno", None) is not None:
-            raise
-        reason = (str(error).splitlines() or [""])[0][:200].rstrip(".") or type(error).__name__
-        reason = f"its metadata lack {reason}" if isinstance(error, KeyError) else reason
-        raise ValueError(
-            f"{path} cannot be read as a {kind} image: {reason}. Copy or export it again."
-        ) from error
 
 
 class Source(Protocol):
-    """The stored array of an image, read by slices.
+    """What a format's reader offers: the stored array of an image, read by regions.
 
     Attributes
     ----------
@@ -132,31 +29,57 @@ class Source(Protocol):
         One letter for each stored dimension, `_` for a nameless one of length 1.
     shape : tuple of int
     dtype : numpy.dtype
+        In native byte order.
     voxel_size, time_step
         As in `Volume`.
     channel_names : tuple of str, or None
         May be more or fewer than there are channels.
     """
 
-    def read(self, slices):
-        """Read a part of the array.
+    def read(self, region):
+        """Read the part of the array that a slice for each dimension, with start and stop, names."""
 
-        Parameters
-        ----------
-        slices : dict
-            Slice by axis, with start and stop; axes that are not named are read whole.
-
-        Returns
-        -------
-        part : ndarray
-            In the order of `axes`.
-        """
-
-    def state(self):
-        """JSON that changes when the data on disk do."""
+    def signature(self):
+        """Return JSON that changes when the files change."""
 
     def close(self):
         """Free what has been decoded and kept; the next read decodes it again."""
+
+
+class Sink(Protocol):
+    """What a format's writer offers: a context manager that writes an image block by block.
+
+    Attributes
+    ----------
+    path : Path
+        The image gets this name when the `with` block ends without an exception.
+    display_range : array of shape (2,) or (C, 2), or None
+        Grey values that viewers show as black and white, of all channels or of each. To be set before the `with`
+        block begins.
+    notes : dict
+        Text and lists of text by name, for the metadata. To be set before the `with` block begins.
+    """
+
+    def write(self, frame, region, block):
+        """Write one block.
+
+        Parameters
+        ----------
+        frame : dict
+            Index by axis of what the block leaves out: P and T; Z of a block without Z; C is the first channel
+            that the block's channels go to. 0 where not given.
+        region : tuple of slice, or None
+            Where the block goes, one slice for each of its spatial axes; None for everything.
+        block : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+            Rounded and clipped where integers are stored.
+        """
+
+    def complete(self):
+        """Finish the image, and return its present, hidden path; the end of the `with` block does it otherwise."""
+
+    def __enter__(self): ...
+
+    def __exit__(self, exception_type, *exception): ...
 
 
 class Volume:
@@ -222,12 +145,11 @@ class Volume:
             dict(zip(looped, index, strict=True)) for index in np.ndindex(*(sizes[axis] for axis in looped))
         ]
 
-    @property
-    def identity(self):
-        """What tells this view of a file from others, and from a later state of the file: JSON."""
+    def signature(self):
+        """Return JSON that differs for other views of the file, and after a change of the file."""
         return {
             "path": str(self.path.absolute()),
-            **self._source.state(),
+            **self._source.signature(),
             "axes": [self.axes, self.block_axes],
             "bounds": self._bounds,
         }
@@ -254,34 +176,23 @@ class Volume:
         ValueError
             If the file is damaged.
         """
-        slices = {axis: slice(i, i + 1) for axis, i in (frame or self.frames[0]).items()}
         bounds = self._locate(region)
+        slices = {axis: slice(i, i + 1) for axis, i in (frame or self.frames[0]).items()}
         slices |= {axis: slice(*limits) for axis, limits in bounds.items()}
-        stored = self._source.read(slices)
+        dimensions = zip(self._source.axes, self._source.shape, strict=True)
+        stored = self._source.read(tuple(slices.get(axis, slice(0, size)) for axis, size in dimensions))
         order = sorted(range(stored.ndim), key=lambda i: ALL_AXES.find(self._source.axes[i]))
         shape = (*(stop - start for start, stop in bounds.values()), self.shape[-1])
         block = stored.transpose(order).reshape(shape)  # looped and nameless axes have length 1
-        with np.errstate(
-            over="ignore"
-        ):  # what no float32 can hold becomes infinite, which check_pair reports
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which checks of the image report
             return np.array(block, dtype or self.dtype, order="C")
 
     def crop(self, region):
-        """Return a view of a region: the same file, with the `shape` and `sizes` of the part.
-
-        Parameters
-        ----------
-        region : tuple of slice
-            One slice for each spatial block axis, in coordinates of this volume.
-
-        Returns
-        -------
-        part : Volume
-        """
+        """Return a view of a region, one slice for each spatial block axis: the same file, smaller."""
         return Volume(self._source, self.axes, self.block_axes, self._locate(region))
 
     def with_block_axes(self, block_axes):
-        """Return the same file seen with other block axes; a crop is refused, as its region would not fit."""
+        """Return the same file in other blocks; a crop is refused, as its region would not fit."""
         if self._is_crop:
             raise ValueError(f"{self.path} is cropped: choose the block axes first, then crop.")
         return Volume(self._source, self.axes, block_axes)
@@ -308,3 +219,76 @@ class Volume:
             first, last, _ = part.indices(stop - start)
             located[axis] = (start + first, start + last)
         return located
+
+
+def are_valid_axes(axes):
+    """Whether axes have each letter at most once, Y and X among them, and none but P, T, C, Z, Y and X."""
+    return set("YX") <= set(axes) <= set(ALL_AXES) and len(set(axes)) == len(axes)
+
+
+def native_dtype(stored):
+    """Return the type in which values are read: native byte order, uint8 for bilevel images."""
+    return np.dtype(np.uint8 if stored.kind == "b" else stored.newbyteorder("="))
+
+
+def place_block(path, frame, region, block, sizes):
+    """Return a block as (Z, Y, X, C), and its region in an image of these sizes by axis; see `Sink.write`."""
+    first = frame.get("C", 0)
+    region = (*(region or (slice(None),) * (block.ndim - 1)), slice(first, first + block.shape[-1]))
+    region = resolve_region(region, [sizes[axis] for axis in "ZYXC"[-block.ndim :]])
+    target = region_shape(region)
+    if target != block.shape:
+        raise ValueError(f"{path}: a block of {block.shape} does not fit the region {target}.")
+    if block.ndim == 3:
+        plane = frame.get("Z", 0)
+        block, region = block[np.newaxis], (slice(plane, plane + 1), *region)
+    return block, region
+
+
+def check_space(path, num_bytes, *, least_share=1.0):
+    """Refuse to write an image where less than a share of its bytes is free on the disk."""
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < least_share * num_bytes:
+        needed = f"{num_bytes / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free"
+        needed = needed if least_share == 1 else f"up to {needed}"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
+
+
+class FileStates:
+    """Size and time of modification of the files of an image, by which a later change is noticed."""
+
+    def __init__(self, path):
+        self._path = path  # of the image, for messages
+        self._states = {}
+
+    def note(self, file):
+        """Note a file as it is now, unless it has been noted before; return its size and time."""
+        if file not in self._states:
+            self._states[file] = file_signature(file)
+        return self._states[file]
+
+    def check(self, file):
+        """Refuse to read a file that has changed since it was noted."""
+        if file_signature(file) != self._states[file]:
+            raise ValueError(f"{self._path} has changed since it was opened. Open it again.")
+
+
+@contextlib.contextmanager
+def report_damage(path, kind, *, passing):
+    """Turn any error that a reader of this kind of image raises into one ValueError that starts with the path.
+
+    Errors of the disk, which have a number, and exceptions of the types in `passing` stay what they are.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:
+        is_ours = isinstance(error, ValueError) and str(error).startswith(str(path))
+        if is_ours or getattr(error, "errno", None) is not None:
+            raise
+        reason = (str(error).splitlines() or [""])[0][:200].rstrip(".") or type(error).__name__
+        reason = f"its metadata lack {reason}" if isinstance(error, KeyError) else reason
+        raise ValueError(
+            f"{path} cannot be read as a {kind} image: {reason}. Copy or export it again."
+        ) from error

@@ -5,7 +5,7 @@ of a plate. Images of one shape are positions, the axis P. Of each image the lev
 by chunk, only those that a region touches; the last ones are kept in a cache of limited size, so that tiles which
 overlap do not decode them again. Where Zarr 3 packs many chunks into one file (a shard), the chunk is what is read.
 
-A chunk that is not stored holds the fill value, says the standard: that is no damage.
+A chunk that is not stored is no damage: by the standard it holds the fill value.
 """
 
 import contextlib
@@ -13,19 +13,20 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import warnings
-from collections import namedtuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rcan.atomic_io import read_json
 from rcan.io.cache import cache
 from rcan.io.metadata import SECONDS_PER_UNIT, UM_PER_UNIT, calibrate, name_axes
-from rcan.io.volume import is_zarr, one_error
+from rcan.io.paths import ZARR_METADATA_FILES, is_zarr
+from rcan.io.volume import FileStates, native_dtype, report_damage
 from rcan.memory import free_memory
+from rcan.regions import chunk_region, paste, region_shape, touched_chunks
 
-METADATA_FILES = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 # NGFF spells units out, as UDUNITS does; short ones are written all the same.
 _PREFIXES = {"pico": 1e-12, "nano": 1e-9, "micro": 1e-6, "milli": 1e-3, "centi": 1e-2, "deci": 0.1, "": 1.0}
 _UM = UM_PER_UNIT | {
@@ -35,28 +36,25 @@ _SECONDS = SECONDS_PER_UNIT | {f"{prefix}second": by for prefix, by in _PREFIXES
 _SECONDS |= {"minute": 60.0, "day": 86400.0}
 _AXIS_OF_TYPE = {"time": "T", "channel": "C"}
 
-# One image: the array of full resolution; a letter, a step and its unit for each of its dimensions; the labels of
-# its channels; size and time of modification of its metadata files.
-Image = namedtuple("Image", "array letters scale units labels states")
+
+class StoredImage(NamedTuple):
+    """One image of a Zarr folder."""
+
+    array: Any  # zarr.Array of full resolution
+    letters: str  # of its dimensions, as the three below
+    scale: tuple  # size of a voxel, or None
+    units: tuple
+    labels: tuple  # of the channels
+    metadata_files: list[Path]
+
+    @property
+    def layout(self):
+        """What must be equal for images to be positions of one."""
+        return self.array.shape, self.array.dtype, self.letters
 
 
 def import_zarr(path):
-    """Import zarr 3, or say how to get it.
-
-    Parameters
-    ----------
-    path : Path
-        What is to be read or written, for the message.
-
-    Returns
-    -------
-    zarr : module
-
-    Raises
-    ------
-    ImportError
-        If it is not installed, or too old for what NGFF 0.5 is stored in.
-    """
+    """Import zarr 3, or raise an ImportError that says how to get it for this path."""
     with contextlib.suppress(ImportError):
         import zarr
 
@@ -68,54 +66,42 @@ def import_zarr(path):
 
 
 class ZarrSource:
-    """One Zarr image, or the images of a collection along P, as an array read by slices.
+    """One Zarr image, or the images of a collection along P, as one array, see `rcan.io.volume.Source`.
 
-    Parameters
-    ----------
-    path : Path
-        Folder of an image, of a plain array, of a well or a plate, or of the scenes of a file
-        (bioformats2raw.layout).
-    axes : str, optional
-        Overrides the metadata, see `rcan.io.metadata.name_axes`.
-
-    Attributes
-    ----------
-    path : Path
-    axes : str
-        One letter for each stored dimension, `_` for one of length 1 without a name; P comes first.
-    shape : tuple of int
-    dtype : numpy.dtype
-    voxel_size, channel_names, time_step
-        As in `rcan.io.Volume`; of the first image.
+    A folder is an image, a plain array, a well or a plate, or the scenes of a file (bioformats2raw.layout). The
+    calibration is that of the first image.
     """
 
     def __init__(self, path, axes=None):
         self.path = path
         self._owner = object()  # of what the cache keeps of this image
+        self._states = FileStates(path)
         zarr = import_zarr(path)
-        with one_error(path, "Zarr", passing=MemoryError):
+        with report_damage(path, "Zarr", passing=MemoryError):
             self._images = [_open_image(zarr, folder) for folder in _find_images(path)]
             first, num_images = self._images[0], len(self._images)
-            if any(_kind(image) != _kind(first) for image in self._images):
+            if any(image.layout != first.layout for image in self._images):
                 self._images = [first]
+            for image in self._images:
+                for file in image.metadata_files:
+                    self._states.note(file)
             self._check_format(first.array)
             self._has_positions = len(self._images) > 1
             named, assumption = name_axes(path, first.letters, first.array.shape, self._inner_axes(axes))
             self.axes = "P" * self._has_positions + named
             self.shape = (num_images,) * self._has_positions + first.array.shape
-            stored = first.array.dtype
-            self.dtype = np.dtype(np.uint8 if stored.kind == "b" else stored.newbyteorder("="))
+            self.dtype = native_dtype(first.array.dtype)
             self._calibrate(first, named)
         if num_images > len(self._images):
             warnings.warn(
                 f"{path} holds {num_images} images of different shape or type: only the first is read.",
-                stacklevel=3,
+                stacklevel=4,  # points to who called `open_volume`
             )
         if assumption:
-            warnings.warn(assumption, stacklevel=3)
+            warnings.warn(assumption, stacklevel=4)
 
     def _inner_axes(self, axes):
-        """What the user says of one image."""
+        """The part of the axes named by the user that belongs to one image."""
         if axes is None or not self._has_positions:
             return axes
         if axes[0] != "P":
@@ -126,7 +112,7 @@ class ZarrSource:
         return axes[1:]
 
     def _check_format(self, array):
-        """Refuse what is no grey value, and what cannot be decoded in the memory there is."""
+        """Refuse values that are no intensities, and chunks too large for the memory that is free."""
         if array.dtype.kind not in "buif":
             raise ValueError(
                 f"{self.path} stores values of an unsupported kind ({array.dtype}): integers or real numbers "
@@ -150,47 +136,35 @@ class ZarrSource:
         self.time_step = calibrate(*steps.get("T", (None, None)), _SECONDS)
         self.channel_names = image.labels if all(image.labels) else None
 
-    def read(self, slices):
+    def read(self, region):
         """Read a part of the array, see `rcan.io.volume.Source`."""
-        index = [slices.get(axis, slice(0, size)) for axis, size in zip(self.axes, self.shape, strict=True)]
-        positions = range(len(self._images))[index[0]] if self._has_positions else (0,)
-        region = index[1:] if self._has_positions else index
-        part = np.empty([s.stop - s.start for s in index], self.dtype)
-        images = part if self._has_positions else part[np.newaxis]
-        with one_error(self.path, "Zarr", passing=MemoryError):  # a codec's own OSError has no number
+        part = np.empty(region_shape(region), self.dtype)
+        positions, images = (0,), part[np.newaxis]
+        if self._has_positions:
+            positions, images = range(len(self._images))[region[0]], part
+            region = region[1:]
+        with report_damage(self.path, "Zarr", passing=MemoryError):  # a codec's own OSError has no number
             for position, target in zip(positions, images, strict=True):
-                self._check_unchanged(position)
+                for file in self._images[position].metadata_files:
+                    self._states.check(file)
                 self._read_image(position, region, target)
         return part
 
-    def _check_unchanged(self, position):
-        states = self._images[position].states
-        if states != _states(states):
-            raise ValueError(f"{self.path} has changed since it was opened. Open it again.")
-
     def _read_image(self, position, region, target):
         """Fill `target` from the chunks that a region of one image touches."""
-        chunk_shape = self._images[position].array.chunks
-        touched = (range(s.start // c, -(-s.stop // c)) for s, c in zip(region, chunk_shape, strict=True))
-        for number in itertools.product(*touched):
-            chunk = self._decode(position, number, chunk_shape)
-            starts = [i * size for i, size in zip(number, chunk_shape, strict=True)]
-            into, out_of = overlap(region, starts, chunk.shape)
-            target[into] = chunk[out_of]
+        array = self._images[position].array
+        for number in touched_chunks(region, array.chunks):
+            place = chunk_region(number, array.chunks, array.shape)
+            chunk = cache.get(self._owner, (position, number))
+            if chunk is None:
+                chunk = np.asarray(array[place]).astype(self.dtype, copy=False)
+                cache.keep(self._owner, (position, number), chunk)
+            paste(target, region, chunk, place)
 
-    def _decode(self, position, number, chunk_shape):
-        """Decode one chunk, or take it from the cache."""
-        chunk = cache.get(self._owner, (position, number))
-        if chunk is None:
-            array = self._images[position].array
-            where = (slice(i * size, (i + 1) * size) for i, size in zip(number, chunk_shape, strict=True))
-            chunk = np.asarray(array[tuple(where)]).astype(self.dtype, copy=False)
-            cache.keep(self._owner, (position, number), chunk)
-        return chunk
-
-    def state(self):
-        """Digest of size and time of modification of all metadata files, by which a later state is told."""
-        states = sorted((str(file), *facts) for image in self._images for file, facts in image.states.items())
+    def signature(self):
+        """Return a digest of size and time of modification of all metadata files."""
+        files = [file for image in self._images for file in image.metadata_files]
+        states = sorted((str(file), *self._states.note(file)) for file in files)
         return {"metadata": hashlib.sha256(json.dumps(states).encode()).hexdigest()}
 
     def close(self):
@@ -198,35 +172,8 @@ class ZarrSource:
         cache.drop(self._owner)
 
 
-def overlap(region, starts, shape):
-    """What a region and a block have in common.
-
-    Parameters
-    ----------
-    region : sequence of slice
-    starts, shape : sequence of int
-        Where the block begins, in the coordinates of the region, and how long it is.
-
-    Returns
-    -------
-    in_region, in_block : tuple of slice
-        The same voxels, counted from the start of each.
-    """
-    limits = [
-        (max(s.start, start), min(s.stop, start + length), s.start, start)
-        for s, start, length in zip(region, starts, shape, strict=True)
-    ]
-    in_region = tuple(slice(low - first, high - first) for low, high, first, _ in limits)
-    return in_region, tuple(slice(low - start, high - start) for low, high, _, start in limits)
-
-
-def _kind(image):
-    """What images have in common that are positions of one."""
-    return image.array.shape, image.array.dtype, image.letters
-
-
 def _attributes(folder):
-    """The OME attributes of a group or array."""
+    """Return the OME attributes of a group or array."""
     if (folder / "zarr.json").is_file():
         attributes = read_json(folder / "zarr.json").get("attributes", {})
         return attributes.get("ome", attributes)
@@ -235,12 +182,12 @@ def _attributes(folder):
     if is_zarr(folder):
         return {}
     raise ValueError(
-        f"{folder} is missing, or has lost its metadata ({', '.join(METADATA_FILES[:2])}). Copy the image again."
+        f"{folder} is missing, or has lost its metadata ({', '.join(ZARR_METADATA_FILES[:2])}). Copy the image again."
     )
 
 
 def _find_images(path):
-    """The folder of each image: of `path` itself, or in the order of the collection that it is."""
+    """Return the folder of each image: `path` itself, or those of the collection that it is, in their order."""
     attributes = _attributes(path)
     if "multiscales" in attributes or _is_array(path):
         return [path]
@@ -277,7 +224,7 @@ def _open_image(zarr, folder):
         array = zarr.open_array(folder, mode="r")
         names = getattr(array.metadata, "dimension_names", None) or ("",) * (array.ndim - 2) + ("y", "x")
         unknown = (None,) * array.ndim
-        return Image(array, _letters(names), unknown, unknown, (), _states_of(folder))
+        return StoredImage(array, _letters(names), unknown, unknown, (), _metadata_files(folder))
     multiscale = attributes["multiscales"][0]
     level = multiscale["datasets"][0]
     if not _is_array(folder / level["path"]):
@@ -301,11 +248,12 @@ def _open_image(zarr, folder):
     scale = [math.prod(factors) for factors in zip(*steps, strict=True)] if steps else (None,) * array.ndim
     labels = tuple(channel.get("label") for channel in attributes.get("omero", {}).get("channels", ()))
     units = tuple(axis.get("unit") for axis in axes)
-    return Image(array, letters, tuple(scale), units, labels, _states_of(folder, folder / level["path"]))
+    files = _metadata_files(folder, folder / level["path"])
+    return StoredImage(array, letters, tuple(scale), units, labels, files)
 
 
 def _letters(names, types=()):
-    """A letter for each axis: that of its name, else that of its type, else Q, which says nothing."""
+    """Return a letter for each axis: that of its name, else that of its type, else Q for an unknown axis."""
     types = types or (None,) * len(names)
     return "".join(
         name.upper() if name in [*"tczyxTCZYX"] else _AXIS_OF_TYPE.get(kind, "Q")
@@ -313,11 +261,6 @@ def _letters(names, types=()):
     )
 
 
-def _states_of(*folders):
-    files = [folder / name for folder in folders for name in METADATA_FILES]
-    return _states(file for file in files if file.is_file())
-
-
-def _states(files):
-    """Size and time of modification by file."""
-    return {file: (stat.st_size, stat.st_mtime_ns) for file in files for stat in [os.stat(file)]}
+def _metadata_files(*folders):
+    files = [folder / name for folder in folders for name in ZARR_METADATA_FILES]
+    return [file for file in files if file.is_file()]

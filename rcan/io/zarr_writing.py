@@ -5,14 +5,13 @@ compressed once. Blosc with Zstandard is what readers of either Zarr version kno
 low bits of intensities apart from the quiet high ones. Of a denoised stack (uint16, float32) it stores about 15 % less
 than plain Zstandard of the same level, and is as fast.
 
-At the end each image gets its pyramid: every level holds averages of the level before, in as many planes and pixels
-as viewers can show at once. A cell of averages lies between the voxels it stands for, which its translation tells.
+At the end each image gets its pyramid: every level holds averages of the level before, down to a size that viewers
+can show at once. An averaged voxel lies between those that it stands for: this is the translation of its level.
 """
 
 import errno
 import itertools
 import math
-import operator
 import os
 import shutil
 from pathlib import Path
@@ -20,10 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from rcan.atomic_io import partial_path, report_errors_as
-from rcan.io.paths import image_name
-from rcan.io.tiff_writing import round_to_integers
-from rcan.io.volume import is_zarr
-from rcan.io.zarr import import_zarr, overlap
+from rcan.intensity import to_dtype
+from rcan.io.paths import image_name, is_zarr
+from rcan.io.volume import check_space, place_block
+from rcan.io.zarr import import_zarr
+from rcan.regions import (
+    chunk_region,
+    cut_into_grid,
+    intersect,
+    region_shape,
+    relative_region,
+    scale_region,
+    touched_chunks,
+)
 
 STORED_AXES = "TCZYX"  # the order that NGFF demands
 ZARR_FORMATS = {"0.4": 2, "0.5": 3}
@@ -32,43 +40,26 @@ CHUNK_BYTES = 2 * 2**20  # decoded, at most: some ms to decode, and few enough f
 PENDING_BYTES = 32 * 10**6  # of incomplete chunks that are kept in memory
 SMALLEST_PLANE = 256  # pixels along y and x of the last level, at most
 NEARLY_ISOTROPIC = 1.5  # times the pixel size is the plane distance from which planes are halved as well
-MOST_COMPRESSED = 0.1  # of its size an image needs at least
+MOST_COMPRESSED = 0.1  # share of its size that an image needs at least
 COLOURS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")  # of several channels, in turn
 AXIS_TYPES = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 
 
-class ZarrDestination:
-    """An OME-Zarr folder that is being written; it gets its name when the `with` block ends without an exception.
+class ZarrSink:
+    """An OME-Zarr folder that is being written, see `rcan.io.volume.Sink`; made by `rcan.io.opening.create_volume`.
+
+    A Zarr folder of the same name is replaced at the end, nothing else is. Along P there is an image each, in a
+    collection (bioformats2raw.layout 3, without its OME-XML). The notes become the attribute ``"rcan"``.
 
     Parameters
     ----------
-    path : Path
-        Replaced at the end if it is a Zarr folder; nothing else is.
-    axes : str
-        Of the letters P, T, C, Z, Y and X, in any order; stored as TCZYX. Along P there is an image each, in a
-        collection (bioformats2raw.layout 3, without its OME-XML).
-    sizes : dict
-        Length by axis.
-    dtype : dtype
-        Integers up to 32 bits, float32 or float64.
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm.
-    channel_names : sequence of str, optional
-    time_step : float, optional
-        Seconds.
+    path, axes, sizes, dtype, voxel_size, channel_names, time_step
+        As `create_volume` has checked them.
     version : {"0.5", "0.4"}
         Of NGFF: in Zarr 3 or in Zarr 2.
 
     Attributes
     ----------
-    path : Path
-    display_range : array of shape (2,) or (C, 2), or None
-        Grey values that viewers show as black and white, of all channels or of each; may be set until the `with`
-        block ends.
-    notes : dict
-        JSON for the attribute ``"rcan"``; may be set until the `with` block ends.
-    when_whole : callable, or None
-        Called with the final and the present path once all is written, right before the folder gets its name.
     chunk_shape : tuple of int
         (Z, Y, X).
     writer : ZarrWriter
@@ -91,7 +82,6 @@ class ZarrDestination:
         self.path = path = Path(path)
         self.display_range = None
         self.notes = {}
-        self.when_whole = None
         self._version = version
         self._dtype = np.dtype(dtype)
         self._axes = "".join(axis for axis in STORED_AXES if axis in axes)
@@ -99,6 +89,7 @@ class ZarrDestination:
         self._voxel_size, self._channel_names, self._time_step = voxel_size, channel_names, time_step
         # absolute, as other processes may have another working directory
         self._partial = partial_path(path.absolute())
+        self._is_complete = False
         self._folders = [self._partial]
         if "P" in axes:
             self._folders = [self._partial / str(position) for position in range(int(sizes["P"]))]
@@ -121,14 +112,12 @@ class ZarrDestination:
         return self
 
     def _check_place(self):
+        """Refuse to replace anything but a Zarr folder, and to write where there is too little room."""
         if self.path.exists() and not is_zarr(self.path):
             rule = "exists and is no Zarr folder, which alone is replaced: choose another name"
             raise FileExistsError(errno.EEXIST, rule, str(self.path))
         num_bytes = len(self._folders) * math.prod(self._shape) * self._dtype.itemsize
-        free = shutil.disk_usage(self.path.absolute().parent).free
-        if free < MOST_COMPRESSED * num_bytes:
-            needed = f"up to {num_bytes / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free"
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
+        check_space(self.path, num_bytes, least_share=MOST_COMPRESSED)
 
     def _create_array(self, zarr, folder, shape):
         """Create the array of one level; `shape` is TCZYX."""
@@ -155,36 +144,44 @@ class ZarrDestination:
         )
 
     def _stored(self, values):
-        """Those of five values, for T, C, Z, Y and X, whose axes are stored."""
+        """Return those of five values, for T, C, Z, Y and X, whose axes are stored."""
         return tuple(value for axis, value in zip(STORED_AXES, values, strict=True) if axis in self._axes)
 
     def write(self, frame, region, block):
-        """Write one block, see `rcan.io.tiff_writing.Destination.write`."""
+        """Write one block, see `rcan.io.volume.Sink.write`."""
         self.writer.write(frame, region, block)
+
+    def complete(self):
+        """Finish the image under its partial name, see `rcan.io.volume.Sink.complete`."""
+        if not self._is_complete:
+            with report_errors_as(self.path):
+                self.writer.flush()
+                self._add_levels_and_metadata()
+            self._is_complete = True
+        return self._partial
 
     def __exit__(self, exception_type, *exception):
         try:
-            with report_errors_as(self.path):
-                if exception_type is None:
-                    self.writer.flush()
-                    self._finish()
+            if exception_type is None:
+                self.complete()
+                with report_errors_as(self.path):
+                    self._replace()
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
-    def _finish(self):
-        """Add levels and metadata, and give the folder its name."""
+    def _add_levels_and_metadata(self):
         zarr = import_zarr(self.path)
         for folder in self._folders:
             self._build_pyramid(zarr, folder)
-            self._create_group(
-                zarr, folder, self._image_metadata(), {"rcan": self.notes} if self.notes else {}
-            )
+            notes = {"rcan": self.notes} if self.notes else {}
+            self._create_group(zarr, folder, self._image_metadata(), notes)
         if self._folders != [self._partial]:
             names = [folder.name for folder in self._folders]
             self._create_group(zarr, self._partial, {"bioformats2raw.layout": 3})
             self._create_group(zarr, self._partial / "OME", {"series": names})
-        if self.when_whole:
-            self.when_whole(self.path, self._partial)
+
+    def _replace(self):
+        """Give the folder its name; an older folder of that name goes."""
         replaced = self._partial.with_name(f"{self._partial.name}.replaced")
         if not os.path.lexists(self.path):
             os.rename(self._partial, self.path)
@@ -199,10 +196,11 @@ class ZarrDestination:
             replaced.unlink()
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _create_group(self, zarr, folder, metadata, own=None):
+    def _create_group(self, zarr, folder, metadata, notes=None):
+        """Create a group with NGFF's metadata and other attributes."""
         if self._version != "0.4":
             metadata = {"ome": {"version": self._version, **metadata}}
-        attributes = {**metadata, **(own or {})}
+        attributes = {**metadata, **(notes or {})}
         zarr.create_group(folder, zarr_format=ZARR_FORMATS[self._version], attributes=attributes)
 
     def _build_pyramid(self, zarr, folder):
@@ -212,14 +210,12 @@ class ZarrDestination:
             shape = (*self._shape[:2], *_reduced(self._shape[2:], factor))
             coarser = self._create_array(zarr, folder / str(level), shape)
             steps = self._stored((1, 1, *map(int, factor // before)))
-            for number in np.ndindex(coarser.cdata_shape):
-                where = _region(number, coarser.chunks, coarser.shape)
-                cells = (slice(s.start * k, s.stop * k) for s, k in zip(where, steps, strict=True))
-                coarser[where] = _average(finer[tuple(cells)], steps)
+            for where in cut_into_grid(coarser.shape, coarser.chunks):
+                coarser[where] = _average(finer[scale_region(where, steps)], steps)
             finer = coarser
 
     def _image_metadata(self):
-        """What NGFF says of one image."""
+        """NGFF's metadata of one image."""
         sizes = (self._time_step, None, *self._voxel_size)
         first = np.array([size or 1.0 for size in sizes])
         axes = []
@@ -262,27 +258,14 @@ class ZarrWriter:
     """Writes blocks into images of full resolution; can be pickled, and used from one thread.
 
     Several processes may each have one if they write different chunks: regions that begin and end at multiples of
-    the `chunk_shape` of the `ZarrDestination`. Each calls `flush` at its end, before the `with` block of the
-    destination does.
-
-    Parameters
-    ----------
-    path : Path
-        Final name, for messages.
-    folders : list of Path
-        Of the images along P, or of the only one.
-    axes : str
-        Stored axes.
-    shape : tuple of int
-        TCZYX.
-    dtype : numpy.dtype
-    chunk_shape : tuple of int
-        (Z, Y, X).
+    the `chunk_shape` of the `ZarrSink`. Each calls `flush` at its end, before the `with` block of the sink ends.
     """
 
     def __init__(self, path, folders, axes, shape, dtype, chunk_shape):
-        self._path, self._folders, self._axes = path, folders, axes
-        self._shape, self._dtype, self._chunk_shape = shape, dtype, chunk_shape
+        self._path = path  # final name, for messages
+        self._folders = folders  # of the images along P, or of the only one
+        self._axes, self._shape = axes, shape  # stored axes; TCZYX
+        self._dtype, self._chunk_shape = dtype, chunk_shape  # (Z, Y, X)
         self._arrays = {}  # open ones, by position
         self._pending = {}  # incomplete chunks, the oldest first, by (p, t, c, z, y, x)
         self._missing = {}  # voxels that are not written yet, by chunk that has been begun
@@ -291,22 +274,14 @@ class ZarrWriter:
         return {**self.__dict__, "_arrays": {}, "_pending": {}, "_missing": {}}
 
     def write(self, frame, region, block):
-        """Write one block, see `rcan.io.tiff_writing.Destination.write`."""
-        if block.ndim == 3:
-            z = frame.get("Z", 0)
-            block, region = block[np.newaxis], (slice(z, z + 1), *(region or (slice(None), slice(None))))
-        parts = zip(region or (slice(None),) * 3, self._shape[2:], strict=True)
-        starts, stops, _ = zip(*(part.indices(size) for part, size in parts), strict=True)
-        channel = frame.get("C", 0)
-        target = (*map(operator.sub, stops, starts), block.shape[-1])
-        if target != block.shape or channel + block.shape[-1] > self._shape[1]:
-            raise ValueError(f"{self._path}: a block of {block.shape} does not fit the region {target}.")
-        limits = zip(starts, stops, self._chunk_shape, strict=True)
-        touched = [range(start // c, -(-stop // c)) for start, stop, c in limits]
+        """Write one block, see `rcan.io.volume.Sink.write`."""
+        sizes = dict(zip(STORED_AXES, self._shape, strict=True))
+        block, (*region, channels) = place_block(self._path, frame, region, block, sizes)
         with report_errors_as(self._path):
-            for i, number in itertools.product(range(block.shape[-1]), itertools.product(*touched)):
-                key = (frame.get("P", 0), frame.get("T", 0), channel + i, *number)
-                self._fill(key, block[..., i], starts)
+            for i in range(block.shape[-1]):
+                for number in touched_chunks(region, self._chunk_shape):
+                    key = (frame.get("P", 0), frame.get("T", 0), channels.start + i, *number)
+                    self._fill(key, block[..., i], region)
 
     def flush(self):
         """Write the chunks that are still incomplete."""
@@ -314,12 +289,12 @@ class ZarrWriter:
             while self._pending:
                 self._store_oldest()
 
-    def _fill(self, key, part, starts):
-        """Put what a part has of a chunk where it belongs; `part` (Z, Y, X) begins at the voxel `starts`."""
-        region = _region(key[3:], self._chunk_shape, self._shape[2:])
-        into, out_of = overlap(region, starts, part.shape)
-        values = round_to_integers(part[out_of], self._dtype)
-        shape = tuple(s.stop - s.start for s in region)
+    def _fill(self, key, part, region):
+        """Copy into the chunk of a key what a part (Z, Y, X), which fills a region, has of it."""
+        place = chunk_region(key[3:], self._chunk_shape, self._shape[2:])
+        common = intersect(region, place)
+        values, _ = to_dtype(part[relative_region(common, region)], self._dtype)
+        shape = region_shape(place)
         missing = self._missing.get(key, math.prod(shape)) - values.size
         chunk = self._pending.pop(key, None)
         if chunk is None and key in self._missing and values.shape != shape:
@@ -327,7 +302,7 @@ class ZarrWriter:
             chunk = array[where].reshape(shape)
         elif chunk is None:
             chunk = np.zeros(shape, self._dtype)
-        chunk[into] = values
+        chunk[relative_region(common, place)] = values
         self._missing[key] = missing
         if missing <= 0:
             self._store(key, chunk)
@@ -343,30 +318,30 @@ class ZarrWriter:
 
     def _store(self, key, chunk):
         array, where = self._locate(key)
-        array[where] = chunk.reshape([s.stop - s.start for s in where])
+        array[where] = chunk.reshape(region_shape(where))
 
     def _locate(self, key):
-        """The array of a chunk, and its place there."""
+        """Return the array of a chunk, and its place there."""
         position, *number = key
         if position not in self._arrays:
             zarr, folder = import_zarr(self._path), self._folders[position]
             self._arrays[position] = zarr.open_array(folder / "0", mode="r+")
-        region = _region(number, (1, 1, *self._chunk_shape), self._shape)
+        region = chunk_region(number, (1, 1, *self._chunk_shape), self._shape)
         stored = (part for axis, part in zip(STORED_AXES, region, strict=True) if axis in self._axes)
         return self._arrays[position], tuple(stored)
 
 
 def _chunk_shape(shape, itemsize):
-    """Chunks (Z, Y, X) of a volume: a few planes, and as many pixels as `CHUNK_BYTES` hold, a power of two."""
+    """Return the shape of chunks: a few planes, and along y and x a power of two that `CHUNK_BYTES` hold."""
     planes = min(CHUNK_PLANES, shape[0])
     side = 2 ** int(math.log2(CHUNK_BYTES / (planes * itemsize)) / 2)
     return planes, min(side, shape[1]), min(side, shape[2])
 
 
 def _pyramid(shape, voxel_size):
-    """By how much each level is coarser than the first along z, y and x.
+    """Return by how much each level is coarser than the first along z, y and x.
 
-    Planes are halved from the level on where they lie no further apart than pixels do; never where that is unknown.
+    Z is halved from the level on where planes lie about as close as pixels; never where the distances are unknown.
     """
     factors = [np.ones(3, int)]
     while max(_reduced(shape[1:], factors[-1][1:])) > SMALLEST_PLANE:
@@ -378,12 +353,6 @@ def _pyramid(shape, voxel_size):
         is_halved &= np.array(_reduced(shape, before)) > 1
         factors.append(np.where(is_halved, 2 * before, before))
     return factors
-
-
-def _region(number, chunk_shape, shape):
-    """Where a chunk lies in its array."""
-    places = zip(number, chunk_shape, shape, strict=True)
-    return tuple(slice(i * size, min((i + 1) * size, length)) for i, size, length in places)
 
 
 def _reduced(shape, factors):

@@ -8,6 +8,7 @@ import numpy as np
 
 from rcan.figures.rotation import known_voxel_size, rotate_projections
 from rcan.figures.style import MAP
+from rcan.regions import count_voxels, region_shape
 from rcan.report.text import format_sizes
 
 __all__ = ["turn_volumes", "view_volumes"]
@@ -39,8 +40,8 @@ def view_volumes(images, *, voxel_size, error=None):
         size = sum(map(len, sprites.values()))
         if size <= _MOST_BYTES:
             break
-        most_voxels = 0.95 * math.prod(part.stop - part.start for part in region) * _MOST_BYTES / size
-    shown = [part.stop - part.start for part in region]
+        most_voxels = 0.95 * count_voxels(region) * _MOST_BYTES / size
+    shown = region_shape(region)
     spacing = known_voxel_size(voxel_size)
     return {
         "shape": shown,

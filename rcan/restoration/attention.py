@@ -21,24 +21,10 @@ _PLACES = 8  # along a side of the window
 
 
 def with_local_attention(model, window):
-    """Let the channel attention of a network average over a moving window.
+    """Let the channel attention of a network average over a moving window of a spatial shape.
 
-    Parameters
-    ----------
-    model : keras.Model
-        Its attention is a global average pooling whose result multiplies feature maps, as in `build_rcan`.
-    window : tuple of int
-        Spatial shape, that of the training patch. On a tile no larger than it nothing changes.
-
-    Returns
-    -------
-    local : keras.Model
-        With the same weights; cannot be saved.
-
-    Raises
-    ------
-    ValueError
-        If the network has no such attention.
+    The window is that of the training patch: on a tile no larger than it nothing changes. The network has the same
+    weights and cannot be saved. A ValueError says that it has no global average pooling that multiplies feature maps.
     """
     kinds = {type(layer) for layer in model.layers}
     pools = {layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D}

@@ -6,17 +6,15 @@ that no chunk is written by two. The worker that gets a part reads, restores and
 Tiles that reach into two boxes are computed for both, always as tiles of the whole volume: the result is that of
 one machine. Dask gives the part of a worker that dies to another, which writes the same chunks again.
 
-A scheduler imports what its tasks name. Tasks therefore name `work` of the command, whose module is light, and
-hold nothing but plain values, arrays and writers.
+A scheduler imports what its tasks name. Tasks therefore name `rcan.restoration.dask_worker.work`, whose module loads
+no Keras, and hold nothing but plain values, arrays and writers.
 """
 
 import dataclasses
-import glob
 import itertools
 import logging
 import math
 import os
-import platform
 import queue
 import signal
 import subprocess
@@ -26,16 +24,15 @@ from collections import Counter
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from rcan.atomic_io import partial_path
 from rcan.failures import describe_failure
+from rcan.regions import count_voxels
 from rcan.restoration.dask_parts import group_frames, split_volume
-from rcan.restoration.engine import is_out_of_memory
 from rcan.restoration.tiled import TileTooLarge
 from rcan.restoration.tiles import tile_axis
 
-__all__ = ["Cluster", "Facts", "perform"]
+__all__ = ["Cluster"]
 
 PATIENCE = 600  # seconds without any worker until the job is given up
 _LOOK_INTERVAL = 2  # seconds
@@ -44,32 +41,13 @@ _CORES_PER_PROCESS = 4  # one network uses that many well
 _SIGN = ".in-work"  # in the folder of an output that is being written; without it nobody writes there
 
 
-class Facts(NamedTuple):
-    """What the main process knows of an engine that only the workers have."""
-
-    factors: tuple
-    num_channels: tuple
-
-
 class Cluster:
     """Workers that restore parts of files; a context manager.
 
-    Parameters
-    ----------
-    address : str
-        Of a scheduler, or ``"local"`` for processes of this machine, which end with the `with` block.
-    work : callable
-        What the workers run: ``work(num_processes, request)`` returns `perform`'s outcome. Must be importable by name
-        without Keras.
-    on_cpu : bool
-        Whether the GPUs of this machine are left alone by ``"local"``.
-
-    Raises
-    ------
-    ImportError
-        If Dask is not installed.
-    ConnectionError
-        If nobody answers at the address.
+    `address` is that of a scheduler, or ``"local"`` for processes of this machine, which end with the `with` block
+    and leave GPUs alone if `on_cpu`. The workers run ``work(num_processes, request)``, which returns what
+    `rcan.restoration.dask_worker.perform` does and must be importable by name without Keras. An ImportError says that
+    Dask is not installed, a ConnectionError that no scheduler answers.
     """
 
     def __init__(self, address, work, *, on_cpu=False):
@@ -120,18 +98,7 @@ class Cluster:
         )
 
     def make_restorer(self):
-        """Let a worker load the network, and learn how files are restored with it.
-
-        Returns
-        -------
-        restorer : rcan.restoration.FileRestorer
-            Without an engine; its parts are restored by this cluster.
-
-        Raises
-        ------
-        ValueError, OSError
-            If the network cannot be loaded there, or no worker comes.
-        """
+        """Let a worker load the network: a `FileRestorer` without an engine, whose parts this cluster restores."""
         self._wait_for(self._submit(os.getpid))  # an adaptive cluster starts workers once there is work
         hosts = Counter(address.rpartition(":")[0] for address in self._workers())
         self._num_processes = max(hosts.values(), default=1)
@@ -141,26 +108,10 @@ class Cluster:
     def restore(self, restorer, raw, files, report, progress, seams):
         """Restore a file that is open into outputs that are; returns when all parts are written.
 
-        Parameters
-        ----------
-        restorer : rcan.restoration.FileRestorer
-        raw : rcan.data.views.NetworkView
-        files : list of rcan.io.zarr_writing.ZarrDestination
-        report : rcan.restoration.Report
-            Tells how tiles are cut; the values of all parts are counted there.
-        progress : Progress
-            Of all raw voxels.
-        seams : rcan.restoration.seams.SeamMeter
-            Adds up what those of all parts have seen.
-
-        Raises
-        ------
-        ValueError
-            If a part cannot be restored.
-        MemoryError
-            If a worker has too little memory for a tile.
-        ConnectionError
-            If the scheduler is gone, or all workers are for `PATIENCE` seconds.
+        `report` tells how tiles are cut and counts the values of all parts, `seams` adds up what all parts have
+        measured, `progress` is of all raw voxels. A ValueError says that a part cannot be restored, a MemoryError
+        that a worker has too little memory for a tile, a ConnectionError that the scheduler is gone, or all workers
+        are for `PATIENCE` seconds.
         """
         shape, factors = raw.volume.shape[:-1], restorer.tiled.engine.factors
         chunk_shape = files[0].chunk_shape
@@ -191,7 +142,7 @@ class Cluster:
                 report.num_clipped += num_clipped
                 report.num_values += num_values
                 seams.steps += steps
-                num_written = math.prod(side.stop - side.start for side in request["part"])
+                num_written = count_voxels(request["part"])
                 progress.advance(len(request["ranges"]) * num_written // math.prod(factors))
 
     def _perform_all(self, requests, signs):
@@ -239,13 +190,13 @@ class Cluster:
 
     def _next(self, finished):
         """The next task that has ended; without workers only for a while."""
-        seen = time.monotonic()
+        alone_since = time.monotonic()
         while True:
             with suppress(queue.Empty):
                 return finished.get(timeout=_LOOK_INTERVAL)
             if self._workers():
-                seen = time.monotonic()
-            elif time.monotonic() - seen > PATIENCE:
+                alone_since = time.monotonic()
+            elif time.monotonic() - alone_since > PATIENCE:
                 raise ConnectionError(
                     f"{self._address}: there has been no worker for {PATIENCE} s. Start workers, or leave --scheduler "
                     "out to restore on this machine."
@@ -314,73 +265,3 @@ def _has_gpus():
         return "GPU" in subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
     except OSError:
         return False
-
-
-# In a worker
-
-
-_lock = threading.Lock()
-_loaded = {}  # the network of the newest job, by what it was loaded from
-
-
-def perform(load, key, request=None):
-    """Do in a worker what the main process has asked for; nothing is raised.
-
-    Parameters
-    ----------
-    load : callable
-        ``load(*key)`` returns the `rcan.restoration.FileRestorer` with its engine; called once while the key stays.
-    key : tuple
-        Hashable.
-    request : dict, optional
-        A part, as `Cluster.restore` describes it; where not given, what the main process has to know.
-
-    Returns
-    -------
-    kind : {"done", "memory", "failed"}
-    value : object
-        What came of it; a message if it failed.
-    """
-    try:
-        with _lock:
-            if key not in _loaded:
-                _loaded.clear()
-                _loaded[key] = load(*key)
-            restorer = _loaded[key]
-        if request:
-            return "done", _restore_part(restorer, **request)
-        engine = restorer.tiled.engine
-        tiled = restorer.tiled.with_engine(Facts(engine.factors, engine.num_channels))
-        return "done", dataclasses.replace(restorer, tiled=tiled)
-    except Exception as failure:
-        message = " ".join(describe_failure(failure).splitlines())
-        return "memory" if is_out_of_memory(failure) else "failed", f"{message} (on {platform.node()})"
-
-
-def _restore_part(restorer, *, raw_path, writers, signs, ranges, part, tile_shape, overlap):
-    if not os.path.exists(raw_path) and not glob.glob(raw_path):
-        raise FileNotFoundError(f"{raw_path} is not seen: all machines must have it under this name.")
-    for sign in signs:
-        if not os.path.exists(sign):
-            folder = Path(sign).parents[1]
-            raise FileNotFoundError(f"{folder} is not seen as it is: all machines must write to this folder.")
-    guarded = [_GuardedWriter(*pair) for pair in zip(writers, signs, strict=True)]
-    report, seams = restorer.restore_part(
-        raw_path, guarded, ranges, part, tile_shape=tile_shape, overlap=overlap
-    )
-    return report.num_clipped, report.num_values, seams.steps
-
-
-class _GuardedWriter:
-    """A writer that stops when the main process has given up, so that nothing of it comes back after its removal."""
-
-    def __init__(self, writer, sign):
-        self._writer, self._sign = writer, sign
-
-    def write(self, frame, region, block):
-        open(self._sign).close()  # asks a network disk, which remembers what only exists
-        self._writer.write(frame, region, block)
-
-    def flush(self):
-        open(self._sign).close()
-        self._writer.flush()

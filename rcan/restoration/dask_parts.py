@@ -4,25 +4,16 @@ import itertools
 import math
 from typing import NamedTuple
 
+from rcan.regions import do_meet
+
 __all__ = ["group_frames", "split_volume"]
 
 _MOST_PARTS = 16  # for each worker
 
 
 def group_frames(frames, num_planes):
-    """Find the frames that lie in the same chunks: planes, where a two-dimensional network sees them one by one.
-
-    Parameters
-    ----------
-    frames : list of dict
-        Index by looped axis.
-    num_planes : int
-        Of a chunk.
-
-    Returns
-    -------
-    groups : list of list of int
-        Numbers of frames.
+    """Numbers of the frames that lie in the same chunks of `num_planes`: planes, where a 2D network restores them one
+    by one.
     """
     groups = {}
     for number, frame in enumerate(frames):
@@ -35,27 +26,13 @@ def split_volume(cuts, *, steps, num_repeats, num_workers):
     """Split an output into boxes, so that workers finish it as early as can be expected.
 
     A border between boxes makes the tiles it runs through be computed twice; too few boxes leave workers idle.
-    What is made small is the time until the end: each worker's share of all tiles, or the largest box if that is
-    more, and half the largest box once more, for which the others wait in the end. One volume of 64 tiles in a row
-    becomes 9 boxes for 4 workers, and 14 % of the tiles are computed twice; a long time-lapse is not split.
+    Minimised is the time until the end: each worker's share of all tiles, or the largest box if that is more, and
+    half the largest box once more, for which the others wait in the end. One volume of 64 tiles in a row becomes 9
+    boxes for 4 workers, and 14 % of the tiles are computed twice; a long time-lapse is not split.
 
-    Parameters
-    ----------
-    cuts : list of list of rcan.restoration.tiles.Cut
-        Tiles along each axis.
-    steps : list of int
-        Boxes begin at multiples of these voxels of the output.
-    num_repeats : int
-        Volumes that are split in the same way.
-    num_workers : int
+    `cuts` are the tiles along each axis; boxes begin at multiples of `steps` voxels of the output; `num_repeats`
+    volumes are split in the same way. The boxes cover the output once.
 
-    Returns
-    -------
-    parts : list of tuple of slice
-        They cover the output once.
-
-    Examples
-    --------
     >>> from rcan.restoration.tiles import tile_axis
     >>> cuts = tile_axis(1000, tile=100, overlap=0)
     >>> split_volume([cuts], steps=[250], num_repeats=1, num_workers=2)
@@ -94,9 +71,6 @@ def _splits(cuts, step, most):
             borders = {(i * size // count + half) // step * step for i in range(1, count)}
             borders = (0, *sorted(border for border in borders if 0 < border < size), size)
             stretches = [*itertools.starmap(slice, itertools.pairwise(borders))]
-            tiles = [
-                sum(cut.write.start < part.stop and cut.write.stop > part.start for cut in cuts)
-                for part in stretches
-            ]
+            tiles = [sum(do_meet(cut.write, part) for cut in cuts) for part in stretches]
             found.append(_Split(stretches, sum(tiles), max(tiles)))
         yield min(found, key=lambda split: split.largest * split.num_tiles)

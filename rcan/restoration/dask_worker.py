@@ -1,19 +1,95 @@
-"""What a worker of a Dask cluster does. A scheduler imports what its tasks name: this module loads no Keras."""
+"""What a worker of a Dask cluster does: it restores parts of files.
 
-__all__ = ["work"]
+A scheduler imports what its tasks name, and may know neither Keras nor a GPU: this module loads Keras in a worker only.
+"""
+
+import dataclasses
+import glob
+import os
+import platform
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from rcan.failures import describe_failure
+
+__all__ = ["RemoteEngine", "perform", "work"]
+
+
+class RemoteEngine(NamedTuple):
+    """What the main process knows of an engine that only the workers have."""
+
+    factors: tuple
+    num_channels: tuple
 
 
 def work(options, model_signature, num_processes, request=None):
-    """Restore a part, or tell what the main process has to know, see `rcan.restoration.dask_cluster.perform`.
+    """Restore a part, or say what the main process has to know, see `perform`.
 
     The network is loaded once while options, network and the number of processes on this machine stay.
     """
-    from rcan.restoration.dask_cluster import perform
-
     return perform(_load, (options, model_signature, num_processes), request)
 
 
 def _load(options, model_signature, num_processes):
-    from rcan.restoration.loading import load_restorer
+    from rcan.restoration.setup import load_restorer
 
     return load_restorer(options, num_processes=num_processes)
+
+
+_lock = threading.Lock()
+_loaded = {}  # the network of the newest job, by what it was loaded from
+
+
+def perform(load, key, request=None):
+    """Do in a worker what the main process has asked for, and raise nothing.
+
+    ``load(*key)`` returns the `FileRestorer`; it is called once while the key stays. A `request` is a part, as
+    `rcan.restoration.dask_cluster.Cluster.restore` makes it; without one the result is the `FileRestorer` with a
+    `RemoteEngine`. Returns ``"done"``, ``"memory"`` or ``"failed"``, and the result or a message.
+    """
+    try:
+        with _lock:
+            if key not in _loaded:
+                _loaded.clear()
+                _loaded[key] = load(*key)
+            restorer = _loaded[key]
+        if request:
+            return "done", _restore_part(restorer, **request)
+        engine = restorer.tiled.engine
+        tiled = restorer.tiled.with_engine(RemoteEngine(engine.factors, engine.num_channels))
+        return "done", dataclasses.replace(restorer, tiled=tiled)
+    except Exception as failure:
+        from rcan.restoration.engine import is_out_of_memory
+
+        message = " ".join(describe_failure(failure).splitlines())
+        return "memory" if is_out_of_memory(failure) else "failed", f"{message} (on {platform.node()})"
+
+
+def _restore_part(restorer, *, raw_path, writers, signs, ranges, part, tile_shape, overlap):
+    if not os.path.exists(raw_path) and not glob.glob(raw_path):
+        raise FileNotFoundError(f"{raw_path} is not seen: all machines must have it under this name.")
+    for sign in signs:
+        if not os.path.exists(sign):
+            folder = Path(sign).parents[1]
+            raise FileNotFoundError(f"{folder} is not seen as it is: all machines must write to this folder.")
+    guarded = [_GuardedWriter(*pair) for pair in zip(writers, signs, strict=True)]
+    report, seams = restorer.restore_part(
+        raw_path, guarded, ranges, part, tile_shape=tile_shape, overlap=overlap
+    )
+    return report.num_clipped, report.num_values, seams.steps
+
+
+class _GuardedWriter:
+    """A writer that stops when the main process has given up, so that nothing of it comes back after its removal."""
+
+    def __init__(self, writer, sign):
+        self._writer, self._sign = writer, sign
+
+    def write(self, frame, region, block):
+        open(self._sign).close()  # asks a network disk, which remembers what only exists
+        self._writer.write(frame, region, block)
+
+    def flush(self):
+        open(self._sign).close()
+        self._writer.flush()

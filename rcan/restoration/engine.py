@@ -30,44 +30,24 @@ ASSUMED_GPU_BYTES = 4 * 2**30
 
 
 def upscaling_of(model):
-    """Voxels that a model writes for each voxel that it reads, on each spatial axis.
-
-    Parameters
-    ----------
-    model : keras.Model
-
-    Returns
-    -------
-    factors : tuple of int
-    """
+    """Voxels that a model writes for each voxel that it reads, on each spatial axis."""
     ndim, size = len(model.input_shape) - 2, 16
     shape = model.compute_output_shape((1, *(size,) * ndim, model.input_shape[-1]))
     return tuple(length // size for length in shape[1:-1])
 
 
 def find_devices(devices):
-    """Names of the devices to compute on.
+    """Names of the devices to compute on, as `keras.device` takes them.
 
-    Parameters
-    ----------
-    devices : str
-        ``"auto"``: all GPUs, or the CPU where there is none; ``"cpu"``; or a number of GPUs (of logical CPU devices
-        where there is no GPU).
-
-    Returns
-    -------
-    names : tuple of str
-        As `keras.device` takes them.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer devices than asked for.
+    `devices` is ``"auto"`` (all GPUs, or the CPU where there is none), ``"cpu"``, or a number of GPUs (of logical CPU
+    devices where there is no GPU). A ValueError says that there are fewer.
     """
     if devices == "cpu":
         return ("cpu:0",)
-    if keras.backend.backend() == "torch":  # lists no devices
-        names = ["gpu:0"] if keras.utils.is_accelerator_available() else ["cpu:0"]
+    if keras.backend.backend() == "torch":  # whose devices Keras does not list
+        import torch
+
+        names = [f"gpu:{i}" for i in range(torch.cuda.device_count())] or ["cpu:0"]
     else:
         names = keras.distribution.list_devices()
     kind = names[0].partition(":")[0].upper()
@@ -82,18 +62,10 @@ def find_devices(devices):
 
 
 def voxels_within_memory(model, devices):
-    """Voxels of the largest tile that should be computed at a time.
+    """Voxels of the largest tile that should be computed at a time, 4096 to 4 million.
 
-    Parameters
-    ----------
-    model : keras.Model
-    devices : tuple of str
-
-    Returns
-    -------
-    max_voxels : int
-        The largest power of two that half of the free memory of each device holds, so that a call that is
-        repeated finds the same; 4096 to 4 million.
+    The largest power of two that half of the free memory of each device holds, so that a repeated call finds the
+    same.
     """
     on_cpu = devices[0].startswith("cpu")
     num_bytes = free_memory() / len(devices) if on_cpu else _free_gpu_memory(len(devices))
@@ -123,12 +95,7 @@ def _free_gpu_memory(num_devices):
 
 
 def is_out_of_memory(failure):
-    """Whether an exception of any backend says that memory was too small.
-
-    Parameters
-    ----------
-    failure : Exception
-    """
+    """Whether an exception of any backend says that memory was too small."""
     named = type(failure).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
     return named or isinstance(failure, MemoryError) or "RESOURCE_EXHAUSTED" in str(failure)
 
@@ -136,19 +103,8 @@ def is_out_of_memory(failure):
 class KerasEngine:
     """A network as a function from a tile to the restored tile. Several threads may call it.
 
-    Parameters
-    ----------
-    model : keras.Model
-    devices : tuple of str, optional
-        Each gets a copy of the model; one call uses one that is free.
-
-    Attributes
-    ----------
-    num_devices : int
-    factors : tuple of int
-        Voxels written for each voxel read, on each spatial axis.
-    num_channels : tuple of int
-        Channels read and written.
+    Each device gets a copy of the model; one call uses one that is free. `factors` are the voxels written for each
+    voxel read, on each spatial axis; `num_channels` the channels read and written.
     """
 
     def __init__(self, model, devices=(None,)):
@@ -167,17 +123,7 @@ class KerasEngine:
             self._free.put((device, copy))
 
     def __call__(self, tile):
-        """Restore one tile.
-
-        Parameters
-        ----------
-        tile : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-            Background 0 and signal 1.
-
-        Returns
-        -------
-        restored : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
-        """
+        """Restore one tile `(Z, Y, X, C)` or `(Y, X, C)`, background 0 and signal 1, float32."""
         device, model = self._free.get()
         try:
             with _on(device):
@@ -193,18 +139,8 @@ def _on(device):
 class Ensemble:
     """Mean of an engine over its symmetries: the same tile turned by quarters in XY and flipped, and turned back.
 
-    Parameters
-    ----------
-    engine : callable
-    size : {8, 16}
-        Quarter turns and a flip; 16 flips Z besides.
-    with_spread : bool
-        Give the standard deviation of the members as further channels.
-
-    Raises
-    ------
-    ValueError
-        If the network is two-dimensional and `size` 16, or its upscaling differs in Y and X.
+    Of a `size` of 8, or 16 with flips in Z. `with_spread` gives the standard deviation of the members as further
+    channels. A ValueError says that a 2D network cannot flip Z, or that the upscaling differs in Y and X.
     """
 
     def __init__(self, engine, size, *, with_spread=False):
@@ -226,8 +162,8 @@ class Ensemble:
         flips = [(), plane[:1]] if self._size == 8 else [(), plane[:1], (0,), (0, *plane[:1])]
         mean, squares = 0, 0  # squared differences from the mean, by Welford's rule
         for number, (turn, axes) in enumerate(itertools.product(range(4), flips), 1):
-            seen = np.rot90(np.flip(tile, axes), turn, plane)
-            member = np.flip(np.rot90(self._engine(seen), -turn, plane), axes).astype(np.float64)
+            turned = np.rot90(np.flip(tile, axes), turn, plane)
+            member = np.flip(np.rot90(self._engine(turned), -turn, plane), axes).astype(np.float64)
             step = member - mean
             mean = mean + step / number
             squares = squares + step * (member - mean)

@@ -7,16 +7,18 @@ whole series unless another normalisation is asked for, so that nothing flickers
 
 import math
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from rcan.data.views import check_fit, open_network_view
+from rcan.data.pair_check import check_fit
+from rcan.data.views import open_network_view
 from rcan.fingerprint.domain import compare_fingerprint
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
 from rcan.progress import Progress
+from rcan.regions import whole_region
 from rcan.restoration.examination import examine, open_scratch
 from rcan.restoration.output import FileReport, Output
 from rcan.restoration.seams import SeamMeter
@@ -51,8 +53,30 @@ class FileRestorer:
 
     def restore(self, raw_path, output_path, *, gt_path=None, **options):
         """Restore one file; `options` are those of `ImageTask.restore`."""
-        with self.open(raw_path, gt_path) as task:
-            return task.restore(output_path, **options)
+        with self.open(raw_path, gt_path) as task, task.restore(output_path, **options) as report:
+            return report
+
+    def view_raw(self, volume):
+        """An open image as the network reads it: a `NetworkView`."""
+        settings = self.settings
+        return open_network_view(
+            volume,
+            ndim=len(self.tiled.engine.factors),
+            num_channels=self.num_channels[0],
+            percentiles=settings.percentiles,
+            channels=settings.channels,
+            normalize=settings.normalize,
+            training_range=settings.training_range,
+        )
+
+    def view_gt(self, volume):
+        """An open ground truth as the network should restore it: a `NetworkView`."""
+        return open_network_view(
+            volume,
+            ndim=len(self.tiled.engine.factors),
+            num_channels=self.num_channels[1],
+            percentiles=self.settings.percentiles,
+        )
 
     def restore_part(self, raw_path, writers, ranges, part, *, tile_shape, overlap):
         """Restore a region of the output of a file, into outputs that other processes write to as well.
@@ -65,7 +89,7 @@ class FileRestorer:
         with open_volume(raw_path, axes=self.settings.axes) as volume:
             for number, frame_range in ranges.items():
                 settings = replace(self.settings, normalize="training", training_range=frame_range)
-                raw = _open_view(volume, replace(self, settings=settings), self.num_channels[0])
+                raw = replace(self, settings=settings).view_raw(volume)
                 blocks = restored_blocks(
                     self.tiled.engine, raw, (tile_shape, overlap), seams, numbers=[number], part=part
                 )
@@ -76,49 +100,26 @@ class FileRestorer:
         return report, seams
 
 
-def _open_view(volume, restorer, num_channels, *, is_gt=False):
-    settings = restorer.settings
-    return open_network_view(
-        volume,
-        ndim=len(restorer.tiled.engine.factors),
-        num_channels=num_channels,
-        percentiles=settings.percentiles,
-        channels=None if is_gt else settings.channels,
-        normalize="series" if is_gt else settings.normalize,
-        training_range=settings.training_range,
-    )
-
-
 class ImageTask:
     """An image that is opened and checked, and waits to be restored; a context manager.
 
-    Attributes
-    ----------
-    raw, gt : rcan.data.views.NetworkView
-        gt is None without ground truth.
-    verdict : rcan.fingerprint.domain.Verdict or None
-        Whether the image is like the training data; None where these are not known.
-
-    Raises
-    ------
-    ValueError, OSError
-        If a file cannot be read, or does not fit the network.
+    `raw` and `gt` are `NetworkView`s, gt None without ground truth; `verdict` says whether the image is like the
+    training data, None where these are not known. A ValueError or OSError says that a file cannot be read, or does
+    not fit the network.
     """
 
     def __init__(self, restorer, raw_path, gt_path=None):
         self._restorer, settings = restorer, restorer.settings
         with ExitStack() as stack:
             volume = stack.enter_context(open_volume(raw_path, axes=settings.axes))
-            self.raw, self.gt = _open_view(volume, restorer, restorer.num_channels[0]), None
+            self.raw, self.gt, self.verdict = restorer.view_raw(volume), None, None
             if gt_path:
                 volume = stack.enter_context(open_volume(gt_path, axes=settings.gt_axes))
-                self.gt = _open_view(volume, restorer, restorer.num_channels[1], is_gt=True)
-                check_fit(self.raw, self.gt, self._restored_shape())
-            self.verdict = None
+                self.gt = restorer.view_gt(volume)
+                check_fit(self.raw, self.gt, restorer.tiled.engine.factors, restorer.num_channels[1])
             if settings.training_fingerprint:
-                fingerprint = self.raw.fingerprint()
                 self.verdict = compare_fingerprint(
-                    fingerprint, settings.training_fingerprint, settings.trusted_range
+                    self.raw.fingerprint(), settings.training_fingerprint, settings.trusted_range
                 )
             self._files = stack.pop_all()
 
@@ -132,36 +133,13 @@ class ImageTask:
         factors = self._restorer.tiled.engine.factors
         return (*map(int.__mul__, self.raw.volume.shape[:-1], factors), self._restorer.num_channels[1])
 
-    def restore(
-        self, output_path, *, spread_path=None, file_format="imagej", label="Restoring", when_whole=None
-    ):
-        """Restore the image; the output appears when it is complete.
+    @contextmanager
+    def restore(self, output_path, *, spread_path=None, file_format="imagej", label="Restoring"):
+        """Restore the image; the files get their names when the `with` block ends without an exception.
 
-        Parameters
-        ----------
-        output_path : path
-        spread_path : path, optional
-            Where the spread of an ensemble goes.
-        file_format : str
-            As `rcan.io.tiff_writing.create_volume`.
-        label : str
-            Shown with the progress.
-        when_whole : callable, optional
-            Called with the final and the present path of each output right before it gets its name.
-
-        Returns
-        -------
-        report : FileReport
-
-        Raises
-        ------
-        ValueError, OSError
-            If a file cannot be read or written.
-
-        Warns
-        -----
-        UserWarning
-            If memory was too small for the tiles, values were clipped or tiles can be seen.
+        Yields a `FileReport` of files that are complete, but still hidden. The spread of an ensemble goes to
+        `spread_path`; `file_format` is as in `rcan.io.opening.create_volume`, `label` stands beside the progress.
+        Warnings say that memory was too small for the tiles, values were clipped or tiles are visible.
         """
         restorer = self._restorer
         output = Output(
@@ -179,21 +157,21 @@ class ImageTask:
                 files = [stack.enter_context(output.create(output_path, file_format))]
                 if spread_path:
                     files.append(stack.enter_context(output.create(spread_path, file_format, is_spread=True)))
-                for file in files:
-                    file.when_whole = when_whole
                 num_voxels = len(self.raw.frames) * math.prod(self.raw.volume.shape[:-1])
-                progress = stack.enter_context(Progress(num_voxels, label, unit="voxel"))
-                return self._fill(output, files, (tile_shape, overlap), progress)
+                with Progress(num_voxels, label, unit="voxel") as progress:
+                    report = self._fill(output, files, (tile_shape, overlap), progress)
+                report.present_paths = {file.path: file.complete() for file in files}
+                return report, stack.pop_all()
 
-        report = restorer.tiled.with_fitting_tiles(self.raw.volume.shape[:-1], restore_in)
-        report.verdict = self.verdict
+        report, files = restorer.tiled.with_fitting_tiles(self.raw.volume.shape[:-1], restore_in)
+        with files:
+            yield report
         _warn(report, output_path, restorer.settings.bits)
-        return report
 
     def _fill(self, output, files, tiles, progress):
         """Restore all frames into files that are open."""
         restorer, seams = self._restorer, SeamMeter()
-        report = FileReport(tile_shape=tiles[0], overlap=tiles[1])
+        report = FileReport(tile_shape=tiles[0], overlap=tiles[1], verdict=self.verdict)
         if restorer.cluster:
             restorer.cluster.restore(restorer, self.raw, files, report, progress, seams)
         else:
@@ -214,7 +192,7 @@ class ImageTask:
             for number, region, block in blocks:
                 restored[number][region] = block
             found = examine(restored, self.raw, self.gt, shape[-1], rescale=self._restorer.settings.rescale)
-            whole = tuple(slice(0, size) for size in shape[:-1])
+            whole = whole_region(shape[:-1])
             frames = ((number, whole, np.array(block)) for number, block in enumerate(restored))
             output.write(files, frames, report, found.limits if self._restorer.settings.stretch else None)
         report.scores = found.scores
@@ -244,11 +222,11 @@ def _warn(report, output_path, bits):
         warnings.warn(
             f"{output_path}: {report.num_clipped} values ({share:.2g} %) lay outside 0 to {2**bits - 1} and "
             "were clipped. `--bpp 32` keeps them.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if report.seams and report.seams > VISIBLE_SEAM:
         warnings.warn(
             f"{output_path}: intensities step {report.seams:.2f} times as far across the borders of tiles as "
             "beside them, look for seams. A larger --block_overlap_shape makes them fainter.",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Job", "find_jobs", "is_folder_of_images"]
+from rcan.io.paths import TIFF_SUFFIXES, image_name, is_folder_of_images, list_volumes, pair_paths
 
-_TIFF, _ZARR = (".tif", ".tiff"), (".zarr",)
+__all__ = ["Job", "find_jobs"]
+
+_ZARR_SUFFIXES = (".zarr",)
 
 
 class Job(NamedTuple):
@@ -37,40 +39,11 @@ class Job(NamedTuple):
         return self.images + self.pictures
 
 
-def is_folder_of_images(path):
-    """Whether a path is a folder that holds images; an OME-Zarr image is a folder, too, but is one image.
+def find_jobs(options):
+    """Find the images that `RestoreOptions` name, and check that no input would be replaced.
 
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    is_folder : bool
-        False where there is nothing.
-    """
-    from rcan.io.volume import is_zarr
-
-    return path.is_dir() and not is_zarr(path)
-
-
-def find_jobs(options, *, may_be_empty=False):
-    """Find the images to restore, and check that no input is in danger.
-
-    Parameters
-    ----------
-    options : ApplyOptions
-    may_be_empty : bool
-        Whether a folder without images is right.
-
-    Returns
-    -------
-    jobs : list of Job
-
-    Raises
-    ------
-    ValueError, OSError
-        If inputs and outputs do not fit each other, or are not there.
+    A folder without images is an error unless it is watched. A ValueError or OSError says that inputs and outputs do
+    not fit each other, or are not there.
     """
     raw, gt = options.input, options.ground_truth
     is_pattern = not raw.exists() and glob.has_magic(str(raw))
@@ -88,7 +61,7 @@ def find_jobs(options, *, may_be_empty=False):
     if gt and is_folder_of_images(gt) != is_folder:
         raise ValueError(f"{gt} and {raw}: -g and -i must both be images or both be folders.")
     is_one = options.series or not is_folder
-    jobs = [_one_job(options, raw, gt)] if is_one else _jobs_of_folder(options, may_be_empty)
+    jobs = [_one_job(options, raw, gt)] if is_one else _jobs_of_folder(options)
     sources = {os.path.realpath(path) for job in jobs for path in _files_of(job)}
     for job in jobs:
         for path in job.outputs:
@@ -116,11 +89,11 @@ def _one_job(options, raw, gt):
     if is_folder_of_images(output):
         raise IsADirectoryError(f"{output} is a folder but the input is one image: name a file with -o.")
     suffix = output.suffix.lower()
-    if suffix not in (*_TIFF, *_ZARR):
+    if suffix not in (*TIFF_SUFFIXES, *_ZARR_SUFFIXES):
         raise ValueError(
             f"{output} does not end in .tif, .tiff or .zarr: TIFF or OME-Zarr is written, name it so with -o."
         )
-    chosen = options.format or ("zarr" if suffix in _ZARR else options.output_tiff_format)
+    chosen = options.format or ("zarr" if suffix in _ZARR_SUFFIXES else options.output_tiff_format)
     is_called_ome = output.name.lower().endswith((".ome.tif", ".ome.tiff"))
     if is_called_ome and not options.format:
         chosen = "ome"
@@ -128,9 +101,9 @@ def _one_job(options, raw, gt):
         raise ValueError(
             f"{output} cannot be written as imagej: name it without .ome, or leave --format out."
         )
-    if (suffix in _ZARR) != chosen.startswith("zarr"):
+    if (suffix in _ZARR_SUFFIXES) != chosen.startswith("zarr"):
         raise ValueError(
-            f"{output} cannot be written as {chosen}: name it {'*.zarr' if suffix in _TIFF else '*.tif'}."
+            f"{output} cannot be written as {chosen}: name it {'*.zarr' if suffix in TIFF_SUFFIXES else '*.tif'}."
         )
     if not output.absolute().parent.is_dir():
         reason = "is not a folder" if output.parent.exists() else "does not exist"
@@ -138,9 +111,7 @@ def _one_job(options, raw, gt):
     return _name_job(options, raw, gt, output, chosen)
 
 
-def _jobs_of_folder(options, may_be_empty):
-    from rcan.io.paths import list_volumes, pair_paths
-
+def _jobs_of_folder(options):
     raw, gt = options.input, options.ground_truth
     if options.output.exists() and os.path.samefile(raw, options.output):
         raise ValueError(
@@ -150,7 +121,7 @@ def _jobs_of_folder(options, may_be_empty):
         raise NotADirectoryError(
             f"{options.output} is a file but the input is a folder: name a folder with -o."
         )
-    unpaired = [] if gt else list_volumes(raw, may_be_empty=may_be_empty)
+    unpaired = [] if gt else list_volumes(raw, may_be_empty=options.watch)
     pairs = pair_paths(raw, gt) if gt else [(path, None) for path in unpaired]
     jobs, inputs = [], {}
     for raw_path, gt_path in pairs:
@@ -168,13 +139,11 @@ def _jobs_of_folder(options, may_be_empty):
 
 def _output_name(raw_path, options):
     """The input's name with the suffix of the format, and the format; ImageJ files are not called OME."""
-    from rcan.io.paths import image_name
-
-    is_zarr = raw_path.suffix.lower() in _ZARR
+    is_zarr = raw_path.suffix.lower() in _ZARR_SUFFIXES
     chosen = options.format or ("zarr" if is_zarr else options.output_tiff_format)
     if chosen.startswith("zarr"):
         return raw_path.name if is_zarr else f"{image_name(raw_path)}.ome.zarr", chosen
-    if raw_path.suffix.lower() not in _TIFF:
+    if raw_path.suffix.lower() not in TIFF_SUFFIXES:
         return image_name(raw_path) + (".ome.tif" if chosen == "ome" else ".tif"), chosen
     if chosen == "imagej" and raw_path.stem.lower().endswith(".ome"):
         return raw_path.stem[:-4] + raw_path.suffix, chosen
@@ -183,8 +152,6 @@ def _output_name(raw_path, options):
 
 def _name_job(options, raw, gt, output, chosen):
     """The job of an image; what is written besides goes beside the output."""
-    from rcan.io.paths import image_name
-
     name = image_name(output)
     spread = output.with_name(f"{name}_uncertainty{output.name[len(name) :]}")
     return Job(

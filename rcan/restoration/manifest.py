@@ -1,8 +1,8 @@
 """What has been restored into a folder: from which input, by which network, with which settings.
 
-`manifest.jsonl` has a line of JSON for each output, written when the output is complete and before it gets its name. A
-job that was killed at any moment therefore knows of every file under its final name whether it is this job's, and goes
-on with the rest. Lines are only ever appended, so that several processes may work into one folder.
+`manifest.jsonl` has a line of JSON for each output, written when the output is complete and before it gets its name.
+A job that was killed at any moment therefore knows of every file under its final name whether it is this job's, and
+goes on with the rest. Lines are only ever appended, so that several processes may work into one folder.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
-from rcan.atomic_io import file_signature
+from rcan.atomic_io import file_signature, report_errors_as
 
 __all__ = ["Manifest"]
 
@@ -53,13 +53,10 @@ class Manifest:
         return next((entry for entry in entries if entry["state"] == signature), {})
 
     def status(self, raw_path, output_path, settings):
-        """What the file under the name of an output is, for a job with these settings.
+        """Return what there is under the name of an output, for a job with these settings.
 
-        Returns
-        -------
-        status : {"absent", "done", "outdated", "other settings", "foreign"}
-            Done: made of this input with these settings. Outdated: the same, but the input has changed since.
-            Foreign: not made by a job, or changed since.
+        "absent"; "done", made of this input with these settings; "outdated", the same, but the input has changed
+        since; made with "other settings"; "foreign", not made by a job, or changed since.
         """
         if not os.path.lexists(output_path):
             return "absent"
@@ -77,35 +74,29 @@ class Manifest:
         if not entry:
             return ""
         earlier = entry["settings"]
-        words = ["another network"] if earlier.get("model") != settings["model"] else []
+        differences = ["another network"] if earlier.get("model") != settings["model"] else []
         changed = [
             key for key in sorted({*earlier, *settings} - {"model"}) if earlier.get(key) != settings.get(key)
         ]
-        return ", ".join([*words, *(f"{key} {_shown(earlier.get(key, 'not given'))}" for key in changed)])
-
-    def append(self, raw_path, input_signature, output_path, present_path, settings):
-        """Add an output that is complete and still has its partial name, `present_path`.
-
-        `input_signature` is that of the raw image before it was read.
-        """
-        self._write(
-            {
-                "output": Path(output_path).name,
-                "state": file_signature(present_path),
-                "input": os.path.realpath(raw_path),
-                "input_state": input_signature,
-                "settings": settings,
-                "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-            }
+        return ", ".join(
+            [*differences, *(f"{key} {_shown(earlier.get(key, 'not given'))}" for key in changed)]
         )
 
-    def extend(self, output_path, facts):
-        """Add to the newest entry of an output what is known only afterwards, such as its seams."""
-        self._write({**self._entries[Path(output_path).name][-1], **facts})
+    def append(self, origin, output_path, present_path, facts=()):
+        """Add an output that is complete and still has its partial name, `present_path`.
 
-    def _write(self, entry):
+        `origin` has the input, its signature before it was read, and the settings; `facts` are what else is known of
+        the output, such as its seams.
+        """
+        entry = {
+            "output": Path(output_path).name,
+            "state": file_signature(present_path),
+            **origin,
+            "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            **dict(facts),
+        }
         line = json.dumps(entry) + "\n"
-        with open(self.path, "a+b") as file:
+        with report_errors_as(self.path), open(self.path, "a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":

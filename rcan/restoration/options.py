@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from rcan.config import Axes, Count, read_devices
 from rcan.options import Settings, option
 
-__all__ = ["RestoreOptions"]
+__all__ = ["RestoreOptions", "describe_uncertainty"]
 
 Whole = Annotated[int, Field(ge=0)]
 
@@ -165,3 +165,25 @@ class RestoreOptions(Settings):
         spread = record.spread
         is_known = self.uncertainty and spread and spread.ensemble == self.ensemble
         return spread.factor if is_known else None
+
+
+def describe_uncertainty(options, record):
+    """Say what the second image of an ensemble is, with what `TrainingRecord` knows of its calibration."""
+    spread = record.spread
+    if not spread:
+        return (
+            "The uncertainty is the spread of the ensemble as it is, as a rule smaller than the errors: rcan evaluate "
+            "finds by what it must be multiplied."
+        )
+    if options.choose_spread_factor(record) is None:
+        return (
+            f"The uncertainty is the spread of the ensemble as it is: it was calibrated for an ensemble of "
+            f"{spread.ensemble} only. rcan evaluate --ensemble {options.ensemble} does it for this one."
+        )
+    bright = spread.signal_within_one
+    in_signal = "" if bright is None else f" ({100 * bright:.0f} % where there is signal)"
+    return (
+        f"The uncertainty is the spread of the ensemble times {spread.factor:.3g}, which held the truth in "
+        f"{100 * spread.calibrated_within_one:.0f} % of the voxels of the {spread.found_on} images"
+        f"{in_signal}; of images that are unlike them it says nothing."
+    )

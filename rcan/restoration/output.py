@@ -1,12 +1,14 @@
 """What is written of a restored image: its unit and type, its channels and metadata."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from rcan.fingerprint.domain import Verdict
 from rcan.intensity import denormalise, to_dtype
-from rcan.io.tiff_writing import create_volume
+from rcan.io.opening import create_volume
+from rcan.regions import shrink_region
 from rcan.scores import enlarge
 
 __all__ = ["FileReport", "Output"]
@@ -17,28 +19,16 @@ _FEWEST_STEPS = 100  # whole grey values between background and signal below whi
 
 @dataclass
 class FileReport:
-    """What came of restoring a file.
+    """What came of restoring a file."""
 
-    Attributes
-    ----------
-    scores : dict or None
-        As `rcan.scores.compare`, mean over the frames; None without ground truth.
-    seams : float or None
-        As `rcan.restoration.seams.SeamMeter.score`.
-    num_clipped, num_values : int
-        Values outside the range of their type, and all values that were written.
-    tile_shape, overlap : tuple of int
-    verdict : rcan.fingerprint.domain.Verdict or None
-        Whether the image is like the training data; None where these are not known.
-    """
-
-    scores: dict | None = None
-    seams: float | None = None
-    num_clipped: int = 0
-    num_values: int = 0
+    scores: dict | None = None  # as `rcan.scores.compare`, mean over the frames; None without ground truth
+    seams: float | None = None  # as `rcan.restoration.seams.SeamMeter.score`
+    num_clipped: int = 0  # values outside the range of their type
+    num_values: int = 0  # that were written
     tile_shape: tuple = ()
     overlap: tuple = ()
-    verdict: tuple | None = None
+    verdict: Verdict | None = None  # None where the training data are not known
+    present_paths: dict = field(default_factory=dict)  # of complete files, by the path that they get
 
 
 class Output:
@@ -112,12 +102,12 @@ class Output:
             time_step=volume.time_step,
             file_format=file_format,
         )
-        shown = self._unit("restored", 0)
+        display_range = self._unit("restored", 0)
         if not self._settings.is_normalised:
-            shown = (self._gt if self._settings.rescale else self._raw).ranges
+            display_range = (self._gt if self._settings.rescale else self._raw).ranges
         if is_spread:
-            shown = np.stack([0 * shown[:, 0], np.ptp(shown, axis=1)], axis=-1)
-        file.display_range = shown[np.arange(num_channels) % len(shown)]
+            display_range = np.stack([0 * display_range[:, 0], np.ptp(display_range, axis=1)], axis=-1)
+        file.display_range = display_range[np.arange(num_channels) % len(display_range)]
         if self._verdict:
             file.notes = {"trained_range": self._verdict.domain_status, "reasons": self._verdict.reasons}
         if is_spread:
@@ -146,11 +136,8 @@ class Output:
             first = frame.get("C", 0) * last
             parts = {"restored": (first + num_raw * self._settings.as_channels, block[..., :last])}
             if self._settings.as_channels:
-                smaller = tuple(
-                    slice(part.start // f, part.stop // f)
-                    for part, f in zip(region, self._factors, strict=True)
-                )
-                parts["raw"] = (frame.get("C", 0), enlarge(self._raw.read(number, smaller), block.shape))
+                smaller = self._raw.read(number, shrink_region(region, self._factors))
+                parts["raw"] = (frame.get("C", 0), enlarge(smaller, block.shape))
             if self._settings.as_channels and self._gt:
                 parts["ground truth"] = (first + num_raw + num_restored, self._gt.read(number, region))
             for kind, (channel, values) in parts.items():

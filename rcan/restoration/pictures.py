@@ -11,33 +11,19 @@ from rcan.atomic_io import atomic_file
 __all__ = ["draw_pictures"]
 
 
-def draw_pictures(job, settings, *, label, when_whole=None):
-    """Draw the preview and the movie of an image that is restored; of a time-lapse the first time point.
+def draw_pictures(job, settings, *, label):
+    """Draw the preview and the movie of a restored image; of a time-lapse the first time point.
 
     Raw and restored share one range of grey values, that of raw at the network's percentiles, unless the output is
-    written in another unit.
-
-    Parameters
-    ----------
-    job : rcan.restoration.jobs.Job
-    settings : rcan.restoration.settings.RestoreSettings
-        That it was restored with.
-    label : str
-        Shown with the progress.
-    when_whole : callable, optional
-        Called with the final and the present path of each picture right before it gets its name.
-
-    Warns
-    -----
-    UserWarning
-        If a movie is asked for of a single plane, which cannot turn.
+    written in another unit. Yields the final and the present path of each picture, which gets its name afterwards. A
+    warning says that a single plane cannot turn.
     """
     from rcan.figures.movie import write_movie
     from rcan.figures.projections import draw_projections
     from rcan.io.paths import image_name
 
     images, voxel_size, notes = _load_images(job, settings, f"{label}, pictures")
-    told = {"voxel_size": voxel_size, "name": image_name(job.output), "notes": notes}
+    labels = {"voxel_size": voxel_size, "name": image_name(job.output), "notes": notes}
     pictures = [(job.preview, draw_projections)] if job.preview else []
     if job.movie and len(images["raw"]) == 1:
         warnings.warn(f"{job.raw} has one plane: no movie of it, --preview shows it.", stacklevel=2)
@@ -45,15 +31,14 @@ def draw_pictures(job, settings, *, label, when_whole=None):
         pictures.append((job.movie, write_movie))
     for path, draw in pictures:
         with atomic_file(path) as partial:
-            draw(partial, images, **told)
-            if when_whole:
-                when_whole(path, partial)
+            draw(partial, images, **labels)
+            yield path, partial
 
 
 def _load_images(job, settings, label):
-    """Raw and restored, (Z, Y, X, 1) of one shape and normalised, their voxel size, and what is to be said."""
+    """Raw and restored, (Z, Y, X, 1) of one shape and normalised, their voxel size, and notes for the picture."""
     from rcan.figures.loading import load_for_view
-    from rcan.io.volume import open_volume
+    from rcan.io.opening import open_volume
     from rcan.progress import Progress
 
     with ExitStack() as stack:
@@ -100,12 +85,19 @@ def _frame_of(volume, channel):
 def _ranges(job, settings, raw, channel):
     """Grey values that become 0 and 1 in the files of raw and of restored."""
     from rcan.data.views import open_network_view
-    from rcan.io.volume import open_volume
+    from rcan.io.opening import open_volume
 
     def range_of(file, channel, **normalize):
         ndim = 3 if "Z" in file.axes else 2
-        told = {"num_channels": 1, "percentiles": settings.percentiles, "channels": (channel,), **normalize}
-        return open_network_view(file, ndim=ndim, **told).range_of(0)[0]
+        view = open_network_view(
+            file,
+            ndim=ndim,
+            num_channels=1,
+            percentiles=settings.percentiles,
+            channels=(channel,),
+            **normalize,
+        )
+        return view.range_of(0)[0]
 
     training_range = None if settings.training_range is None else settings.training_range[:1]
     of_raw = range_of(raw, channel, normalize=settings.normalize, training_range=training_range)

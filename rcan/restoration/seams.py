@@ -12,18 +12,7 @@ _EVERY = 2  # voxels of a face that are looked at, along each axis
 class SeamMeter:
     """Compares intensity steps across the borders of tiles with the steps right beside them.
 
-    Attributes
-    ----------
-    steps : ndarray of shape (2, 2)
-        Sum and number of the absolute steps across borders, and beside them.
-
-    Examples
-    --------
-    Blocks come as a `Blender` hands them out::
-
-        meter = SeamMeter()
-        meter.add(index, block, ramps)
-        meter.score  # 1: the borders cannot be told; None: there are none
+    `steps` has sum and number of the absolute steps across borders, and beside them, (2, 2).
     """
 
     def __init__(self):
@@ -31,15 +20,9 @@ class SeamMeter:
         self.steps = np.zeros((2, 2))
 
     def add(self, index, block, ramps):
-        """See one finished block.
+        """Measure one finished block `(z, y, x, C)`, as a `Blender` hands it out.
 
-        Parameters
-        ----------
-        index : tuple of int
-            Of the tile.
-        block : ndarray of shape (z, y, x, C)
-        ramps : sequence of int
-            Voxels over which one tile fades into the next, along each axis.
+        `index` is that of the tile, `ramps` the voxels over which one tile fades into the next, along each axis.
         """
         for axis, ramp in enumerate(ramps):
             every = [slice(None, None, _EVERY)] * (block.ndim - 1)

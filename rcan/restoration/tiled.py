@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 
+from rcan.regions import intersect, region_shape, relative_region, scale_region, whole_region
 from rcan.restoration.engine import (
     SMALLEST_TILE,
     KerasEngine,
@@ -28,39 +29,18 @@ class TileTooLarge(MemoryError):
 
 
 def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progress=None, seams=None):
-    """Restore a volume, and hand out its parts as soon as they are finished.
+    """Restore a volume, and yield its parts as soon as they are finished: region of the output, and block.
 
-    Parameters
-    ----------
-    engine : callable
-        As `rcan.restoration.engine.KerasEngine`.
-    read : callable
-        ``read(region)`` gives the normalised raw voxels `(Z, Y, X, C)` of a tuple of slices; called ahead, in another
-        thread.
-    shape : tuple of int
-        Spatial shape of the whole raw volume.
-    tile_shape : tuple of int
-        Spatial shape of a tile; cut down to the volume.
-    overlap : tuple of int
-        Voxels that neighbouring tiles share.
-    part : tuple of slice, optional
-        Region of the output to restore alone: the same values as in the whole.
-    progress : Progress, optional
-        Advanced after every tile, by all raw voxels together.
-    seams : rcan.restoration.seams.SeamMeter, optional
-        Sees every block.
-
-    Yields
-    ------
-    region : tuple of slice
-        Place in the output. The regions cover it once.
-    block : ndarray of shape (z, y, x, C), float32
-        Restored voxels.
+    ``read(region)`` gives the normalised raw voxels `(Z, Y, X, C)` of a tuple of slices; it is called ahead, in
+    another thread. `shape` is the spatial shape of the whole raw volume. With `part`, a region of the output, that
+    alone is restored, with the same values as in the whole. `progress` is advanced after every tile, by all raw
+    voxels together. The regions cover the output once.
     """
     cuts = [tile_axis(*axis) for axis in zip(shape, tile_shape, overlap, engine.factors, strict=True)]
     if part:
         cuts = [
-            [cut for cut in axis if _meet(cut.write, inside)] for axis, inside in zip(cuts, part, strict=True)
+            [cut for cut in axis if cut.write.start < inside.stop and inside.start < cut.write.stop]
+            for axis, inside in zip(cuts, part, strict=True)
         ]
     order = _order_of(shape)
     back = tuple(map(order.index, range(len(shape))))
@@ -93,21 +73,10 @@ def _order_of(shape):
     return (longest, *(axis for axis in range(len(shape)) if axis != longest))
 
 
-def _meet(one, other):
-    return one.start < other.stop and one.stop > other.start
-
-
 def _clip(region, block, part):
-    """What of a block lies in a part of the output; it may be nothing."""
-    limits = [
-        (max(own.start, inside.start), min(own.stop, inside.stop))
-        for own, inside in zip(region, part, strict=True)
-    ]
-    clipped = tuple(slice(first, max(first, last)) for first, last in limits)
-    kept = (
-        slice(new.start - own.start, new.stop - own.start) for new, own in zip(clipped, region, strict=True)
-    )
-    return clipped, block[tuple(kept)]
+    """The part of a block that lies in a part of the output; it may be nothing."""
+    clipped = intersect(region, part)
+    return clipped, block[relative_region(clipped, region)]
 
 
 def _compute_ahead(engine, read, tiles):
@@ -150,18 +119,9 @@ def is_computing():
 class TiledRestorer:
     """Restores volumes of any size with an engine, tile by tile.
 
-    The one place where tiles are planned and, where memory turns out to be too small for them, made smaller.
-
-    Parameters
-    ----------
-    engine : callable
-        As `rcan.restoration.engine.KerasEngine`, or an `Ensemble`.
-    max_voxels : int
-        Most voxels of a tile that is chosen.
-    tile_shape : tuple of int, optional
-        Spatial shape of a tile, cut down to the volume; where not given, the one that computes the fewest voxels.
-    overlap : tuple of int, optional
-        Voxels that neighbouring tiles share; where not given 16, or a quarter of a tile that is given or small.
+    The one place where tiles are planned and, where memory turns out to be too small for them, made smaller. A tile
+    has at most `max_voxels` voxels, and the shape that computes the fewest, unless `tile_shape` says otherwise.
+    Neighbouring tiles share `overlap` voxels: 16, or a quarter of a tile that is given or small.
     """
 
     def __init__(self, engine, *, max_voxels=2**22, tile_shape=None, overlap=None):
@@ -217,33 +177,14 @@ class TiledRestorer:
         return True
 
     def restore(self, read, shape, *, part=None, progress=None):
-        """Restore a volume that is read by regions, or a part of it.
-
-        Parameters
-        ----------
-        read : callable
-            As `restore_blocks`.
-        shape : tuple of int
-            Spatial shape of the whole raw volume.
-        part : tuple of slice, optional
-            Region of the output, with the same values as in the whole.
-        progress : Progress, optional
-
-        Returns
-        -------
-        restored : ndarray of shape (Z, Y, X, C) or (Y, X, C), float32
-        """
-        part = part or tuple(
-            slice(0, size * factor) for size, factor in zip(shape, self.engine.factors, strict=True)
-        )
-        sizes = [along.stop - along.start for along in part]
-        restored = np.empty((*sizes, self.engine.num_channels[1]), np.float32)
+        """Restore a volume that is read by regions, as by `restore_blocks`, or a `part` of its output."""
+        part = part or scale_region(whole_region(shape), self.engine.factors)
+        restored = np.empty((*region_shape(part), self.engine.num_channels[1]), np.float32)
 
         def fill(tile_shape, overlap):
             options = {"tile_shape": tile_shape, "overlap": overlap, "part": part, "progress": progress}
             for region, block in restore_blocks(self.engine, read, shape, **options):
-                inside = zip(region, part, strict=True)
-                restored[tuple(slice(r.start - p.start, r.stop - p.start) for r, p in inside)] = block
+                restored[relative_region(region, part)] = block
             return restored
 
         return self.with_fitting_tiles(shape, fill)

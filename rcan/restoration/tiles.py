@@ -24,46 +24,20 @@ RAMP_SHARE = 4  # one tile fades into the next over a quarter of the overlap
 
 
 class Cut(NamedTuple):
-    """One tile along one axis.
+    """One tile along one axis."""
 
-    Attributes
-    ----------
-    read : slice
-        The tile in the input.
-    crop : slice
-        The part of the restored tile that is used, from the tile's own start.
-    write : slice
-        The place of that part in the output.
-    weight : ndarray of shape (write.stop - write.start,), float32
-        Above 0; sums to one over all tiles at each voxel of the output.
-    """
-
-    read: slice
-    crop: slice
-    write: slice
-    weight: np.ndarray
+    read: slice  # the tile in the input
+    crop: slice  # the part of the restored tile that is used, from the tile's own start
+    write: slice  # the place of that part in the output
+    weight: np.ndarray  # of each voxel of that part, above 0; sums to one over all tiles
 
 
 def tile_axis(size, tile, overlap, factor=1):
     """Cut one axis into tiles, as few as possible, and weigh them so that they blend.
 
-    Parameters
-    ----------
-    size : int
-        Voxels along the axis.
-    tile : int
-        Voxels of a tile; cut down to `size`.
-    overlap : int
-        Voxels that neighbours share at least; cut down to ``tile - 1``.
-    factor : int
-        Voxels written for each voxel read.
+    `tile` is cut down to `size`; neighbours share `overlap` voxels at least; `factor` voxels are written for each
+    read.
 
-    Returns
-    -------
-    cuts : list of Cut
-
-    Examples
-    --------
     >>> [(cut.read.start, cut.read.stop) for cut in tile_axis(100, tile=64, overlap=8)]
     [(0, 64), (36, 100)]
     >>> [(cut.write.start, cut.write.stop) for cut in tile_axis(100, tile=64, overlap=8)]
@@ -92,34 +66,15 @@ def tile_axis(size, tile, overlap, factor=1):
 
 
 def ramp_of(overlap):
-    """Voxels over which one tile fades into the next.
-
-    Parameters
-    ----------
-    overlap : int
-    """
+    """Voxels over which one tile fades into the next."""
     return math.ceil(overlap / RAMP_SHARE)
 
 
 def choose_tile(shape, overlap, *, max_voxels):
-    """Choose the shape of tile that computes the fewest voxels for a volume.
+    """Choose the spatial shape of tile that computes the fewest voxels for a volume.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Spatial shape of the volume.
-    overlap : tuple of int
-        Voxels that neighbouring tiles share.
-    max_voxels : int
-        Most voxels of a tile.
+    Equal tiles cover the volume. They are larger than the overlap, even where that is more than `max_voxels`.
 
-    Returns
-    -------
-    tile_shape : tuple of int
-        Covers the volume with equal tiles. Larger than the overlap, even where that is more than `max_voxels`.
-
-    Examples
-    --------
     >>> choose_tile((32, 512, 512), (16, 16, 16), max_voxels=2**22)
     (32, 264, 264)
     """
@@ -147,20 +102,11 @@ def _tile_sizes(size, overlap):
 
 
 class Blender:
-    """Weighs restored tiles, adds them up, and hands out what is finished.
+    """Weighs restored tiles, adds them up, and hands out what is finished. Tiles come in C order of their indices::
 
-    Parameters
-    ----------
-    cuts : list of list of Cut
-        Of each spatial axis.
-
-    Examples
-    --------
-    Tiles come in C order of their indices::
-
-        blender = Blender([tile_axis(100, 64, 8)] * 3)
-        for index in np.ndindex(*blender.counts):
-            region, block = blender.add(index, tiles[index])
+    blender = Blender([tile_axis(100, 64, 8)] * 3)
+    for index in np.ndindex(*blender.counts):
+        region, block = blender.add(index, tiles[index])
     """
 
     def __init__(self, cuts):
@@ -172,20 +118,9 @@ class Blender:
         self._carry = [{} for _ in cuts]
 
     def add(self, index, tile):
-        """Add one tile.
+        """Add one restored tile `(z, y, x, C)`, margins included; returns what no later tile touches.
 
-        Parameters
-        ----------
-        index : tuple of int
-            Of the tile on each axis.
-        tile : ndarray of shape (z, y, x, C)
-            Restored, margins included.
-
-        Returns
-        -------
-        region : tuple of slice
-            Place in the output of what no later tile touches. The regions of all tiles cover the output once.
-        block : ndarray of shape (z, y, x, C), float32
+        That is its region in the output, and its block, float32. The regions of all tiles cover the output once.
         """
         cuts = [axis[i] for axis, i in zip(self._cuts, index, strict=True)]
         tile = tile[tuple(cut.crop for cut in cuts)].astype(np.float32)  # a copy, which is written into
@@ -204,7 +139,7 @@ class Blender:
             if index[axis]:
                 self._add_carry(axis, index, region, block)
             if index[axis] + 1 < self.counts[axis]:
-                # finished on the axes before, whole on those behind
+                # finished on the axes before, all of it on those behind
                 self._leave_carry(axis, index, tile[(*inside[:axis], slice(inside[axis].stop, None))], inside)
         return region, block
 
@@ -216,9 +151,9 @@ class Blender:
         behind = [cuts[i].write for cuts, i in zip(self._cuts[axis + 2 :], index[axis + 2 :], strict=True)]
         whole = [cuts[-1].write.stop for cuts in self._cuts[axis + 2 :]]
         # Along the axis after; what is beyond belongs to the strip of the next tile there:
-        own = inside[axis + 1].stop
+        end = inside[axis + 1].stop
         lead = (slice(None),) * (axis + 1)
-        pieces = (part[(*lead, slice(0, own))], part[(*lead, slice(own, None))])
+        pieces = (part[(*lead, slice(0, end))], part[(*lead, slice(end, None))])
         for strip, piece in enumerate(pieces, index[axis + 1]):
             length = piece.shape[axis + 1]
             if not length:

@@ -13,17 +13,17 @@ __all__ = ["watch"]
 _LOOK_INTERVAL = 1  # seconds
 
 
-def watch(options, restore):
-    """Call ``restore(job)`` for each image that is in the folder or appears, until interrupted.
+def watch(options):
+    """Yield a job for each image that is in the folder or appears, until interrupted.
 
     An image counts as completely written when it has not changed for `options.settle` seconds; one that changes later
-    is restored again.
+    comes again.
     """
     print(f"Watching {options.input}, Ctrl-C ends.", flush=True)
-    unchanged_since, restored, last_problem = {}, {}, None
+    unchanged_since, done, last_problem = {}, {}, None
     while True:
         try:
-            jobs, problem = find_jobs(options, may_be_empty=True), None
+            jobs, problem = find_jobs(options), None
         except (OSError, ValueError) as failure:  # of the folder: it may be gone for a while
             jobs, problem = [], describe_failure(failure)
         if problem and problem != last_problem:
@@ -37,7 +37,7 @@ def watch(options, restore):
                     start = time.monotonic()
                     unchanged_since[job] = signature, start
                 is_settled = time.monotonic() - start >= options.settle
-                if is_settled and restored.get(job) != signature:
-                    restore(job)
-                    restored[job] = signature
+                if is_settled and done.get(job) != signature:
+                    yield job
+                    done[job] = signature
         time.sleep(_LOOK_INTERVAL)

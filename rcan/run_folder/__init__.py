@@ -13,6 +13,7 @@ A run folder describes itself::
     restored.png    a volume that was scored at the end; report.html has all of the run on a page
     train/, validation/   TensorBoard events
 
-Files appear under these names only when they are whole. `folder` makes such a folder and guards what is in it,
-`states` keeps what a training goes on from, `models` reads the network and what is known about it.
+A file gets its name only when it is complete. `layout` makes such a folder and guards the files in it, `record` and
+`state` are typed `training.json` and `state.json`, `checkpoints` saves what a training goes on from, `models` reads
+the network and its record.
 """

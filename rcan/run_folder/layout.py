@@ -1,45 +1,27 @@
-"""What is in a run folder: made for a new run, and kept from being replaced by accident."""
+"""Which files a run folder has: made for a new run, and kept from being replaced by accident."""
 
 import os
 import re
 import shutil
 from pathlib import Path
 
-from rcan.atomic_io import atomic_file, read_json
+from rcan.atomic_io import atomic_file
+from rcan.run_folder.state import RunState
 
-__all__ = [
-    "FIRST_STATE",
-    "MODELS",
-    "check_run_dir",
-    "create_run",
-    "list_states",
-    "remove_partials",
-]
+__all__ = ["MODELS", "check_run_dir", "create_run", "list_checkpoints", "remove_partials"]
 
 MODELS = ("best.keras", "last.keras")
-FIRST_STATE = "epoch_000000_000000000"  # of a run that has not done a step: nothing is lost with it
+_BEFORE_FIRST_STEP = RunState(epochs=0).name  # the checkpoint of a run that nothing is lost with
 _RESULTS = (*MODELS, "history.csv", "history.png", "restored.png", "patches.png", "report.html")
 _DESCRIPTION = ("config.json", "training.json")  # written before the first step
-_FOLDERS = ("train", "validation")
+_EVENT_FOLDERS = ("train", "validation")
 
 
 def check_run_dir(run_dir, *, overwrite=False):
-    """Check that a run can be written to a folder; nothing is changed.
+    """Check that a run can be written to a folder, which may hold an earlier run only with `overwrite`.
 
-    Parameters
-    ----------
-    run_dir : path or None
-    overwrite : bool
-        Whether an earlier run may be there.
-
-    Raises
-    ------
-    ValueError
-        If no folder is named.
-    FileExistsError
-        If it is a file, holds another run and `overwrite` is not set, or holds a `config.json` that no run wrote.
-    OSError
-        If it cannot be made or written.
+    Nothing is changed. A ValueError says that no folder is named, an OSError that it cannot be made or written, or
+    that a file or another run is in the way.
     """
     if run_dir is None:
         raise ValueError("output_dir is missing: name the run folder in the config file or with -o.")
@@ -53,62 +35,52 @@ def check_run_dir(run_dir, *, overwrite=False):
         )
     if not os.access(nearest, os.W_OK):
         raise PermissionError(f"{nearest} may not be written to: name another folder with -o.")
-    config, about = (run_dir / name for name in _DESCRIPTION)
-    if config.exists() and not about.exists():
+    config, record = (run_dir / name for name in _DESCRIPTION)
+    if config.exists() and not record.exists():
         raise FileExistsError(
             f"{config} was not written by a run: a run writes a file of that name. Name another folder with -o."
         )
     results = [run_dir / name for name in _RESULTS if (run_dir / name).exists()]
-    results += [folder for folder in list_states(run_dir) if folder.name != FIRST_STATE]
-    if not results or overwrite:
-        return
-    done, epochs = _progress(run_dir)
-    if done is None:
-        how, ways = f"already holds a run ({results[0].name})", "replace the run with --overwrite"
-    elif done < epochs:
-        how = f"holds an unfinished run (epoch {done + 1} of {epochs})"
-        ways = "go on with --resume, or replace it with --overwrite"
-    else:
-        how = f"already holds a run of {epochs} epochs"
-        ways = "prolong it with --resume and more --epochs, or replace it with --overwrite"
-    raise FileExistsError(f"{run_dir} {how}: name another folder with -o, {ways}.")
+    results += [folder for folder in list_checkpoints(run_dir) if folder.name != _BEFORE_FIRST_STEP]
+    if results and not overwrite:
+        raise FileExistsError(f"{run_dir} {_describe_run(run_dir, results[0])}.")
 
 
-def _progress(run_dir):
-    """Epochs done and to do of the run in a folder, None where it cannot go on."""
-    for folder in reversed(list_states(run_dir)):
+def _describe_run(run_dir, result):
+    """Say how far the run in a folder is, and what can be done."""
+    for folder in reversed(list_checkpoints(run_dir)):
         try:
-            state = read_json(folder / "state.json")
-            return state["epoch"], state["epoch"] if state["is_finished"] else state["epochs"]
-        except (OSError, ValueError, KeyError):
+            state = RunState.load(folder / "state.json")
+        except (OSError, ValueError):
             continue
-    return None, None
+        if state.is_finished:
+            return (
+                f"already holds a run of {state.epoch} epochs: name another folder with -o, prolong it with --resume "
+                "and more --epochs, or replace it with --overwrite"
+            )
+        return (
+            f"holds an unfinished run (epoch {state.epoch + 1} of {state.epochs}): name another folder with -o, go on "
+            "with --resume, or replace it with --overwrite"
+        )
+    return (
+        f"already holds a run ({result.name}): name another folder with -o, replace the run with --overwrite"
+    )
 
 
 def create_run(run_dir, *, overwrite=False):
-    """Make a run folder, empty of earlier runs; one that ended before its first epoch counts for nothing.
+    """Make a run folder and its parents, without the files of an earlier run; other files stay where they are.
 
-    Parameters
-    ----------
-    run_dir : path
-        Made with its parents where it does not exist. Files that no run writes stay where they are.
-    overwrite : bool
-        Remove the files of an earlier run.
-
-    Raises
-    ------
-    ValueError, OSError
-        As `check_run_dir`, or if the folder cannot be written; nothing is removed then.
+    What ended before its first epoch is no run. Errors are those of `check_run_dir`; nothing is removed then.
     """
     check_run_dir(run_dir, overwrite=overwrite)
     run_dir = Path(run_dir)
-    old = _files_of_run(run_dir)
+    old = _list_run_files(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with atomic_file(run_dir / "training.json") as partial:  # fails before anything is removed
         partial.write_text("{}")
     if old:
         remove_partials(run_dir)
-        for folder in list_states(run_dir):
+        for folder in list_checkpoints(run_dir):
             shutil.rmtree(folder)
     for path in old:
         if path.name != "training.json":
@@ -117,36 +89,22 @@ def create_run(run_dir, *, overwrite=False):
             path.parent.rmdir()
 
 
-def _files_of_run(run_dir):
-    """What a run has left in a folder; `train` and `validation` may be a user's own, with images in them."""
+def _list_run_files(run_dir):
+    """List the files that a run has left; `train` and `validation` may hold images of a user besides."""
     if not (run_dir / "training.json").exists():
         return []
-    events = [path for name in _FOLDERS for path in (run_dir / name).glob("events.out*")]
+    events = [path for name in _EVENT_FOLDERS for path in (run_dir / name).glob("events.out*")]
     return [path for name in (*_RESULTS, *_DESCRIPTION) if (path := run_dir / name).exists()] + events
 
 
-def list_states(run_dir):
-    """List the folders of the states that have been saved, the oldest first.
-
-    Parameters
-    ----------
-    run_dir : path
-
-    Returns
-    -------
-    folders : list of Path
-    """
+def list_checkpoints(run_dir):
+    """List the folders of all checkpoints, the oldest first."""
     folders = (Path(run_dir) / "checkpoints").glob("epoch_*")
     return sorted(folder for folder in folders if re.fullmatch(r"epoch_\d{6}_\d{9}", folder.name))
 
 
 def remove_partials(run_dir):
-    """Remove what a killed run was writing.
-
-    Parameters
-    ----------
-    run_dir : Path
-    """
+    """Remove incomplete files that a killed run has left."""
     for path in (run_dir / "checkpoints").glob(".epoch_*.partial-*"):
         shutil.rmtree(path)
     for name in (*_RESULTS, *_DESCRIPTION):

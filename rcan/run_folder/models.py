@@ -1,4 +1,4 @@
-"""The trained network of a run folder, and what is known about it."""
+"""The trained network of a run folder, and the record of its training."""
 
 import hashlib
 import zipfile
@@ -18,38 +18,19 @@ __all__ = [
     "save_model",
 ]
 
-_ADDED = ("spread", "trusted_range")  # found out about a network after its training
+_ADDED = ("spread", "trusted_range")  # keys that are found out after the training
 
 
 def save_model(model, path):
-    """Save a Keras model; the file at `path` is the old or the new one, never half of it.
-
-    Parameters
-    ----------
-    model : keras.Model
-    path : path
-        Ends in ``.keras``.
-    """
+    """Save a Keras model as ``.keras``; the file at `path` is the old or the new one, never half of it."""
     with atomic_file(path) as partial:
         model.save(partial)
 
 
 def find_model(model_dir):
-    """Find the model file that `model_dir` means.
+    """Find the model file of a run folder (its best model, else the newest), or take a ``.keras`` file itself.
 
-    Parameters
-    ----------
-    model_dir : path
-        A run folder (its best model is taken, the newest where there is no best), or a ``.keras`` file.
-
-    Returns
-    -------
-    path : Path
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
+    A FileNotFoundError if there is none.
     """
     model_dir = Path(model_dir)
     if model_dir.suffix == ".keras" and model_dir.is_file():
@@ -68,7 +49,7 @@ def find_model(model_dir):
 
 
 def load_model(model_dir):
-    """Load a trained network and what is known about it.
+    """Load a trained network and the record of its training.
 
     Parameters
     ----------
@@ -105,25 +86,9 @@ def load_model(model_dir):
 
 
 def read_record(model_dir):
-    """Read what is known of a trained network, without loading it.
+    """Read the `training.json` beside a model, without loading the model; the defaults where there is none.
 
-    Parameters
-    ----------
-    model_dir : path
-        A run folder or a ``.keras`` file.
-
-    Returns
-    -------
-    record : TrainingRecord
-        The `training.json` beside the model, the defaults where there is none. What a study has added about another
-        network than that of now is left out.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no model.
-    ValueError
-        If the file is no such record.
+    What a study has found out about another network than the present one is left out.
     """
     path = find_model(model_dir).with_name("training.json")
     if not path.is_file():
@@ -141,20 +106,10 @@ def has_record(model_dir):
 
 
 def add_to_record(model_dir, name, facts):
-    """Add to a network's `training.json` what was found out about it after its training.
+    """Add to the `training.json` beside a model what was found out after its training, with the digest of the model.
 
-    Parameters
-    ----------
-    model_dir : path
-        A run folder, or a ``.keras`` file beside its `training.json`.
-    name : {"spread", "trusted_range"}
-    facts : SpreadRecord or TrustedRange
-        Kept with the digest of the network, as a training that goes on makes another network.
-
-    Raises
-    ------
-    OSError
-        If there is no `training.json`, or it cannot be written.
+    `name` is ``"spread"`` with `facts` a SpreadRecord, or ``"trusted_range"`` with a TrustedRange. An OSError if there
+    is no such file, or it cannot be written.
     """
     path = find_model(model_dir).with_name("training.json")
     facts = facts.model_copy(update={"model": digest_model(model_dir)})
@@ -162,16 +117,5 @@ def add_to_record(model_dir, name, facts):
 
 
 def digest_model(model_dir):
-    """A word that differs where networks differ.
-
-    Parameters
-    ----------
-    model_dir : path
-        A run folder or a ``.keras`` file.
-
-    Returns
-    -------
-    digest : str
-        16 hexadecimal digits.
-    """
+    """Digest of the file of a model, 16 hexadecimal digits: the same as long as the network is."""
     return hashlib.sha256(find_model(model_dir).read_bytes()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from rcan.records import Record
 __all__ = ["PairRecord", "SpreadRecord", "TrainingRecord"]
 
 RECORD_VERSION = 1
+_FINGERPRINT_KEYS = ("training_fingerprint", "seen")  # the second one until version 0.1.0
 
 
 class PairRecord(Record):
@@ -33,9 +34,9 @@ class PairRecord(Record):
 
 
 class SpreadRecord(Record):
-    """By what the spread of an ensemble must be multiplied to hold the truth in 68 % of the voxels.
+    """What the spread of an ensemble must be multiplied by to hold the truth in 68 % of the voxels.
 
-    The shares of voxels are described in `rcan.assess.uncertainty.Coverage`.
+    `rcan.assess.uncertainty.Coverage` says what the shares of voxels mean.
     """
 
     factor: float
@@ -51,35 +52,18 @@ class SpreadRecord(Record):
 
 
 class TrainingRecord(Record):
-    """What is known of a trained network; of a model file alone, the defaults.
-
-    Attributes
-    ----------
-    versions : dict of str to str
-        Of this package, Python and others.
-    percentiles : (float, float)
-        Percentiles of a volume that became 0 and 1.
-    patch_shape : tuple of int or None
-        (Z, Y, X) or (Y, X).
-    upscaling : tuple of int or None
-        Voxels of the ground truth for each raw voxel.
-    training, validation : tuple of PairRecord
-    training_fingerprint : TrainingFingerprint or None
-        Range of the raw volumes; None where nothing or another version has measured it.
-    spread : SpreadRecord or None
-    trusted_range : TrustedRange or None
-    """
+    """What is known of a trained network; of a model file alone, the defaults."""
 
     version: int = RECORD_VERSION
-    versions: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)  # of this package, Python and others
     seed: int | None = None
-    percentiles: tuple[float, float] = DEFAULT_PERCENTILES
-    patch_shape: tuple[int, ...] | None = None
-    upscaling: tuple[int, ...] | None = None
+    percentiles: tuple[float, float] = DEFAULT_PERCENTILES  # of a volume, that became 0 and 1
+    patch_shape: tuple[int, ...] | None = None  # (Z, Y, X) or (Y, X)
+    upscaling: tuple[int, ...] | None = None  # voxels of the ground truth for each raw voxel
     training: tuple[PairRecord, ...] = ()
     validation: tuple[PairRecord, ...] = ()
-    training_fingerprint: TrainingFingerprint | None = Field(
-        None, validation_alias=AliasChoices("training_fingerprint", "seen")
+    training_fingerprint: TrainingFingerprint | None = Field(  # of the raw volumes; of this version alone
+        None, validation_alias=AliasChoices(*_FINGERPRINT_KEYS)
     )
     spread: SpreadRecord | None = None
     trusted_range: TrustedRange | None = None
@@ -88,12 +72,8 @@ class TrainingRecord(Record):
     def read(cls, values, path):
         """Check the contents of a `training.json`; a fingerprint of another version is left out."""
         if isinstance(values, dict):
-            kept = {
-                key: value
-                for key, value in values.items()
-                if key not in ("training_fingerprint", "seen") or _is_current(value)
-            }
-            return super().read(kept, path)
+            outdated = [key for key in _FINGERPRINT_KEYS if not _is_current(values.get(key))]
+            values = {key: value for key, value in values.items() if key not in outdated}
         return super().read(values, path)
 
     def as_json(self):

@@ -4,8 +4,7 @@ import numpy as np
 
 from rcan.fingerprint.measure import SIGNAL_PERCENTILES
 from rcan.intensity import normalise
-from rcan.io.tiff_writing import create_volume
-from rcan.io.volume import open_volume
+from rcan.io.opening import create_volume, open_volume
 from rcan.progress import Progress
 from rcan.simulation.camera import digitise, each_warning_once, expose
 from rcan.simulation.optics import blur

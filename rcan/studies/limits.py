@@ -8,8 +8,7 @@ from rcan.assess.limits.records import LimitsResult, LimitsSettings, Step
 from rcan.assess.options import LimitsOptions
 from rcan.atomic_io import atomic_file, file_signature, list_versions, write_json, write_table
 from rcan.failures import describe_failure
-from rcan.io.paths import list_volumes
-from rcan.io.volume import is_zarr
+from rcan.io.paths import is_folder_of_images, list_volumes
 from rcan.run_folder.models import add_to_record, digest_model, has_record, load_model, read_record
 from rcan.run_folder.record import TrainingRecord
 from rcan.simulation.camera import each_warning_once
@@ -147,8 +146,7 @@ def _choose_inputs(options):
         return None, None
     if not options.input.exists():
         raise FileNotFoundError(f"{options.input} does not exist: -i takes an image or a folder of them.")
-    is_folder = options.input.is_dir() and not is_zarr(options.input)
-    paths = list_volumes(options.input) if is_folder else [options.input]
+    paths = list_volumes(options.input) if is_folder_of_images(options.input) else [options.input]
     if not options.train:
         return None, paths[: options.volumes]  # one part of each comes first: others would not be used
     if len(paths) < 2:

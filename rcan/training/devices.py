@@ -1,4 +1,4 @@
-"""What a run computes on: one device or several, one machine or several."""
+"""Devices that a run computes on: one or several, of one machine or several."""
 
 import contextlib
 import json
@@ -9,26 +9,11 @@ from rcan.keras_setup import keras, tf
 
 
 def choose_strategy(devices, precision):
-    """Make the distribution strategy that a config asks for.
+    """Make the distribution strategy for the `devices` and the `precision` of a configuration.
 
-    To be called before TensorFlow computes anything.
-
-    Parameters
-    ----------
-    devices : str
-        ``"auto"``: all GPUs, or the CPU where there is none; ``"cpu"``; or a number: so many GPUs, or logical CPU
-        devices where there is no GPU.
-    precision : {"float32", "mixed_bfloat16", "mixed_float16"}
-
-    Returns
-    -------
-    strategy : tf.distribute.Strategy
-        TensorFlow's own default for a single device. Several machines where ``TF_CONFIG`` names a cluster.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer devices than asked for, or ``TF_CONFIG`` is not JSON.
+    To be called before TensorFlow computes anything. One device gets TensorFlow's default strategy; where
+    ``TF_CONFIG`` names a cluster, the strategy is one of several machines. A ValueError if there are fewer devices
+    than asked for, or ``TF_CONFIG`` is not JSON.
     """
     if devices == "cpu":
         tf.config.set_visible_devices([], "GPU")
@@ -53,7 +38,7 @@ def choose_strategy(devices, precision):
 
 
 def _tf_config():
-    """The cluster of machines that the environment names, and the task of this one."""
+    """Cluster of machines that the environment names, and the task of this one."""
     try:
         return json.loads(os.environ.get("TF_CONFIG") or "{}")
     except ValueError as failure:
@@ -62,12 +47,31 @@ def _tf_config():
         ) from None
 
 
+def is_cluster(strategy):
+    """Whether several machines train together."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def is_chief():
-    """Whether this process writes: the only one, or the first of several."""
+    """Whether this process writes files: the only one, or the first of several."""
     task = _tf_config().get("task", {})
     return task.get("type", "worker") == "chief" or (
         "chief" not in _tf_config().get("cluster", {}) and task.get("index", 0) == 0
     )
+
+
+@contextlib.contextmanager
+def report_lost_machine(strategy, run_dir):
+    """Turn errors of TensorFlow into one that says what to do, where several machines train together."""
+    try:
+        yield
+    except tf.errors.OpError as failure:
+        if not is_cluster(strategy):
+            raise
+        raise ConnectionError(
+            f"another machine of the cluster has stopped or cannot be reached ({type(failure).__name__}). Start "
+            f"the command on all machines again, with --resume: {run_dir} keeps the last state."
+        ) from failure
 
 
 @contextlib.contextmanager

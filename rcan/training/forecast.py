@@ -8,18 +8,7 @@ from rcan.training.gradient import has_fast_stock_gradient
 
 
 def step_memory(config, upscaling):
-    """Memory that a training step takes on each device, measured with `benchmarks/memory.py` on a CPU.
-
-    Parameters
-    ----------
-    config : rcan.Config
-        With a `patch_shape`.
-    upscaling : tuple of int
-
-    Returns
-    -------
-    num_bytes : int
-    """
+    """Bytes that a training step takes on each device, measured with `benchmarks/memory.py` on a CPU."""
     groups, blocks = config.num_residual_groups, config.num_residual_blocks
     # maps of all feature channels that are kept for the gradient: four for each block, one for each group
     maps = 4 * groups * blocks + groups + 5
@@ -29,41 +18,25 @@ def step_memory(config, upscaling):
     return 4 * config.num_channels * maps * config.batch_size * math.prod(config.patch_shape)
 
 
-def forecast(config, data, sampler, *, num_parameters, num_replicas):
-    """Put into words what a training will do; refuse one that does not fit into the memory.
-
-    Parameters
-    ----------
-    config : rcan.Config
-    data : Data
-    sampler : PatchSampler
-    num_parameters, num_replicas : int
-
-    Returns
-    -------
-    text : str
-
-    Raises
-    ------
-    ValueError
-        If a step on the CPU needs more memory than is free.
-    """
+def forecast(config, data, sampler, learner):
+    """Put into words what a training will take; a ValueError if a step on the CPU needs more memory than is free."""
     first, shape = data.training[0], "x".join(map(str, config.patch_shape))
+    num_devices = learner.strategy.num_replicas_in_sync
     needed, free = step_memory(config, first.upscaling), free_memory()
     is_on_cpu = not tf.config.list_logical_devices("GPU")
-    if is_on_cpu and needed * num_replicas > free:
+    if is_on_cpu and needed * num_devices > free:
         raise ValueError(
             f"a training step with patches of {shape}, {config.num_channels} channels and batch_size "
-            f"{config.batch_size} needs about {needed * num_replicas / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are "
+            f"{config.batch_size} needs about {needed * num_devices / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are "
             "free: choose a smaller patch_shape, num_channels or batch_size."
         )
     voxels = config.steps_per_epoch * config.batch_size * math.prod(config.patch_shape)
-    where = f" on each of {num_replicas} devices" * (num_replicas > 1)
+    where = f" on each of {num_devices} devices" * (num_devices > 1)
     available = f", {free / 1e9:.1f} GB are free" * is_on_cpu
     return (
         f"Training on {_count(data.training, 'pair')}, validating on {_count(data.validation, 'pair')}: "
         f"{sampler.num_positions:,} positions with enough signal for patches of {shape}.\n"
-        f"{num_parameters:,} parameters; {config.epochs} epochs of {voxels / 1e6:.3g} million voxels; "
+        f"{learner.network.count_params():,} parameters; {config.epochs} epochs of {voxels / 1e6:.3g} million voxels; "
         f"a step takes about {needed / 1e9:.2g} GB of memory{where}{available}."
     )
 

@@ -12,19 +12,14 @@ from rcan.keras_setup import keras, tf
 
 
 def has_fast_stock_gradient():
-    """Whether TensorFlow's own gradient is fast on this CPU: where it was told to use oneDNN, which x86 has."""
+    """Whether TensorFlow's own gradient is fast on this CPU: it uses oneDNN, which x86 has."""
     return os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1" and platform.machine() in ("x86_64", "AMD64")
 
 
 def use_fast_gradient(model):
-    """Replace the gradient of a model's 3D convolutions by an equal one that is faster on a CPU.
+    """Replace the gradient of a model's 3D convolutions, in place, by an equal one that is faster on a CPU.
 
     Only the layer instances change: their classes, configuration and saved files stay stock Keras.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Changed in place.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv3D) and layer.kernel_size == (3, 3, 3):
@@ -32,7 +27,7 @@ def use_fast_gradient(model):
 
 
 def _conv3d(x, kernel):
-    """`_conv3d_of_tensors`, which run eagerly would take a variable for one that it must not have."""
+    """Call `_conv3d_of_tensors` with tensors alone: run eagerly, it must not get a variable."""
     return _conv3d_of_tensors(x, tf.convert_to_tensor(kernel))
 
 

@@ -1,21 +1,25 @@
-"""Ctrl-C and SIGTERM as a wish that is granted between two steps."""
+"""Stop a run between two steps when Ctrl-C or SIGTERM asks for it."""
 
 import signal
 import threading
 
 from rcan.failures import Terminated
+from rcan.keras_setup import tf
+from rcan.training.devices import is_cluster
 
 _EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 
 class StopRequest:
-    """Note the first Ctrl-C or SIGTERM instead of raising an exception; the second one raises it.
+    """Note the first Ctrl-C or SIGTERM in the `with` block instead of raising an exception; the second one raises it.
 
-    A context manager; does nothing outside the main thread, where Python takes no handlers.
+    Outside the main thread, where Python takes no handlers, it notes nothing.
     """
 
+    def __init__(self, strategy):
+        self._strategy, self._signal, self._earlier = strategy, None, {}
+
     def __enter__(self):
-        self._number, self._earlier = None, {}
         if threading.current_thread() is threading.main_thread():
             self._earlier = {number: signal.signal(number, self._note) for number in _EXCEPTIONS}
         return self
@@ -24,14 +28,23 @@ class StopRequest:
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
 
-    def __bool__(self):
-        return self._number is not None
-
     def _note(self, number, _):
-        if self:
+        if self._signal is not None:
             raise _EXCEPTIONS[number]
-        self._number = number
+        self._signal = number
+
+    def is_made(self):
+        """Whether this process, or one on another machine, was asked to stop: all stop after the same step."""
+        is_asked = self._signal is not None
+        if not is_cluster(self._strategy):
+            return is_asked
+        return float(self._sum_over_machines(tf.constant(float(is_asked)))) > 0
+
+    @tf.function
+    def _sum_over_machines(self, number):
+        numbers = self._strategy.run(tf.identity, args=(number,))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
 
     def exception(self, message):
-        """The exception that belongs to the signal; that of Ctrl-C where another machine has got it."""
-        return _EXCEPTIONS[self._number or signal.SIGINT](message)
+        """Exception of the signal, with a message; that of Ctrl-C where another machine got the signal."""
+        return _EXCEPTIONS[self._signal or signal.SIGINT](message)

@@ -9,10 +9,10 @@ import numpy as np
 
 from rcan.assess.limits.exposures import noise_seed, take_exposure
 from rcan.assess.limits.specimens import choose_specimens
-from rcan.io.tiff_writing import create_volume
+from rcan.io.opening import create_volume
 from rcan.restoration.engine import upscaling_of
 from rcan.restoration.tiled import restore
-from rcan.run_folder.checkpoints import load_state
+from rcan.run_folder.checkpoints import load_checkpoint
 from rcan.run_folder.models import load_model
 
 __all__ = ["adapt_network", "train_networks"]
@@ -85,8 +85,8 @@ def train_networks(steps, options, settings, paths, num_channels):
 
 
 def _is_finished(run_dir):
-    _, state = load_state(run_dir, repair=False)
-    return bool(state) and state["is_finished"]
+    checkpoint = load_checkpoint(run_dir, repair=False)
+    return checkpoint is not None and checkpoint.state.is_finished
 
 
 def _write(path, block, voxel_size):

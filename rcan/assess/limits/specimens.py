@@ -12,7 +12,8 @@ import numpy as np
 from rcan.atomic_io import printable_name
 from rcan.fingerprint.measure import SIGNAL_PERCENTILES
 from rcan.intensity import normalise, percentile_range
-from rcan.io.volume import open_volume
+from rcan.io.opening import open_volume
+from rcan.regions import split_from_centre
 from rcan.simulation.optics import blur
 from rcan.simulation.phantoms import make_phantom
 
@@ -151,7 +152,7 @@ def _parts(path, shape, percentiles, axes, voxel_size):
     gt_ranges = ranges
     if tuple(percentiles) != SIGNAL_PERCENTILES:
         gt_ranges = percentile_range(volume, percentiles, frames=frames)
-    for region in _regions(volume.shape[:-1], shape):
+    for region in split_from_centre(volume.shape[:-1], shape):
         block = volume.read(frames[0], region, dtype=None)
         density = np.maximum(normalise(block, ranges), 0)
         if np.percentile(density, SIGNAL_PERCENTILES[1]) < _LEAST_SIGNAL:
@@ -160,20 +161,6 @@ def _parts(path, shape, percentiles, axes, voxel_size):
         name = printable_name(volume.path)
         name = name if density.shape == volume.shape else f"{name}[{where}]"
         yield Specimen(name, density, normalise(block, gt_ranges), tuple(voxel_size), 1)
-
-
-def _regions(sizes, shape):
-    """Regions of a shape side by side, one of them in the middle, in the order of their distance from it."""
-    starts = []
-    for size, part in zip(sizes, shape, strict=True):
-        part = min(size, part)
-        middle = (size - part) // 2
-        starts.append([slice(start, start + part) for start in range(middle % part, size - part + 1, part)])
-
-    def distance(region):
-        return sum((one.start + one.stop - size) ** 2 for one, size in zip(region, sizes, strict=True))
-
-    return sorted(itertools.product(*starts), key=distance)
 
 
 def range_of(image, percentiles, name):

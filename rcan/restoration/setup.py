@@ -1,39 +1,16 @@
-"""From options to a network that restores files, in this process or in those of a cluster."""
-
-import functools
-from contextlib import contextmanager
+"""From options to a network that restores files."""
 
 import numpy as np
 
-from rcan.atomic_io import file_signature
 from rcan.io.cache import limit_cache
 from rcan.restoration.attention import with_local_attention
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
 from rcan.restoration.file import FileRestorer
-from rcan.restoration.settings import RestoreSettings
+from rcan.restoration.settings import CACHE_BYTES, RestoreSettings
 from rcan.restoration.tiled import TiledRestorer
-from rcan.run_folder.models import find_model, load_model
+from rcan.run_folder.models import load_model
 
-__all__ = ["load_restorer", "open_restorer"]
-
-_CACHE_BYTES = 2**27  # of decoded parts of compressed files: neighbouring tiles touch the same ones
-
-
-@contextmanager
-def open_restorer(options):
-    """Load the network here, or on the workers of a cluster: a `FileRestorer`."""
-    limit_cache(_CACHE_BYTES)
-    if not options.scheduler:
-        yield load_restorer(options)
-        return
-    from rcan.restoration.dask_cluster import Cluster
-    from rcan.restoration.dask_worker import work
-
-    for_workers = options.model_copy(update={"model_dir": options.model_dir.absolute()})
-    signature = tuple(file_signature(find_model(options.model_dir)))
-    task = functools.partial(work, for_workers, signature)
-    with Cluster(options.scheduler, task, on_cpu=options.devices == "cpu") as cluster:
-        yield cluster.make_restorer()
+__all__ = ["load_restorer"]
 
 
 def load_restorer(options, *, num_processes=1):
@@ -41,7 +18,7 @@ def load_restorer(options, *, num_processes=1):
 
     `num_processes` share the memory of this machine.
     """
-    limit_cache(_CACHE_BYTES)
+    limit_cache(CACHE_BYTES)
     model, record = load_model(options.model_dir)
     settings = _choose_settings(options, record)
     _check_dimensions(options, len(model.input_shape) - 2)

@@ -1,0 +1,123 @@
+"""The folder that a call restores into: which images are there already, and with which settings."""
+
+import os
+
+from rcan.atomic_io import file_signature
+from rcan.io.paths import is_folder_of_images
+from rcan.restoration.manifest import Manifest
+from rcan.restoration.score_table import ScoreTable
+from rcan.run_folder.models import digest_model, read_record
+
+__all__ = ["OutputFolder"]
+
+# Options that decide about the values of an output.
+_DECIDING = (
+    "compare", "bpp", "block_shape", "block_overlap_shape", "normalize", "p_min", "p_max", "rescale",
+    "normalize_output_range_between_zero_and_one", "attention", "ensemble", "axes", "gt_axes", "channels",
+)  # fmt: skip
+
+
+class OutputFolder:
+    """The folder that the images of a call go to, with its manifest and its table of scores.
+
+    Around a single image it has no manifest: nothing counts as restored before.
+    """
+
+    def __init__(self, options):
+        self.is_of_folder = is_folder_of_images(options.input) and not options.series
+        self.path = options.output if self.is_of_folder else options.output.absolute().parent
+        self._options = options
+        self._manifest = Manifest(self.path) if self.is_of_folder else None
+        self._scores = ScoreTable(self.path / "scores.csv", must_be_one=options.ground_truth is not None)
+        self._settings = _deciding_settings(options) if self.is_of_folder else {}
+
+    def sort(self, jobs):
+        """Split jobs into those to do and those that are done; refuse to replace what another call has made."""
+        todo, done, conflicts = [], [], []
+        for job in jobs:
+            statuses = {path: self._status(job, path) for path in job.outputs}
+            conflicts += [
+                (job, path) for path, status in statuses.items() if status in ("foreign", "other settings")
+            ]
+            is_done = set(statuses.values()) == {"done"} and self._is_scored(job)
+            (done if is_done else todo).append(job)
+        if conflicts:
+            raise FileExistsError(self._describe_conflicts(conflicts))
+        return todo, done
+
+    def _describe_conflicts(self, conflicts):
+        job, path = conflicts[0]
+        more = f" and {len(conflicts) - 1} more" * (len(conflicts) > 1)
+        difference = self._manifest.difference(path, self._settings_of(job)) if self._manifest else ""
+        reason = f", made with {difference}," if difference else ""
+        return f"{path}{more}{reason} would be replaced: name another place with -o, or replace with --overwrite."
+
+    def _status(self, job, path):
+        if self._manifest:
+            return self._manifest.status(job.raw, path, self._settings_of(job))
+        return "foreign" if os.path.lexists(path) else "absent"
+
+    def _is_scored(self, job):
+        """Whether a restored image needs no scores, or has been scored against this ground truth."""
+        return not job.gt or self.entry(job).get("ground_truth") == _identify(job.gt)
+
+    def has_images(self, job):
+        """Whether the images of a job, though perhaps not its pictures, are done."""
+        return all(self._status(job, path) == "done" for path in job.images) and self._is_scored(job)
+
+    def entry(self, job):
+        """The entry of the manifest for the restored image of a job that is done."""
+        return self._manifest.entry(job.output)
+
+    def _settings_of(self, job):
+        """Settings of the call, and what else decides about the values of this image's outputs."""
+        settings = {**self._settings, "format": job.format}
+        if job.gt and (self._options.compare or self._options.rescale):
+            settings["ground_truth"] = _identify(job.gt)
+        return settings
+
+    def describe_origin(self, job):
+        """What the outputs of a job will be made of, for the manifest: to be asked before the image is read."""
+        if not self._manifest:
+            return {}
+        return {
+            "input": os.path.realpath(job.raw),
+            "input_state": file_signature(job.raw),
+            "settings": self._settings_of(job),
+        }
+
+    def add(self, origin, path, present_path, facts=()):
+        """Add to the manifest an output that is complete and has not its name yet."""
+        if self._manifest:
+            self._manifest.append(origin, path, present_path, facts)
+
+    def add_images(self, job, origin, report):
+        """Add images that are complete and have not their names yet; `report` is a `FileReport`."""
+        facts = {"seams": report.seams, "num_clipped": report.num_clipped}
+        if report.verdict:
+            facts |= {"trained_range": report.verdict.domain_status, "reasons": report.verdict.reasons}
+        if report.scores:
+            facts |= {"scores": report.scores, "ground_truth": _identify(job.gt)}
+        for path, present_path in report.present_paths.items():
+            self.add(origin, path, present_path, facts if path == job.output else ())
+
+    def write_scores(self, job, scores):
+        """Put the scores of a restored image into the table."""
+        self._scores.replace(job.output.name, scores)
+
+
+def _identify(path):
+    """Place and signature of a file, as JSON has them."""
+    return [os.path.realpath(path), file_signature(path)]
+
+
+def _deciding_settings(options):
+    """All of a call that decides about the values of an output, for the manifest."""
+    values = options.model_dump(mode="json", include={*_DECIDING})
+    record = read_record(options.model_dir)
+    values["p_min"], values["p_max"] = options.choose_percentiles(record)
+    values["spread_factor"] = options.choose_spread_factor(record)
+    return {
+        "model": digest_model(options.model_dir),
+        **{name: value for name, value in values.items() if value is not None and value is not False},
+    }

@@ -1,0 +1,126 @@
+"""Files that describe a run, config.json and training.json: written, and compared when a run goes on."""
+
+import json
+import os
+from pathlib import Path
+
+from rcan.atomic_io import list_versions, read_json, write_json
+from rcan.config import load_config
+from rcan.data.survey import digest_of, fingerprint_of
+from rcan.fingerprint.domain import summarise_fingerprints
+from rcan.progress import Progress
+from rcan.run_folder.layout import create_run
+from rcan.run_folder.record import PairRecord, TrainingRecord
+
+_MAY_CHANGE = {  # keys that a run may go on with other values of; the rest would make it another run
+    "epochs",
+    "early_stopping",
+    "output_dir",
+    "cache_gb",
+    "devices",
+    "jit_compile",
+    "test_data_dir",
+    "test_image_pairs",
+}
+
+
+def describe_new_run(config, data, *, overwrite=False):
+    """Make the run folder of a configuration, with both files."""
+    run_dir = Path(config.output_dir)
+    record = _describe_training(config, data, _measure_fingerprint(data))
+    create_run(run_dir, overwrite=overwrite)
+    data.cache.remove_unused()
+    write_json(run_dir / "training.json", record.as_json())
+    write_json(run_dir / "config.json", _as_json(config))
+
+
+def describe_resumed_run(config, data):
+    """Write the configuration that a run goes on with, and what an earlier version has not measured."""
+    run_dir = Path(config.output_dir)
+    path = run_dir / "training.json"
+    if not TrainingRecord.load(path).training_fingerprint:
+        earlier = {key: value for key, value in read_json(path).items() if key != "seen"}
+        fingerprint = _measure_fingerprint(data).model_dump(mode="json")
+        write_json(path, {**earlier, "training_fingerprint": fingerprint})
+    write_json(run_dir / "config.json", _as_json(config))
+
+
+def check_resumable(config, data, state):
+    """Check that a run goes on with the settings and data that it began with, to a later epoch than its state's."""
+    run_dir = Path(config.output_dir)
+    earlier, now = (_resolved(_as_json(each)) for each in (load_config(run_dir / "config.json"), config))
+    changes = [
+        f"{key} (was {json.dumps(earlier[key])}, is {json.dumps(now[key])})"
+        for key in now
+        if key not in _MAY_CHANGE and earlier[key] != now[key]
+    ]
+    if changes:
+        raise ValueError(
+            f"{run_dir} cannot go on with other settings: {', '.join(changes)}. Restore them, or start another run "
+            "with -o."
+        )
+    records = TrainingRecord.load(run_dir / "training.json"), _describe_training(config, data)
+    earlier, now = (_resolved(record.model_dump(mode="json")) for record in records)
+    for part in ("training", "validation"):
+        changed = [pair for pair in now[part] if pair not in earlier[part]]
+        if changed or len(now[part]) != len(earlier[part]):
+            which = f"{changed[0]['raw']} or its ground truth differs" if changed else "there are fewer pairs"
+            raise ValueError(
+                f"{run_dir} cannot go on with other {part} data: {which}. Restore them, or start another run with -o."
+            )
+    if state.epoch > config.epochs:
+        raise ValueError(
+            f"epochs is {config.epochs} but {run_dir} has done {state.epoch}: name at least that many."
+        )
+
+
+def _as_json(config):
+    """All settings, with paths that hold from any folder."""
+    return json.loads(json.dumps(config.model_dump(), default=lambda path: str(path.absolute())))
+
+
+def _resolved(value):
+    """JSON with paths that are equal if they lead to the same place."""
+    if isinstance(value, dict):
+        return {key: _resolved(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item) for item in value]
+    return os.path.realpath(value) if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def _describe_training(config, data, fingerprint=None):
+    """Make the record of a training."""
+
+    def describe(pair):
+        return PairRecord(
+            raw=str(pair.raw.volume.path),
+            gt=str(pair.gt.volume.path),
+            raw_shape=pair.raw.shape,
+            gt_shape=pair.gt.shape,
+            num_frames=pair.num_frames,
+            voxel_size=pair.raw.volume.voxel_size,
+            raw_range=tuple(map(tuple, pair.raw.ranges.tolist())),
+            gt_range=tuple(map(tuple, pair.gt.ranges.tolist())),
+            digests=tuple(digest_of(view.volume, data.cache) for view in (pair.raw, pair.gt)),
+        )
+
+    return TrainingRecord(
+        versions=list_versions("keras", "tensorflow", "numpy", "tifffile"),
+        seed=config.seed,
+        percentiles=config.percentiles,
+        patch_shape=config.patch_shape,
+        upscaling=data.training[0].upscaling,
+        training=tuple(map(describe, data.training)),
+        validation=tuple(map(describe, data.validation)),
+        training_fingerprint=fingerprint,
+    )
+
+
+def _measure_fingerprint(data):
+    """Measure the range of the raw volumes that the network learns from and is chosen by."""
+    pairs, fingerprints = [*data.training, *data.validation], []
+    with Progress(len(pairs), "Measuring the trained range", unit="volume") as progress:
+        for pair in pairs:
+            fingerprints.append(fingerprint_of(pair.raw, data.cache))
+            progress.advance()
+    return summarise_fingerprints(fingerprints)

@@ -1,0 +1,129 @@
+"""Data of a run: opened, checked and measured as its configuration says, and drawn from."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rcan.data.measurements import MeasurementCache
+from rcan.data.pairs import hold_out, open_pairs
+from rcan.data.patches import PatchSampler
+from rcan.io.cache import limit_cache
+from rcan.run_folder.models import read_record
+from rcan.run_folder.record import TrainingRecord
+from rcan.training.devices import is_chief
+
+_VALIDATION_SEED = 1  # another sequence than that of the training patches
+
+
+class RunData(NamedTuple):
+    """Checked pairs of a run: to learn from, to choose the best network by, and to score it on."""
+
+    training: list
+    validation: list
+    test: list
+    percentiles: tuple  # that became 0 and 1
+    cache: MeasurementCache  # what has been measured of the volumes
+
+
+def open_data(config, *, resume=False):
+    """Open, check and measure all volumes that a configuration names: `RunData`.
+
+    Validation pairs are split off the training pairs where none are named. With `resume` the percentiles are those of
+    the run in the folder, if there is one. A ValueError or OSError says that a file is missing or unreadable, or that
+    a pair cannot be used.
+    """
+    percentiles = _choose_percentiles(config, resume=resume)
+    is_kept = config.output_dir and is_chief()
+    cache = MeasurementCache(Path(config.output_dir) / "measured" if is_kept else None)
+    options = {
+        "raw_axes": config.raw_data_format,
+        "gt_axes": config.gt_data_format,
+        "percentiles": percentiles,
+        "cache": cache,
+        "ndim": len(config.patch_shape) if config.patch_shape else None,
+    }
+    limit_cache(None if config.cache_gb is None else int(config.cache_gb * 1e9))
+    training = open_pairs(config.training_data_dir, config.training_image_pairs, **options)
+    options |= {"like": training[0]}
+    validation = open_pairs(config.validation_data_dir, config.validation_image_pairs, **options)
+    test = open_pairs(config.test_data_dir, config.test_image_pairs, **options)
+    _warn_of_overlap(training, test)
+    if not validation:
+        training, validation = hold_out(training, config.validation_split, seed=config.seed, cache=cache)
+    return RunData(training, validation, test, percentiles, cache)
+
+
+def _choose_percentiles(config, *, resume):
+    """Percentiles of the configuration; where they are not given, those of the network to begin with."""
+    if not config.initial_model or "percentiles" in config.model_fields_set:
+        return config.percentiles
+    earlier = Path(config.output_dir or "") / "training.json"
+    if resume and earlier.is_file():  # the model may be gone by now
+        return TrainingRecord.load(earlier).percentiles
+    return read_record(config.initial_model).percentiles
+
+
+def _warn_of_overlap(training, test):
+    """Warn of test data that is learned from; two volumes of one ground truth are not two specimens."""
+    learned = {os.path.realpath(pair.gt.volume.path) for pair in training}
+    shared = [path for path in (pair.gt.volume.path for pair in test) if os.path.realpath(path) in learned]
+    if shared:
+        warnings.warn(
+            f"{shared[0]} is both training and test data: its scores say nothing about new images. Name others as "
+            "test data.",
+            stacklevel=2,
+        )
+
+
+def resolve_config(config, data):
+    """Put into a configuration what depends on the data: percentiles, and a patch shape that fits all volumes."""
+    update = {"patch_shape": _fit_patch_shape(config, data.training), "percentiles": data.percentiles}
+    return config.model_copy(update=update)
+
+
+def _fit_patch_shape(config, pairs):
+    """Cut the patch shape down to the smallest volume, with a warning."""
+    smallest = _smallest_shape(pairs)
+    asked = config.patch_shape or (16, 256, 256)[-len(smallest) :]
+    fitting = tuple(map(min, asked, smallest))
+    if fitting != asked:
+        warnings.warn(
+            f"patch_shape {list(asked)} is cut down to the smallest volume: {list(fitting)}.", stacklevel=2
+        )
+    if config.data_augmentation and fitting[-1] != fitting[-2]:
+        side = min(fitting[-2:])
+        warnings.warn(
+            f"quarter turns need patches as wide as high, patch_shape is {list(fitting)}: only half turns and "
+            f"flips are used. Set patch_shape to {[*fitting[:-2], side, side]} for all of them.",
+            stacklevel=2,
+        )
+    return fitting
+
+
+def _smallest_shape(pairs):
+    """Smallest size of any raw volume along each spatial axis."""
+    return tuple(np.min([pair.raw.shape[:-1] for pair in pairs], axis=0).tolist())
+
+
+def make_samplers(config, data):
+    """Make the sources of training patches and of fixed validation patches (None without validation data)."""
+    options = {
+        "intensity_threshold": config.intensity_threshold,
+        "area_ratio_threshold": config.area_ratio_threshold,
+        "cache": data.cache,
+    }
+    training = PatchSampler(
+        data.training, config.patch_shape, seed=config.seed, augmented=config.data_augmentation, **options
+    )
+    if not data.validation:
+        return training, None
+    shape = tuple(map(min, config.patch_shape, _smallest_shape(data.validation)))
+    options |= {"seed": config.seed + _VALIDATION_SEED, "augmented": False}
+    try:
+        return training, PatchSampler(data.validation, shape, **options)
+    except ValueError:
+        warnings.warn("no validation patch has enough signal by the thresholds: all are used.", stacklevel=2)
+        return training, PatchSampler(data.validation, shape, **{**options, "intensity_threshold": 0})

@@ -1,0 +1,138 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import tifffile
+from engines import Engine, make_restorer
+
+from rcan.io.opening import open_volume
+
+
+@pytest.fixture
+def stack(tmp_path, write_tiff, rng):
+    """A file and its grey values (Z, Y, X)."""
+    image = rng.gamma(2, 500, (20, 60, 64)).astype(np.uint16)
+    return write_tiff(tmp_path / "raw" / "cell.tif", image, "ZYX"), image
+
+
+class ResourceExhaustedError(Exception):
+    """Named as TensorFlow's."""
+
+
+@pytest.mark.parametrize("failure", [MemoryError, ResourceExhaustedError])
+@pytest.mark.parametrize("given", [{}, {"tile_shape": (20, 64, 64)}, {"max_voxels": 70_000}])
+def test_tile_that_does_not_fit_memory_is_halved(stack, tmp_path, failure, given):
+    path, image = stack
+    sizes = []
+
+    def compute(tile):
+        sizes.append(tile.size)
+        if tile.size > 20_000:
+            raise failure
+        return tile
+
+    with pytest.warns(UserWarning, match="memory is too small"):
+        report = make_restorer(Engine(compute), **given).restore(path, tmp_path / "out.tif")
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "out.tif"), image, atol=0.1)
+    assert math.prod(report.tile_shape) == sizes[-1] <= 20_000
+    assert 1 <= len({size for size in sizes if size > 20_000}) <= 2  # at most 76800 voxels, and half of them
+
+
+def test_next_file_begins_with_the_tile_that_fitted(stack, tmp_path):
+    path, _ = stack
+    sizes = []
+
+    def compute(tile):
+        sizes.append(tile.size)
+        if tile.size > 20_000:
+            raise MemoryError
+        return tile
+
+    restorer = make_restorer(Engine(compute))
+    with pytest.warns(UserWarning, match="memory is too small"):
+        restorer.restore(path, tmp_path / "one.tif")
+    sizes.clear()
+    restorer.restore(path, tmp_path / "other.tif")
+    assert max(sizes) <= 20_000
+
+
+@pytest.mark.parametrize("overlap", [None, (8, 8, 8)])
+def test_no_tile_is_tried_twice(stack, tmp_path, overlap):
+    path, _ = stack
+    refused = set()
+
+    def compute(tile):
+        if tile.size > 7_000:
+            refused.add(tile.shape)
+            raise MemoryError
+        return tile
+
+    with pytest.warns(UserWarning, match="memory is too small") as warned:
+        make_restorer(Engine(compute), overlap=overlap).restore(path, tmp_path / "out.tif")
+    assert len(refused) == sum("memory is too small" in str(one.message) for one in warned)
+
+
+def test_smaller_tiles_are_not_tried_where_they_do_not_help(stack, tmp_path, monkeypatch):
+    """Whole frames are scored and stretched; if memory does not hold them, no tile is to blame."""
+    path, _ = stack
+    tries = []
+
+    def fail(*images, **options):
+        tries.append(images)
+        raise MemoryError("a frame is too large")
+
+    monkeypatch.setattr("rcan.restoration.file.examine", fail)
+    with pytest.raises(MemoryError, match="a frame is too large"):
+        make_restorer(Engine(np.copy), stretch=True).restore(path, tmp_path / "out.tif")
+    assert len(tries) == 1
+
+
+@pytest.mark.filterwarnings("ignore:memory is too small")
+def test_memory_that_holds_no_tile_at_all_is_an_error_and_no_file(stack, tmp_path):
+    path, _ = stack
+
+    def compute(tile):
+        raise MemoryError
+
+    with pytest.raises(MemoryError, match="memory is too small for a tile of"):
+        make_restorer(Engine(compute)).restore(path, tmp_path / "out.tif")
+    assert [file.name for file in tmp_path.iterdir()] == ["raw"]
+
+
+def test_visible_seams_are_warned_of(stack, tmp_path):
+    path, _ = stack
+    numbers = itertools.count()
+    engine = Engine(lambda tile: np.full_like(tile, 5.0 * (next(numbers) % 2)) + 0.1 * tile)
+    restorer = make_restorer(engine, tile_shape=(20, 30, 32), overlap=(4, 4, 4))
+    with pytest.warns(UserWarning, match=r"out\.tif: intensities step .* across the borders of tiles"):
+        report = restorer.restore(path, tmp_path / "out.tif")
+    assert report.seams > 1.25
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_a_restored_image_gets_its_name_when_its_caller_is_done_with_it(stack, tmp_path, name):
+    path, image = stack
+    output = tmp_path / "out" / name
+    output.parent.mkdir()
+    file_format = "zarr" if name == "out.zarr" else "imagej"
+    with make_restorer(Engine(np.copy)).open(path) as task:
+        with task.restore(output, file_format=file_format) as report:
+            (present_path,) = report.present_paths.values()
+            assert [*output.parent.iterdir()] == [present_path]
+        assert [*output.parent.iterdir()] == [output]
+    with open_volume(output) as volume:
+        np.testing.assert_allclose(volume.read()[..., 0], image, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_nothing_is_left_of_an_image_that_its_caller_refuses(stack, tmp_path, name):
+    path, _ = stack
+    file_format = "zarr" if name == "out.zarr" else "imagej"
+    with (
+        make_restorer(Engine(np.copy)).open(path) as task,
+        pytest.raises(ValueError, match="refused"),
+        task.restore(tmp_path / name, file_format=file_format),
+    ):
+        raise ValueError("refused")
+    assert [file.name for file in tmp_path.iterdir()] == ["raw"]
