@@ -18,27 +18,13 @@ __all__ = ["Calibration", "CalibrationPlan", "calibrate", "plan_calibration"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the spread of an ensemble must be multiplied by, and how well it then fits.
+    """What the spread of an ensemble must be multiplied by, and how well it then fits."""
 
-    Attributes
-    ----------
-    factor : float or None
-        None where the members hardly differ.
-    ensemble : int
-        Members.
-    found_on : {"validation", "evaluated"}
-        The images that the factor was found on: those that the network was validated on, where they are still there.
-    num_lost : int
-        Validation images that are gone.
-    coverage : dict of str to rcan.assess.uncertainty.Coverage
-        By the kind of images.
-    """
-
-    factor: float | None
-    ensemble: int
-    found_on: str
-    num_lost: int
-    coverage: dict
+    factor: float | None  # None where the members hardly differ
+    ensemble: int  # members
+    found_on: str  # "validation", images that the network was validated on, or "evaluated"
+    num_lost: int  # validation images that are gone
+    coverage: dict  # `Coverage` by the kind of images
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class MethodScores:
-    """How close the images of a method (raw, a classical one, restored) are to the ground truth: means over the frames.
+    """How close the images of a method (raw, a classical one, restored) are to the truth: means over the frames."""
 
-    Attributes
-    ----------
-    scores : dict of str to float
-        By measure, see `rcan.scores`.
-    wrong : float
-        Share of the voxels whose local error exceeds a tenth of the signal.
-    setting : str or None
-        Of a classical method, in words.
-    """
-
-    scores: dict
-    wrong: float
-    setting: str | None = None
+    scores: dict  # float by measure, see `rcan.scores`
+    wrong: float  # share of the voxels whose local error exceeds a tenth of the signal
+    setting: str | None = None  # of a classical method, in words
 
     def as_row(self):
         """As in scores.csv and scores.json."""
@@ -43,44 +33,20 @@ class MethodScores:
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeResult:
-    """What was found about a raw image and its ground truth.
+    """What was found about a raw image and its ground truth."""
 
-    Attributes
-    ----------
-    raw, ground_truth, repeat : str
-        Files; repeat is None without a second exposure.
-    shape : tuple of int
-        Of a frame of the ground truth, (Z, Y, X, C) or (Y, X, C).
-    num_frames : int
-        That were evaluated.
-    part : tuple of (int, int), or None
-        First and last voxel (the last one left out) of the part of the ground truth that was evaluated, along each
-        axis; None where that is the whole.
-    voxel_size : tuple of (float or None)
-        Of the ground truth, (z, y, x) in µm.
-    learned_from : bool
-        Whether the network was trained or validated on it.
-    methods : dict of str to MethodScores
-    resolution : dict of str to dict of str to rcan.assess.resolution.measures.Resolution
-        By the way it is measured and the image: medians over the frames.
-    quantification : dict of str to list of rcan.assess.quantification.Quantification
-        Of the raw and the restored image, of the first frame: one for each channel.
-    blocks : dict of str to list of rcan.assess.intervals.Blocks
-        By method, of each frame; empty where they are not needed. Not kept in the file.
-    """
-
-    raw: str
+    raw: str  # files, as text
     ground_truth: str
-    repeat: str | None = None
-    shape: tuple
-    num_frames: int
-    part: tuple | None = None
-    voxel_size: tuple
-    learned_from: bool
-    methods: dict
-    resolution: dict
-    quantification: dict
-    blocks: dict = field(default_factory=dict)
+    repeat: str | None = None  # the second exposure
+    shape: tuple  # of a frame of the ground truth, (Z, Y, X, C) or (Y, X, C)
+    num_frames: int  # that were evaluated
+    part: tuple | None = None  # start and stop of the evaluated voxels along each axis; None of the whole
+    voxel_size: tuple  # of the ground truth, (z, y, x) in µm
+    learned_from: bool  # whether the network was trained or validated on it
+    methods: dict  # `MethodScores` by name
+    resolution: dict  # medians over the frames: `Resolution` by the way it is measured and the image
+    quantification: dict  # of the first frame, raw and restored: a `Quantification` for each channel
+    blocks: dict = field(default_factory=dict)  # a `Blocks` for each frame, by method; not in the file
 
     @property
     def evaluated_part(self):
@@ -99,24 +65,12 @@ class VolumeResult:
 
 @dataclass(frozen=True)
 class Summary:
-    """All volumes together, with 95 % intervals.
+    """All volumes together, with 95 % intervals."""
 
-    Attributes
-    ----------
-    over : {"volumes", "blocks"}
-        What the intervals were taken over.
-    best : str or None
-        Classical method of highest mean PSNR.
-    methods : dict of str to dict of str to rcan.assess.intervals.Interval
-        By method and measure.
-    gains : dict of str to dict of str to rcan.assess.intervals.Interval
-        Of the restored scores less those of ``raw`` and of `best`, volume by volume.
-    """
-
-    over: str
-    best: str | None
-    methods: dict
-    gains: dict
+    over: str  # what the intervals were taken over: "volumes" or "blocks"
+    best: str | None  # classical method of highest mean PSNR
+    methods: dict  # `Interval` by method and measure
+    gains: dict  # restored less raw, and less the best, volume by volume: `Interval` by base and measure
 
 
 @dataclass(frozen=True)
@@ -131,29 +85,15 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A network, judged on pairs of images.
-
-    Attributes
-    ----------
-    model : NetworkFacts
-    versions : dict of str to str
-    volumes : dict of str to VolumeResult
-        By name.
-    total : Summary
-    nulls : dict of str to dict of str to rcan.assess.nulls.NullResult
-        By null image and filter.
-    calibration : rcan.assess.calibration.Calibration or None
-    settings : dict
-        The options, as JSON.
-    """
+    """A network, judged on pairs of images."""
 
     model: NetworkFacts
     versions: dict
-    volumes: dict
+    volumes: dict  # `VolumeResult` by name
     total: Summary
-    nulls: dict
+    nulls: dict  # `NullResult` by null image and filter
     calibration: Calibration | None
-    settings: dict
+    settings: dict  # the options, as JSON
 
     def as_json(self):
         """As in scores.json."""
@@ -170,24 +110,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ShownImages:
-    """Images of one volume for people, (Z, Y, X, C) or (Y, X, C), matched to the ground truth.
+    """Images of one volume for people, (Z, Y, X, C) or (Y, X, C), matched to the ground truth."""
 
-    Attributes
-    ----------
-    images : dict of str to ndarray
-        By name: raw, the best classical method, restored, ground truth.
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm.
-    error : ndarray
-        Of restored, in units of the signal.
-    unmatched : ndarray, optional
-        Restored as it is.
-    """
-
-    images: dict
-    voxel_size: tuple
-    error: np.ndarray
-    unmatched: np.ndarray | None = None
+    images: dict  # by name: raw, the best classical method, restored, ground truth
+    voxel_size: tuple  # (z, y, x) in µm
+    error: np.ndarray  # of restored, in units of the signal
+    unmatched: np.ndarray | None = None  # restored as it is
 
 
 @dataclass(frozen=True)

@@ -90,28 +90,16 @@ class TrainingFingerprint(Record):
 class TrustedRange(Record):
     """Between which ends the results of a network are to be trusted, as `rcan limits` has found.
 
-    Attributes
-    ----------
-    snr, blur : (float or None, float or None)
-        Low and high end; None where the ladder shows no end.
-    gains : bool
-        False where the network was better than the best classical method at no step of the ladder.
-    tested : dict of str to tuple of float
-        First and last step of the ladders ``snr`` and ``blur``.
-    words, intervals, rules : dict
-        By the names of `rcan.assess.limits.ends.RULES`.
-    settings : dict
-        Of the study.
-    model : str or None
-        Digest of the network.
+    `snr` and `blur` are low and high ends, None where the ladder shows no end; `tested` are the first and the last step
+    of each ladder. Words, intervals and rules have the names of `rcan.assess.limits.ends.RULES`.
     """
 
     snr: tuple[float | None, float | None] = (None, None)
     blur: tuple[float | None, float | None] = (None, None)
-    gains: bool = True
+    gains: bool = True  # False: better than the best classical method at no step
     tested: dict[str, tuple[float, float]] = Field(default_factory=dict)
     words: dict[str, str] = Field(default_factory=dict)
     intervals: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
     rules: dict[str, str] = Field(default_factory=dict)
-    settings: dict = Field(default_factory=dict)
-    model: str | None = None
+    settings: dict = Field(default_factory=dict)  # of the study
+    model: str | None = None  # digest of the network

@@ -9,23 +9,13 @@ __all__ = ["RestoreSummary"]
 
 @dataclass
 class RestoreSummary:
-    """What came of the images of a call.
+    """What came of the images of a call."""
 
-    Attributes
-    ----------
-    found, restored, skipped : set of Path
-        Raw images: all of the call, those that it has restored, and those that were restored before.
-    failed : dict of Path to str
-        Reason by raw image.
-    scores : dict of str to dict
-        As `rcan.scores.compare`, by name of the output; where a ground truth was given.
-    """
-
-    found: set = field(default_factory=set)
-    restored: set = field(default_factory=set)
-    skipped: set = field(default_factory=set)
-    failed: dict = field(default_factory=dict)
-    scores: dict = field(default_factory=dict)
+    found: set = field(default_factory=set)  # raw images: paths of all of the call
+    restored: set = field(default_factory=set)  # by this call
+    skipped: set = field(default_factory=set)  # restored before
+    failed: dict = field(default_factory=dict)  # reason by raw image
+    scores: dict = field(default_factory=dict)  # of `rcan.scores.compare`, by name of the output
 
     @property
     def num_images(self):

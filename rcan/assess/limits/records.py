@@ -47,27 +47,15 @@ class Microscope(NamedTuple):
 
 
 class MeasuredImage(Record):
-    """An image of an exposure: None where something cannot be measured.
+    """An image of an exposure: None where something cannot be measured."""
 
-    Attributes
-    ----------
-    psnr, ssim : float
-        After an affine match; PSNR in dB.
-    lateral_true, axial_true : float or None
-        How fine details are right, in µm: by Fourier ring correlation with the ground truth.
-    lateral, axial : float or None
-        How fine details are, right or not, in µm: by image decorrelation analysis.
-    name, setting : str or None
-        Of the best classical method.
-    """
-
-    psnr: float | None = None
+    psnr: float | None = None  # dB, after an affine match, as SSIM
     ssim: float | None = None
-    lateral_true: float | None = None
+    lateral_true: float | None = None  # µm: the finest details that are right, by Fourier ring correlation
     axial_true: float | None = None
-    lateral: float | None = None
+    lateral: float | None = None  # µm: the finest details, right or not, by image decorrelation analysis
     axial: float | None = None
-    name: str | None = None
+    name: str | None = None  # of the best classical method
     setting: str | None = None
 
 
@@ -101,41 +89,23 @@ class LadderStep(Record):
 
 
 class LimitsSettings(Record):
-    """All that decides about the results of a step; the ladders themselves may grow.
+    """All that decides about the results of a step; the ladders themselves may grow."""
 
-    Attributes
-    ----------
-    model : str
-        Digest of the network; unset where networks are trained.
-    volumes : int
-        Exposures of a step.
-    fwhm : tuple of float
-        Of a point in the ground truth, µm, (Z, Y, X).
-    percentiles : tuple of float
-        That become 0 and 1.
-    input, training_input : list of (str, list of int)
-        Images to test on and to learn from, with their signatures; unset for phantoms.
-    phantoms : str
-        Kind of phantom; unset for images.
-    config : dict
-        Of the networks that are trained, without their data.
-    """
-
-    model: str | None = None
+    model: str | None = None  # digest of the network; unset where networks are trained
     axes: str | None = None
-    volumes: int
+    volumes: int  # exposures of a step
     shape: tuple[int, int, int]
     background: float
     offset: float
     gain: float
     read_noise: float
     seed: int
-    fwhm: tuple[Number, Number, Number]
-    percentiles: tuple[Number, Number]
-    input: list[tuple[str, list[int]]] | None = None
-    phantoms: str | None = None
+    fwhm: tuple[Number, Number, Number]  # of a point in the ground truth, µm, (Z, Y, X)
+    percentiles: tuple[Number, Number]  # that become 0 and 1
+    input: list[tuple[str, list[int]]] | None = None  # images to test on, with their signatures
+    phantoms: str | None = None  # kind of phantom; unset for images
     voxel_size: tuple[Number, Number, Number] | None = None
-    config: dict | None = None
+    config: dict | None = None  # of the networks that are trained, without their data
     training_volumes: int | None = None
     training_input: list[tuple[str, list[int]]] | None = None
 
@@ -151,28 +121,14 @@ class LimitsSettings(Record):
 
 @dataclass(frozen=True)
 class LimitsResult:
-    """What a study of limits has found.
-
-    Attributes
-    ----------
-    versions : dict of str to str
-    settings : LimitsSettings
-    limits : dict of str to rcan.assess.limits.ends.Limit
-        By the names of `rcan.assess.limits.ends.RULES`.
-    ladders : dict of str to list of LadderStep
-        ``snr`` and ``blur``.
-    intervals : dict of Step to dict of (str, str) to rcan.assess.intervals.Interval
-        Mean over the exposures with its 95 % interval, by step, and by image and measure.
-    notes : list of str
-        What a reader has to know about the specimens.
-    """
+    """What a study of limits has found."""
 
     versions: dict
     settings: LimitsSettings
-    limits: dict
-    ladders: dict
-    intervals: dict
-    notes: list
+    limits: dict  # `Limit` by the names of `rcan.assess.limits.ends.RULES`
+    ladders: dict  # lists of `LadderStep`, snr and blur
+    intervals: dict  # `Interval` of the mean over the exposures, by `Step`, and by image and measure
+    notes: list  # sentences about the specimens, for the reader
 
     def as_json(self):
         """As in limits.json."""
