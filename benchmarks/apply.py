@@ -85,12 +85,10 @@ def show_voxels():
         counts = [len(tile_axis(size, side, OVERLAP)) for size, side in zip(shape, tile, strict=True)]
         fixed = tuple(map(min, (16, 256, 256), shape))
         fixed_counts = [
-            len(tile_axis(size, side, shared))
-            for size, side, shared in zip(shape, fixed, (2, 32, 32), strict=True)
+            len(tile_axis(size, side, shared)) for size, side, shared in zip(shape, fixed, (2, 32, 32), strict=True)
         ]
         plain_counts = [
-            math.ceil(size / (side - shared))
-            for size, side, shared in zip(shape, fixed, (2, 32, 32), strict=True)
+            math.ceil(size / (side - shared)) for size, side, shared in zip(shape, fixed, (2, 32, 32), strict=True)
         ]
         computed, as_fixed, as_plain = (
             math.prod(n) * math.prod(t) / math.prod(shape)

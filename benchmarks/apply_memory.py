@@ -56,9 +56,7 @@ def main():
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         folder = Path(folder)
         model = folder / "tiny.keras"
-        build_rcan(num_channels=4, num_residual_groups=1, num_residual_blocks=1, channel_reduction=2).save(
-            model
-        )
+        build_rcan(num_channels=4, num_residual_groups=1, num_residual_blocks=1, channel_reduction=2).save(model)
         for file_format, suffix in (("zarr", ".ome.zarr"), ("ome", ".ome.tif")):
             peaks = []
             for number in num_planes:

@@ -41,9 +41,7 @@ def make_onnxruntime(folder):
     options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        str(folder / "network.onnx"), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(folder / "network.onnx"), options, providers=["CPUExecutionProvider"])
     return lambda batch: session.run(None, {"raw": batch})[0]
 
 
@@ -139,9 +137,7 @@ def race(folder, rounds, threads):
         for name in ENGINES:
             ask(name, path)  # the first call of a shape prepares
         expected = np.load(folder / "tensorflow.npy")
-        turns = [
-            {name: ask(name, path) for name in random.sample([*ENGINES], len(ENGINES))} for _ in range(rounds)
-        ]
+        turns = [{name: ask(name, path) for name in random.sample([*ENGINES], len(ENGINES))} for _ in range(rounds)]
         for name in ENGINES:
             wall, cpu = np.median([turn[name] for turn in turns], axis=0)
             ratios = np.median([np.divide(turn["tensorflow"], turn[name]) for turn in turns], axis=0)

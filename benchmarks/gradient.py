@@ -42,9 +42,7 @@ def measure():
             seconds.append(time.perf_counter() - started)
     stock, fast = (float(np.median(seconds)) for _, seconds, _ in steps.values())
     difference = abs(steps["stock"][2][1] / steps["fast"][2][1] - 1)
-    print(
-        f"{stock:.3f} s stock, {fast:.3f} s fast, ratio {stock / fast:.2f}; losses differ by {difference:.0e}"
-    )
+    print(f"{stock:.3f} s stock, {fast:.3f} s fast, ratio {stock / fast:.2f}; losses differ by {difference:.0e}")
 
 
 if __name__ == "__main__":

@@ -41,9 +41,7 @@ def to_onnx(model):
             continue
         write = _WRITERS.get(type(layer).__name__)
         if write is None:
-            raise ValueError(
-                f"layer {layer.name} is a {type(layer).__name__}, which has no counterpart in ONNX here."
-            )
+            raise ValueError(f"layer {layer.name} is a {type(layer).__name__}, which has no counterpart in ONNX here.")
         inputs = layer.input if isinstance(layer.input, (list, tuple)) else [layer.input]
         names[layer.output.name] = write(graph, layer, *(names[tensor.name] for tensor in inputs))
     graph.add("Transpose", names[model.output.name], output="restored", perm=[0, *range(2, ndim + 2), 1])

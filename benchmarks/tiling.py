@@ -51,9 +51,7 @@ def show_distances(name, engine, raw, whole):
         print(f"{name}, change against the distance from a cut along {letter}:")
         for distance in [d for d in DISTANCES if d < size * 2 // 5]:
             values = np.concatenate([change[distance].ravel() for change in found])
-            print(
-                f"  {distance:3} voxels: RMS {rms(values):.3f} %, largest {100 * np.abs(values).max():.2f} %"
-            )
+            print(f"  {distance:3} voxels: RMS {rms(values):.3f} %, largest {100 * np.abs(values).max():.2f} %")
 
 
 def rms(values):
@@ -69,10 +67,7 @@ def show_overlaps(name, engine, raw, whole, counts):
     print("  overlap  tile          RMS: seams elsewhere  largest: seams elsewhere  score  computed")
     for shared in OVERLAPS:
         overlap = tuple(shared if count > 1 else 0 for count in counts)
-        tile = [
-            math.ceil((size + (n - 1) * o) / n)
-            for size, n, o in zip(raw.shape, counts, overlap, strict=False)
-        ]
+        tile = [math.ceil((size + (n - 1) * o) / n) for size, n, o in zip(raw.shape, counts, overlap, strict=False)]
         if any(o >= t for t, o in zip(tile, overlap, strict=True)):
             continue
         restored, score = restore(engine, raw, tile, overlap)
@@ -96,10 +91,7 @@ def show_sizes(engines, raw, gt, patch):
 
     print("tile           PSNR (dB), seconds: " + "   ".join(engines))
     for factor in (0.5, 1, 2, 4, None):
-        tile = [
-            min(size, int(side * factor)) if factor else size
-            for side, size in zip(patch, raw.shape, strict=False)
-        ]
+        tile = [min(size, int(side * factor)) if factor else size for side, size in zip(patch, raw.shape, strict=False)]
         overlap = tuple(min(16, side // 4) for side in tile)
         cells = []
         for engine in engines.values():
@@ -122,9 +114,7 @@ def show_fields(engines, raw, gt):
         field = (dark + rng.choice([-1, 1], shape) * rng.choice(noise, shape)).astype(np.float32)
         inside = (slice(None), *(slice((factor - 1) * s // 2, (factor + 1) * s // 2) for s in raw.shape[1:3]))
         field[inside] = raw
-        cells = [
-            f"{compare(raw, engine(field)[inside], gt)['psnr_restored']:.3f}" for engine in engines.values()
-        ]
+        cells = [f"{compare(raw, engine(field)[inside], gt)['psnr_restored']:.3f}" for engine in engines.values()]
         print(f"{factor**2:4} {'x'.join(map(str, shape[:3])):34} " + "  ".join(cells), flush=True)
 
 
@@ -135,9 +125,7 @@ def main():
     parser.add_argument("-i", required=True)
     parser.add_argument("-g")
     parser.add_argument("--crop", type=int, default=10**6, help="pixels along y and x to look at")
-    parser.add_argument(
-        "--ramp", type=int, help="fade over this part of the overlap: 1 for all of it, 4 for a quarter"
-    )
+    parser.add_argument("--ramp", type=int, help="fade over this part of the overlap: 1 for all of it, 4 for a quarter")
     parser.add_argument("--tiles", default="2,3,3", help="along each axis, for the table of overlaps")
     arguments = parser.parse_args()
     import rcan
@@ -157,9 +145,7 @@ def main():
         return np.ascontiguousarray(whole[:, : arguments.crop, : arguments.crop])
 
     raw = read(arguments.i)
-    print(
-        f"{arguments.m}, {model.count_params():,} parameters, patch {patch}; {arguments.i}, {raw.shape[:-1]}"
-    )
+    print(f"{arguments.m}, {model.count_params():,} parameters, patch {patch}; {arguments.i}, {raw.shape[:-1]}")
     engines = {"global": KerasEngine(model), "local": KerasEngine(with_local_attention(model, patch))}
     wholes = {name: engine(raw) for name, engine in engines.items()}
     print(f"local and global attention, untiled: RMS {rms(wholes['local'] - wholes['global']):.4f} %")

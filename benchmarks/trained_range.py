@@ -117,9 +117,7 @@ def measure_crops(pool, path, other):
     def measure(number, source, first=0, **change):
         places = [i % count_places(source) for i in range(number)]
         simulate = partial(simulate_crop, path=source, **change)
-        return list(
-            zip(places, pool.map(simulate, range(first, first + number), places, chunksize=8), strict=True)
-        )
+        return list(zip(places, pool.map(simulate, range(first, first + number), places, chunksize=8), strict=True))
 
     changes = {name: (path, change) for name, change in CHANGES.items()}
     changes |= {"another specimen": (other, {})} if other else {}
@@ -149,12 +147,8 @@ def judge(same, changed, num_volumes):
 def show(title, same, changed):
     """Print a table."""
     judged = {size: judge(same, changed, size) for size in SIZES}
-    print(
-        f"\n{title}: {len(same)} images of {len({each for each, _ in same})} specimens; inside / edge / outside, %\n"
-    )
-    print(
-        "| images | n | " + " | ".join(f"{size} volume{'s' * (size > 1)}" for size in SIZES) + " | reason |"
-    )
+    print(f"\n{title}: {len(same)} images of {len({each for each, _ in same})} specimens; inside / edge / outside, %\n")
+    print("| images | n | " + " | ".join(f"{size} volume{'s' * (size > 1)}" for size in SIZES) + " | reason |")
     print("|---|--:|" + "--:|" * len(SIZES) + "---|")
     for name in judged[SIZES[0]]:
         cells = []
@@ -167,9 +161,7 @@ def show(title, same, changed):
             if verdict.domain_status != "inside"
         )
         number = len(changed.get(name, same))
-        print(
-            f"| {name} | {number} | {' | '.join(cells)} | {', '.join(each for each, _ in reasons.most_common(2))} |"
-        )
+        print(f"| {name} | {number} | {' | '.join(cells)} | {', '.join(each for each, _ in reasons.most_common(2))} |")
 
 
 def main():

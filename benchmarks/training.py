@@ -108,9 +108,7 @@ def measure_arithmetic(folder, *, rounds=5):
     from rcan.config import Config
 
     pairs = [{"raw": "a", "gt": "b"}]
-    config = Config.checked(
-        {"training_image_pairs": pairs, "output_dir": str(folder), "epochs": 10**4, "metrics": []}
-    )
+    config = Config.checked({"training_image_pairs": pairs, "output_dir": str(folder), "epochs": 10**4, "metrics": []})
     patch = np.random.default_rng(0).random((16, 64, 64, 1), np.float32)
     learner = make_learner(config)
     batch = patch[np.newaxis], patch[np.newaxis]

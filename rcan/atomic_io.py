@@ -135,11 +135,7 @@ def printable_name(path):
 
 def list_versions(*packages):
     """Versions of this package, of Python and of `packages`, by name."""
-    return {
-        "rcan": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+    return {"rcan": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def write_json(path, values):
@@ -153,9 +149,7 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as failure:
-        raise ValueError(
-            f"{path} is not JSON ({failure}): remove it, or restore it from a copy."
-        ) from failure
+        raise ValueError(f"{path} is not JSON ({failure}): remove it, or restore it from a copy.") from failure
 
 
 def write_table(path, rows, columns=None):

@@ -65,9 +65,7 @@ def parse_loss(text):
             value = 0
         if name not in LOSS_NAMES or name in weights or not 0 < value < float("inf"):
             names = ", ".join(LOSS_NAMES)
-            raise ValueError(
-                f"must be a sum of {names}, each once, with weights above 0 if any, such as mae+0.2*ssim"
-            )
+            raise ValueError(f"must be a sum of {names}, each once, with weights above 0 if any, such as mae+0.2*ssim")
         weights[name] = value
     return weights
 
@@ -94,9 +92,7 @@ class Config(Settings):
     training_data_dir: ImagePair | None = option(
         None, 'folders of training volumes, matched by file name: {"raw": FOLDER, "gt": FOLDER}'
     )
-    training_image_pairs: list[ImagePair] = option(
-        [], 'list of single training pairs: [{"raw": FILE, "gt": FILE}, …]'
-    )
+    training_image_pairs: list[ImagePair] = option([], 'list of single training pairs: [{"raw": FILE, "gt": FILE}, …]')
     validation_data_dir: ImagePair | None = option(
         None, "the same for validation volumes, to choose the best network by"
     )
@@ -141,9 +137,7 @@ class Config(Settings):
         "mae", f"{', '.join(LOSS_NAMES)} (1 - SSIM), or a weighted sum such as mae+0.2*ssim"
     )
     metrics: list[Literal["psnr", "ssim"]] = option(["psnr"], "measures to follow besides the loss")
-    initial_model: Path | None = option(
-        None, "run folder or .keras file whose weights and percentiles to begin with"
-    )
+    initial_model: Path | None = option(None, "run folder or .keras file whose weights and percentiles to begin with")
     early_stopping: Count | None = option(None, "epochs without a better validation loss after which to stop")
     ema: float = option(
         0,
@@ -170,9 +164,7 @@ class Config(Settings):
                 "training_data_dir is missing: a run needs it or training_image_pairs, each with raw and gt."
             )
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs}: it must be below epochs, which is {self.epochs}."
-            )
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}: it must be below epochs, which is {self.epochs}.")
         return self
 
 

@@ -100,9 +100,7 @@ class RangeFinder:
     def add(self, frame, region, block):
         """Add a block (Z, Y, X, C) or (Y, X, C), a region of a frame with start and stop along each spatial axis."""
         if not self._is_counted and not np.isfinite(block).all():
-            raise ValueError(
-                f"{self._path} holds NaN or infinite values: all must be finite numbers. Replace them."
-            )
+            raise ValueError(f"{self._path} holds NaN or infinite values: all must be finite numbers. Replace them.")
         counter = self._counters[frame.get("C")]
         counter.add(block) if self._is_counted else counter.add(frame, region, block)
 
@@ -140,9 +138,7 @@ class PercentileCounter:
         self._shift = num_bits - self._bits  # of the digit that is counted now
         self._smallest = np.iinfo(dtype).min
         self._percentiles = np.asarray(percentiles)
-        self._prefixes = np.zeros(
-            (num_channels, 2, len(percentiles)), np.uint64
-        )  # found digits, at both ranks
+        self._prefixes = np.zeros((num_channels, 2, len(percentiles)), np.uint64)  # found digits, at both ranks
         self._ranks = None  # among the values that begin with these digits
         self._shares = None  # of the value above in each percentile
         self._start_counts()

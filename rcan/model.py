@@ -161,9 +161,7 @@ class PixelShuffle(layers.Layer):
 
     def compute_output_shape(self, input_shape):
         """Return the shape of the enlarged image; unknown sizes stay unknown."""
-        spatial = [
-            size and size * factor for size, factor in zip(input_shape[1:-1], self.factors, strict=True)
-        ]
+        spatial = [size and size * factor for size, factor in zip(input_shape[1:-1], self.factors, strict=True)]
         return (input_shape[0], *spatial, input_shape[-1] // math.prod(self.factors))
 
     def get_config(self):

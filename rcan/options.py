@@ -32,9 +32,7 @@ _PLACEHOLDERS = {"boolean": "true|false", "integer": "N", "number": "X", "path":
 class Settings(BaseModel):
     """Base of all that a user can set: checked as a whole, never changed afterwards."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
     def checked(cls, values, *, label=str):

@@ -75,17 +75,14 @@ def do_meet(part, other):
 
 def intersect(region, other):
     """Return what two regions have in common; a side on which they do not meet has no voxels."""
-    limits = [
-        (max(one.start, two.start), min(one.stop, two.stop)) for one, two in zip(region, other, strict=True)
-    ]
+    limits = [(max(one.start, two.start), min(one.stop, two.stop)) for one, two in zip(region, other, strict=True)]
     return tuple(slice(first, max(first, last)) for first, last in limits)
 
 
 def relative_region(region, outer):
     """Return a region counted from the start of another one."""
     return tuple(
-        slice(part.start - origin.start, part.stop - origin.start)
-        for part, origin in zip(region, outer, strict=True)
+        slice(part.start - origin.start, part.stop - origin.start) for part, origin in zip(region, outer, strict=True)
     )
 
 

@@ -96,10 +96,7 @@ def sum_regions(image, gt, regions, *, matched_only=False):
     for name, values in _maps(image, gt, matched_only):
         margins = np.subtract(gt.shape, values.shape)[:-1] // 2  # of the window of SSIM
         parts = (
-            tuple(
-                slice(max(one.start - m, 0), max(one.stop - m, 0))
-                for one, m in zip(region, margins, strict=True)
-            )
+            tuple(slice(max(one.start - m, 0), max(one.stop - m, 0)) for one, m in zip(region, margins, strict=True))
             for region in regions
         )
         sums[name] = np.array([values[part].sum(axis=space, dtype=np.float64) for part in parts])

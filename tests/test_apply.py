@@ -173,9 +173,7 @@ def test_every_channel_has_a_range_of_its_own(run, networks, write_tiff, tmp_pat
     assert_close(tifffile.imread(tmp_path / "out.tif"), applied(np.square, image, (0, 2, 3)), image)
 
 
-@pytest.mark.parametrize(
-    ("axes", "shape"), [("ZYX", (5, 20, 21)), ("YX", (20, 21)), ("TZCYX", (2, 3, 2, 20, 21))]
-)
+@pytest.mark.parametrize(("axes", "shape"), [("ZYX", (5, 20, 21)), ("YX", (20, 21)), ("TZCYX", (2, 3, 2, 20, 21))])
 def test_2d_network_restores_plane_by_plane(run, networks, write_tiff, tmp_path, rng, axes, shape):
     image = rng.gamma(2, 500, shape).astype(np.uint16)
     path = write_tiff(tmp_path / "raw.tif", image, axes)
@@ -333,10 +331,7 @@ def test_compare_writes_normalised_channels_with_names(run, networks, folder, wi
     with tifffile.TiffFile(root / "out.tif") as tiff:
         assert tiff.series[0].axes == "ZCYX"
         num_channels = 2 + with_gt
-        assert (
-            tiff.imagej_metadata["Labels"][:num_channels]
-            == ["raw", "restored", "ground truth"][:num_channels]
-        )
+        assert tiff.imagej_metadata["Labels"][:num_channels] == ["raw", "restored", "ground truth"][:num_channels]
 
 
 @pytest.mark.parametrize("network", ["square", "square of two"])
@@ -386,10 +381,7 @@ def scores_of(image, gt):
 
 def read_scores(path):
     with open(path, newline="") as file:
-        return {
-            row.pop("file"): {name: float(value) for name, value in row.items()}
-            for row in csv.DictReader(file)
-        }
+        return {row.pop("file"): {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)}
 
 
 def test_scores_are_those_of_scikit_image_in_table_and_file(run, networks, folder):
@@ -407,9 +399,7 @@ def test_scores_are_those_of_scikit_image_in_table_and_file(run, networks, folde
         shown = [row["psnr_raw"], row["psnr_restored"], row["psnr_restored"] - row["psnr_raw"]]
         assert line.split()[1:4] == [f"{shown[0]:.2f}", f"{shown[1]:.2f}", f"{shown[2]:+.2f}"]
     (mean,) = (line for line in out.splitlines() if line.startswith("mean"))
-    assert float(mean.split()[2]) == pytest.approx(
-        np.mean([row["psnr_restored"] for row in rows.values()]), abs=0.006
-    )
+    assert float(mean.split()[2]) == pytest.approx(np.mean([row["psnr_restored"] for row in rows.values()]), abs=0.006)
 
 
 def test_scores_of_one_file_lie_beside_its_output(run, networks, folder):
@@ -620,9 +610,7 @@ def test_a_volume_that_memory_holds_is_one_tile_unless_tiles_are_given(
 
 
 def test_what_train_leaves_is_what_apply_takes(run, tiny_config, tmp_path):
-    run_dir = train(
-        Config.checked(tiny_config(tmp_path, epochs=2, steps_per_epoch=4, initial_learning_rate=0.01))
-    )
+    run_dir = train(Config.checked(tiny_config(tmp_path, epochs=2, steps_per_epoch=4, initial_learning_rate=0.01)))
     run("-m", run_dir, "-i", tmp_path / "raw", "-g", tmp_path / "gt", "-o", tmp_path / "out")
     raw = tifffile.imread(tmp_path / "raw" / "0.tif")
     low, high = ranges(raw, None)
@@ -644,9 +632,7 @@ def test_older_result_is_replaced_where_told_so(run, networks, volume, tmp_path)
 
 
 @pytest.mark.parametrize("flags", [(), ("--normalize_output_range_between_zero_and_one",), ("-f", "ome")])
-def test_failure_midway_leaves_the_old_output_and_nothing_else(
-    run, networks, volume, tmp_path, monkeypatch, flags
-):
+def test_failure_midway_leaves_the_old_output_and_nothing_else(run, networks, volume, tmp_path, monkeypatch, flags):
     path, _ = volume
     output = tmp_path / "out" / "out.tif"
     output.parent.mkdir()
@@ -662,9 +648,7 @@ def test_failure_midway_leaves_the_old_output_and_nothing_else(
     assert [path.name for path in output.parent.iterdir()] == ["out.tif"]
 
 
-def test_no_block_larger_than_a_tile_is_read_once_the_percentiles_are_known(
-    networks, volume, tmp_path, monkeypatch
-):
+def test_no_block_larger_than_a_tile_is_read_once_the_percentiles_are_known(networks, volume, tmp_path, monkeypatch):
     from rcan.io.volume import Volume
 
     path, image = volume
@@ -677,9 +661,7 @@ def test_no_block_larger_than_a_tile_is_read_once_the_percentiles_are_known(
         return block
 
     known = np.percentile(image, PERCENTILES)[np.newaxis]
-    monkeypatch.setattr(
-        "rcan.data.views.percentile_range", lambda volume, percentiles, frames, channels: known
-    )
+    monkeypatch.setattr("rcan.data.views.percentile_range", lambda volume, percentiles, frames, channels: known)
     monkeypatch.setattr(Volume, "read", record)
     engine = KerasEngine(keras.saving.load_model(networks["same"] / "best.keras"))
     FileRestorer(TiledRestorer(engine, tile_shape=(4, 16, 16))).restore(path, tmp_path / "out.tif")

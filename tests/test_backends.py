@@ -51,9 +51,7 @@ def work(tmp_path_factory, write_tiff):
     rng = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
     (folder / "run").mkdir()
-    build_rcan(num_channels=8, num_residual_groups=2, num_residual_blocks=1).save(
-        folder / "run" / "best.keras"
-    )
+    build_rcan(num_channels=8, num_residual_groups=2, num_residual_blocks=1).save(folder / "run" / "best.keras")
     (folder / "run" / "training.json").write_text(json.dumps({"percentiles": [2, 99.9]}))
     np.save(folder / "raw.npy", rng.random((8, 40, 44, 1), np.float32))
     for name in ("a.tif", "b.tif"):

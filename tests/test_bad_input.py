@@ -528,9 +528,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("line", "status", "offender", "way_out"), CASES.values(), ids=CASES)
-def test_bad_input_ends_in_one_line_that_helps_and_harms_nothing(
-    desk, capsys, line, status, offender, way_out
-):
+def test_bad_input_ends_in_one_line_that_helps_and_harms_nothing(desk, capsys, line, status, offender, way_out):
     before = snapshot(desk)
     assert main(shlex.split(line)) == status
     err = capsys.readouterr().err
@@ -545,9 +543,7 @@ def test_bad_input_ends_in_one_line_that_helps_and_harms_nothing(
 
 
 @pytest.mark.parametrize("name", sorted(os.listdir(CORRUPT)) if CORRUPT.is_dir() else [])
-def test_a_damaged_file_does_not_keep_the_rest_of_its_folder_from_being_restored(
-    desk, capsys, data_dir, name
-):
+def test_a_damaged_file_does_not_keep_the_rest_of_its_folder_from_being_restored(desk, capsys, data_dir, name):
     shutil.copytree("raw", "mixed")
     shutil.copy(data_dir / "odd_tiffs/corrupt" / name, "mixed")
     before = snapshot(desk)
@@ -604,8 +600,7 @@ def test_a_file_that_vanishes_during_training_is_named(desk, capsys, monkeypatch
 
 def test_pairs_of_equal_names_have_a_row_each(desk, capsys):
     pairs = [
-        {"raw": f"{raw}/0.tif", "gt": f"{gt}/0.tif"}
-        for raw, gt in (("raw", "gt"), ("raw", "more"), ("more", "gt"))
+        {"raw": f"{raw}/0.tif", "gt": f"{gt}/0.tif"} for raw, gt in (("raw", "gt"), ("raw", "more"), ("more", "gt"))
     ]
     shutil.copytree("gt", "more")
     assert main(["train", "-c", "config.json", "--test_image_pairs", json.dumps(pairs)]) == 0

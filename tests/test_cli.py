@@ -117,9 +117,7 @@ def test_the_published_apply_command_line_is_understood():
         """Restore."""
         calls.append(options)
 
-    line = (
-        "-m model -i in -o out -g gt -b 16 -B 12,480,480 -O 2,40,40 --p_min 1 --p_max 99.5 --rescale -f ome"
-    )
+    line = "-m model -i in -o out -g gt -b 16 -B 12,480,480 -O 2,40,40 --p_min 1 --p_max 99.5 --rescale -f ome"
     assert run_command(command, line.split(), prog="apply.py") == 0
     assert calls[0] == RestoreOptions(
         model_dir=Path("model"),
@@ -280,9 +278,7 @@ def test_all_missing_flags_are_named_at_once_with_their_meaning(capsys):
 
 
 def test_all_wrong_values_are_named_at_once(capsys):
-    assert refusal(
-        capsys, "--count", "0", "--kind", "medium", "--share", "2", "-B", "1,b,3"
-    ).splitlines() == [
+    assert refusal(capsys, "--count", "0", "--kind", "medium", "--share", "2", "-B", "1,b,3").splitlines() == [
         "error: --name is missing (what to greet).",
         "error: --count is 0: must be greater than or equal to 1.",
         'error: --shape.1 is "b": must be a whole number.',
@@ -497,9 +493,7 @@ def test_rcan_lists_its_commands(capsys):
 
 def test_rcan_refuses_an_unknown_command_with_the_nearest(capsys):
     assert rcan_main(["aply"]) == 2
-    assert capsys.readouterr().err == (
-        "error: aply is not a command. Did you mean apply? (rcan --help lists them.)\n"
-    )
+    assert capsys.readouterr().err == ("error: aply is not a command. Did you mean apply? (rcan --help lists them.)\n")
 
 
 def test_rcan_hands_the_arguments_to_its_command(capsys):

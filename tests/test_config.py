@@ -143,9 +143,7 @@ def test_a_wrong_part_of_a_value_is_named_by_its_place(write_config):
 
 
 def test_a_run_needs_training_data(write_config):
-    with pytest.raises(
-        ValueError, match=r"config\.json: training_data_dir is missing: .*training_image_pairs"
-    ):
+    with pytest.raises(ValueError, match=r"config\.json: training_data_dir is missing: .*training_image_pairs"):
         load_config(write_config("{}"))
 
 
@@ -220,15 +218,11 @@ def test_an_old_and_a_new_name_of_one_key_are_refused_together(write_config):
     [('{"epochs": 3,\n "loss": mae}', 2, 10), ("", 1, 1), ('{"epochs": 3', 1, 13), ("{'epochs': 3}", 1, 2)],
 )
 def test_what_is_not_json_is_told_with_line_and_column(write_config, text, line, column):
-    with pytest.raises(
-        ValueError, match=rf"config\.json: line {line}, column {column}: .*the file must be JSON"
-    ):
+    with pytest.raises(ValueError, match=rf"config\.json: line {line}, column {column}: .*the file must be JSON"):
         load_config(write_config(text))
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"), [("[1]", "list"), ("3", "int"), ('"epochs"', "str"), ("null", "NoneType")]
-)
+@pytest.mark.parametrize(("text", "kind"), [("[1]", "list"), ("3", "int"), ('"epochs"', "str"), ("null", "NoneType")])
 def test_a_file_is_one_json_object(write_config, text, kind):
     with pytest.raises(ValueError, match=rf"config\.json: holds a {kind}; it must be one JSON object"):
         load_config(write_config(text))

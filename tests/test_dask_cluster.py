@@ -277,9 +277,7 @@ def test_there_is_work_for_all_and_little_is_done_twice():
     cuts = tile_axis(6400, tile=116, overlap=16)
     assert len(cuts) == 64
     parts = split_volume([cuts], steps=[100], num_repeats=1, num_workers=4)
-    num_computed = sum(
-        cut.write.start < part.stop and cut.write.stop > part.start for (part,) in parts for cut in cuts
-    )
+    num_computed = sum(cut.write.start < part.stop and cut.write.stop > part.start for (part,) in parts for cut in cuts)
     assert len(parts) >= 8
     assert num_computed < 1.2 * len(cuts)
 
@@ -301,9 +299,7 @@ def test_planes_of_one_chunk_stay_together():
         (["-o", "out.tif", "--format", "ome"], "--scheduler writes OME-Zarr, not ome"),
     ],
 )
-def test_what_a_cluster_cannot_do_is_wrong_usage(
-    run, tiny_models, image, tmp_path, monkeypatch, flags, reason
-):
+def test_what_a_cluster_cannot_do_is_wrong_usage(run, tiny_models, image, tmp_path, monkeypatch, flags, reason):
     monkeypatch.chdir(tmp_path)
     model = tiny_models / "3d.keras"
     _, err = run("-m", model, "-i", image, *flags, "--scheduler", "local", status=2)

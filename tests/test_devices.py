@@ -55,9 +55,7 @@ def runs(config_file):
     folder = config_file.parent
     for devices in (1, 2, 4):
         steps, output = ("--steps_per_epoch", 6 * devices), ("-o", folder / str(devices))
-        train_on_several(
-            "-c", config_file, "--batch_size", 4 // devices, "--devices", devices, *steps, *output
-        )
+        train_on_several("-c", config_file, "--batch_size", 4 // devices, "--devices", devices, *steps, *output)
     return folder
 
 
@@ -87,9 +85,7 @@ def test_run_on_two_devices_goes_on_with_one(runs, config_file, tmp_path):
     before = history_of(runs / "2")
     values = {"steps_per_epoch": 12, "batch_size": 2, "devices": "1", "epochs": 3}
     run_dir = train(
-        Config.checked(
-            {**json.loads(config_file.read_text()), **values, "output_dir": str(tmp_path / "run")}
-        ),
+        Config.checked({**json.loads(config_file.read_text()), **values, "output_dir": str(tmp_path / "run")}),
         resume=True,
     )
     after = history_of(run_dir)

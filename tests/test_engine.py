@@ -136,9 +136,7 @@ def members(engine, tile, *, with_z):
         yield restored.transpose(swapped) if swap else restored
 
 
-@pytest.mark.parametrize(
-    ("ndim", "size", "factors"), [(3, 8, None), (3, 16, None), (2, 8, None), (3, 16, (1, 2, 2))]
-)
+@pytest.mark.parametrize(("ndim", "size", "factors"), [(3, 8, None), (3, 16, None), (2, 8, None), (3, 16, (1, 2, 2))])
 def test_ensemble_is_mean_and_spread_of_all_symmetries(rng, ndim, size, factors):
     tile = rng.normal(size=(4, 7, 9, 1)[-ndim - 1 :]).astype(np.float32)
     engine = skewed(ndim, factors)
@@ -167,9 +165,7 @@ def test_ensemble_of_a_network_works_in_tiles(rng):
     kernel = rng.normal(size=(3, 3, 3)).astype(np.float32)
     raw = rng.normal(size=(9, 30, 28, 1)).astype(np.float32)
     engine = Ensemble(KerasEngine(convolution(kernel)), 16)
-    blocks = restore_blocks(
-        engine, raw.__getitem__, raw.shape[:-1], tile_shape=(9, 18, 16), overlap=(4, 4, 4)
-    )
+    blocks = restore_blocks(engine, raw.__getitem__, raw.shape[:-1], tile_shape=(9, 18, 16), overlap=(4, 4, 4))
     untiled = [
         ndimage.correlate(raw[..., 0].astype(float), np.flip(turned, axes), mode="constant")
         for turned in (kernel, kernel.transpose(0, 2, 1))

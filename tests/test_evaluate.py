@@ -146,9 +146,7 @@ def test_raw_and_restored_are_scored_as_the_network_sees_them(run, networks, pai
     for method, image in (("raw", raw), ("restored", raw**2)):
         row = rows["a.tif", method]
         assert float(row["psnr"]) == pytest.approx(psnr_after_fit(image, gt), abs=1e-2)
-        assert float(row["psnr_unmatched"]) == pytest.approx(
-            peak_signal_noise_ratio(gt, image, data_range=1), abs=1e-2
-        )
+        assert float(row["psnr_unmatched"]) == pytest.approx(peak_signal_noise_ratio(gt, image, data_range=1), abs=1e-2)
         assert float(row["pearson"]) == pytest.approx(np.corrcoef(image.ravel(), gt.ravel())[0, 1], abs=1e-4)
         assert f"{float(row['psnr']):.2f}" in out
     assert {method for _, method in rows} == {
@@ -292,9 +290,7 @@ def test_frames_channels_and_planes_are_restored_as_apply_does(
 
 def test_an_upscaling_network_is_held_against_the_larger_ground_truth(run, network, pair, tmp_path):
     _, gt = pair((4, 20, 22))
-    tifffile.imwrite(
-        tmp_path / "gt" / "a.tif", gt.repeat(2, 1).repeat(2, 2), imagej=True, metadata={"axes": "ZYX"}
-    )
+    tifffile.imwrite(tmp_path / "gt" / "a.tif", gt.repeat(2, 1).repeat(2, 2), imagej=True, metadata={"axes": "ZYX"})
     run("-m", network("larger"))
     (row,) = read_results(tmp_path)["volumes"].values()
     assert row["shape"] == [4, 40, 44, 1]
@@ -354,9 +350,7 @@ def test_a_name_that_is_no_unicode_is_written_all_the_same(run, networks, pair, 
     assert "\\udcb5m.tif" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
-def test_of_a_large_image_the_central_part_is_evaluated_and_this_is_said(
-    run, networks, pair, tmp_path, monkeypatch
-):
+def test_of_a_large_image_the_central_part_is_evaluated_and_this_is_said(run, networks, pair, tmp_path, monkeypatch):
     raw, gt = map(normalised, pair((6, 32, 34)))
     monkeypatch.setattr(subjects, "MOST_VOXELS", 6 * 20 * 20)
     out, _ = run("-m", networks["square"], "--calibrate", "false")
@@ -434,9 +428,7 @@ def test_an_output_that_is_a_file_is_refused(run, networks, pair, tmp_path):
 @pytest.mark.parametrize(
     ("shape", "message"), [((6, 32, 30), "the ground truth must have"), ((6, 32, 34), "must differ")]
 )
-def test_all_pairs_are_checked_before_the_work_begins(
-    run, networks, pair, tmp_path, monkeypatch, shape, message
-):
+def test_all_pairs_are_checked_before_the_work_begins(run, networks, pair, tmp_path, monkeypatch, shape, message):
     pair(name="a.tif")
     pair(name="b.tif")
     constant = np.full(shape, 7, np.uint16)
@@ -513,9 +505,7 @@ def noted(folder):
     return json.loads((folder / "training.json").read_text()).get("spread")
 
 
-def test_the_spread_is_calibrated_on_validation_images_and_checked_on_the_others(
-    run, pair, tmp_path, tiny_config
-):
+def test_the_spread_is_calibrated_on_validation_images_and_checked_on_the_others(run, pair, tmp_path, tiny_config):
     pair((8, 40, 40))
     values = tiny_config(tmp_path / "learned", validation_split=0.25)
     folder = train(Config.model_validate_json(json.dumps(values)))
@@ -534,9 +524,7 @@ def test_the_spread_is_calibrated_on_validation_images_and_checked_on_the_others
     assert f"to be multiplied by {facts['factor']:.3g}, found on the network's validation images" in out
 
 
-def test_the_spread_is_calibrated_on_the_evaluated_images_where_there_are_no_others(
-    run, network, pair, tmp_path
-):
+def test_the_spread_is_calibrated_on_the_evaluated_images_where_there_are_no_others(run, network, pair, tmp_path):
     pair((6, 40, 40))
     folder = network("shift")
     out, _ = run("-m", folder)
@@ -634,9 +622,7 @@ def test_a_folder_is_not_continued_with_another_factor(run, network, pair, tmp_p
 # From Python
 
 
-def test_a_python_caller_gets_the_results_that_the_command_writes(
-    networks, pair, tmp_path, capsys, monkeypatch
-):
+def test_a_python_caller_gets_the_results_that_the_command_writes(networks, pair, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "write_evaluation_report", lambda path, *_: path.write_text("report"))
     pair()
     folders = [tmp_path / name for name in ("raw", "gt", "report")]

@@ -156,9 +156,7 @@ def test_hot_voxels_do_not_count(rng):
 
 
 def test_planes_and_small_images_have_noise_too(rng):
-    assert math.sqrt(estimate_noise(rng.normal(100, 5, (128, 128))).variance(100)) == pytest.approx(
-        5, rel=0.05
-    )
+    assert math.sqrt(estimate_noise(rng.normal(100, 5, (128, 128))).variance(100)) == pytest.approx(5, rel=0.05)
     for shape in [(1, 16, 16), (2, 5, 4), (1, 1, 1), (7, 2, 90)]:
         estimate_noise(rng.normal(100, 5, shape))
         measure_fingerprint(Image(rng.normal(100, 5, (*shape, 1))))
@@ -269,9 +267,7 @@ def test_another_blur_or_structure_is_not_inside(seen, change):
     ]
 
 
-@pytest.mark.parametrize(
-    ("size", "word"), [(0.105, "inside"), (0.13, "edge"), (0.2, "outside"), (0.05, "outside")]
-)
+@pytest.mark.parametrize(("size", "word"), [(0.105, "inside"), (0.13, "edge"), (0.2, "outside"), (0.05, "outside")])
 def test_the_voxel_size_is_compared(seen, size, word):
     verdict = compare_fingerprint(measure(3).model_copy(update={"voxel_size": (0.3, size, size)}), seen)
     assert verdict.domain_status == word

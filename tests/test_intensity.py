@@ -32,9 +32,7 @@ def draw(rng, shape, dtype):
     return values.astype(dtype)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["uint8", "uint16", "int8", "int16", "int32", "uint32", "float32", "float64"]
-)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int8", "int16", "int32", "uint32", "float32", "float64"])
 @pytest.mark.parametrize("percentiles", [PERCENTILES, (0, 100), (12.3, 45.6)])
 def test_range_equals_the_percentiles_of_numpy(tmp_path, rng, dtype, percentiles):
     image = draw(rng, (7, 30, 31), dtype)
@@ -96,9 +94,7 @@ def test_range_of_chosen_frames_is_theirs_alone(tmp_path, rng, dtype):
 def test_range_of_a_big_endian_file_equals_the_percentiles_of_numpy(tmp_path, rng):
     image = draw(rng, (7, 30, 31), "uint16")
     path = save(tmp_path / "image.tif", image, "ZYX", byteorder=">")
-    np.testing.assert_allclose(
-        percentile_range(open_volume(path), PERCENTILES), [np.percentile(image, PERCENTILES)]
-    )
+    np.testing.assert_allclose(percentile_range(open_volume(path), PERCENTILES), [np.percentile(image, PERCENTILES)])
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
@@ -180,8 +176,7 @@ def test_line_through_several_frames_is_that_of_all_their_voxels(rng):
     restored = [rng.normal(mean, 1, (size, 2)) for mean, size in zip((0, 50, 1000), sizes, strict=True)]
     gt = [np.array([3.0, -2.0]) * image + rng.normal(7, 5, image.shape) for image in restored]
     expected = [
-        np.polyfit(np.concatenate(restored)[:, channel], np.concatenate(gt)[:, channel], 1)
-        for channel in range(2)
+        np.polyfit(np.concatenate(restored)[:, channel], np.concatenate(gt)[:, channel], 1) for channel in range(2)
     ]
     np.testing.assert_allclose(fit_affine(zip(restored, gt, strict=True)), expected, rtol=1e-7)
 

@@ -38,14 +38,10 @@ def test_blocks_are_scored_with_the_match_of_the_whole_volume(rng, shape, side):
     inside[(slice(5, -5),) * len(side)] = True  # where the whole window lies in the volume
     rows = score_blocks(image, gt).rows
     assert len(rows) == 16
-    corners = np.stack(
-        np.meshgrid(*(range(0, n, s) for n, s in zip(shape, side, strict=False)), indexing="ij"), -1
-    )
+    corners = np.stack(np.meshgrid(*(range(0, n, s) for n, s in zip(shape, side, strict=False)), indexing="ij"), -1)
     for row, corner in zip(rows, corners.reshape(16, -1), strict=True):
         part = tuple(slice(start, start + size) for start, size in zip(corner, side, strict=True))
-        assert row["psnr"] == pytest.approx(
-            peak_signal_noise_ratio(true[part], matched[part], data_range=1), abs=1e-3
-        )
+        assert row["psnr"] == pytest.approx(peak_signal_noise_ratio(true[part], matched[part], data_range=1), abs=1e-3)
         assert row["ssim"] == pytest.approx(similarity[part][inside[part]].mean(), abs=1e-4)
 
 

@@ -115,9 +115,7 @@ def test_an_unknown_public_name_is_an_attribute_error():
 def imports_of(command):
     """Modules that a call of Python imports, and what it prints."""
     environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
     return {line.split("|")[-1].strip() for line in done.stderr.splitlines()}, done.stdout
 
 

@@ -129,9 +129,7 @@ def test_intervals_shrink_with_the_spread():
         find_end(LADDER, differences(lambda snr: np.log2(snr) - 1.5, spread), side="low", seed=0, is_log=True)
         for spread in (0.4, 0.01)
     )
-    assert narrow.position - narrow.other_confidence_bound < 0.1 * (
-        wide.position - wide.other_confidence_bound
-    )
+    assert narrow.position - narrow.other_confidence_bound < 0.1 * (wide.position - wide.other_confidence_bound)
 
 
 def test_blur_is_interpolated_linearly():
@@ -211,17 +209,12 @@ def measured(position, *, restored, raw=20.0, reference=21.0, lateral=0.3, raw_l
                 "images": {**images, "gt": {"lateral": gt_lateral, "axial": None}},
             }
         )
-    return LadderStep.checked(
-        {"photons": position, "snr": position, "blur": position, "exposures": exposures}
-    )
+    return LadderStep.checked({"photons": position, "snr": position, "blur": position, "exposures": exposures})
 
 
 def test_limits_are_those_of_the_rules():
     snr = [measured(position, restored=psnr) for position, psnr in ((1, 20), (4, 22), (16, 22), (64, 19))]
-    blur = [
-        measured(position, restored=25, lateral=lateral)
-        for position, lateral in ((1, 0.2), (2, 0.25), (3, 0.45))
-    ]
+    blur = [measured(position, restored=25, lateral=lateral) for position, lateral in ((1, 0.2), (2, 0.25), (3, 0.45))]
     limits = apply_rules({"snr": snr, "blur": blur}, seed=0)
     assert limits["snr_low"].end.mean_position == pytest.approx(2)  # 21 dB of the reference
     assert limits["snr_high"].end.mean_position == pytest.approx(16 * 4 ** (2 / 3))  # 20 dB of raw
@@ -283,9 +276,7 @@ def test_middle_of_a_volume_comes_first(tmp_path, write_tiff, rng):
     path = write_tiff(tmp_path / "a.tif", image, "ZYX")
     (specimen,) = cut_specimens([path], 1, shape=(4, 16, 20), percentiles=(2, 99.9), voxel_size=VOXEL_SIZE)
     low, high = np.percentile(image, (2, 99.9))
-    np.testing.assert_allclose(
-        specimen.gt[..., 0], (image[3:7, 12:28, 20:40] - low) / (high - low), atol=1e-5
-    )
+    np.testing.assert_allclose(specimen.gt[..., 0], (image[3:7, 12:28, 20:40] - low) / (high - low), atol=1e-5)
     assert (specimen.name, specimen.source_blur) == ("a.tif[3:7,12:28,20:40]", 1)
     np.testing.assert_allclose(specimen.density, np.maximum(specimen.gt, 0))
 
@@ -353,9 +344,7 @@ def test_perfect_restoration_is_as_sharp_as_the_ground_truth():
     options = {"microscope": MICROSCOPE, "percentiles": (2, 99.9), "rng": np.random.default_rng(0)}
     images = measure_exposure(lambda raw: specimen.gt, specimen, Step(20, 2), **options).images
     assert images["restored"].psnr == pytest.approx(120)
-    assert all(
-        getattr(images["restored"], name) == getattr(images["gt"], name) for name in ("lateral", "axial")
-    )
+    assert all(getattr(images["restored"], name) == getattr(images["gt"], name) for name in ("lateral", "axial"))
     assert images["restored"].lateral_true == pytest.approx(0.2)  # two voxels
 
 
@@ -475,8 +464,7 @@ def test_same_call_measures_nothing_again(finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in (finished / "out" / "steps").glob("photons*")} == before
     assert (finished / "out" / "limits.csv").read_bytes() == table
     assert (
-        "SNR below which restored is no better than the best classical reference: no gain "
-        in capsys.readouterr().out
+        "SNR below which restored is no better than the best classical reference: no gain " in capsys.readouterr().out
     )
 
 
@@ -555,9 +543,7 @@ def test_only_images_that_are_exposed_are_counted(run_dir, tmp_path, write_tiff,
     flags = [*TINY, "--voxel_size", "0.3,0.1,0.1", "--photon_ladder", "5", "--blur_ladder", "2"]
     assert main(["-m", str(run_dir), "-i", str(tmp_path / "gt"), "-o", str(tmp_path / "out"), *flags]) == 0
     assert "of 3 parts of 3 images" in capsys.readouterr().out
-    assert "on 3 images taken as the ground truth" in (tmp_path / "out" / "report.html").read_text(
-        encoding="utf-8"
-    )
+    assert "on 3 images taken as the ground truth" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
@@ -615,9 +601,7 @@ def test_training_data_as_input_is_warned_of(run_dir, tmp_path, write_tiff, caps
         ("-m model -o out --fwhm 0.5,0.2,0.2 --wavelength 0.6", "--wavelength", "leave one"),
     ],
 )
-def test_flags_that_do_not_go_together_are_wrong_usage(
-    tmp_path, monkeypatch, capsys, flags, offender, way_out
-):
+def test_flags_that_do_not_go_together_are_wrong_usage(tmp_path, monkeypatch, capsys, flags, offender, way_out):
     monkeypatch.chdir(tmp_path)
     assert main(flags.split()) == 2
     error = capsys.readouterr().err

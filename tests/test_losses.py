@@ -108,9 +108,7 @@ def test_as_keras_metrics_they_run_in_fit_and_average_over_all_images(rng, shape
     pairs = list(zip(gt, restored, strict=True))
     expected = np.mean([peak_signal_noise_ratio(*images, data_range=1) for images in pairs])
     np.testing.assert_allclose(history["psnr"], expected, atol=1e-4)
-    np.testing.assert_allclose(
-        history["ssim"], np.mean([ssim_of_scipy(*images) for images in pairs]), atol=1e-4
-    )
+    np.testing.assert_allclose(history["ssim"], np.mean([ssim_of_scipy(*images) for images in pairs]), atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(12, 20, 22, 1), (12, 20, 22, 2), (20, 22, 1)])
@@ -121,9 +119,7 @@ def test_score_is_that_of_scikit_image_after_a_linear_fit(rng, shape):
         x, y = restored[..., channel].astype(float), gt[..., channel].astype(float)
         matched[..., channel] = np.polyval(np.polyfit(x.ravel(), y.ravel(), 1), x)
     found = score(restored, gt)
-    assert found["psnr"] == pytest.approx(
-        peak_signal_noise_ratio(gt.astype(float), matched, data_range=1), abs=1e-4
-    )
+    assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(gt.astype(float), matched, data_range=1), abs=1e-4)
     assert found["ssim"] == pytest.approx(ssim_of_skimage(gt, matched), abs=1e-4)
 
 

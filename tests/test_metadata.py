@@ -40,9 +40,7 @@ def test_axes_named_by_the_user_override_the_metadata(data_dir):
 
 
 def test_four_nameless_axes_with_planes_first_are_refused_with_a_way_out(data_dir):
-    with pytest.raises(
-        ValueError, match=r"two_channels_no_axes.*\(75, 2, 75, 75\).*such as ZCYX.*raw_data_format"
-    ):
+    with pytest.raises(ValueError, match=r"two_channels_no_axes.*\(75, 2, 75, 75\).*such as ZCYX.*raw_data_format"):
         open_volume(data_dir / "volumes" / "two_channels_no_axes.tif")
 
 

@@ -196,10 +196,7 @@ def test_upscaling_of_one_is_no_upscaling():
 @pytest.mark.parametrize("upscaling", [None, (2, 2, 2), (2, 2)])
 def test_layers_are_stock_but_for_the_pixel_shuffle(upscaling):
     ndim = len(upscaling or "ZYX")
-    classes = {
-        type(layer)
-        for layer in build_rcan(ndim=ndim, upscaling=upscaling, residual_scaling=0.5, **TINY).layers
-    }
+    classes = {type(layer) for layer in build_rcan(ndim=ndim, upscaling=upscaling, residual_scaling=0.5, **TINY).layers}
     ours = {PixelShuffle} if upscaling else set()
     assert {kind.__name__ for kind in classes - ours} <= STOCK
     assert all(kind.__module__.startswith("keras.") for kind in classes - ours)

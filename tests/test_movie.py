@@ -291,9 +291,7 @@ def test_a_picture_that_cannot_be_finished_leaves_nothing(run, networks, raw, tm
     assert names(tmp_path / "out") == {"a.tif"}
 
 
-def test_mp4_without_its_library_is_refused_before_anything_is_restored(
-    run, networks, raw, tmp_path, monkeypatch
-):
+def test_mp4_without_its_library_is_refused_before_anything_is_restored(run, networks, raw, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     flags = ("-m", networks / "same", "-i", raw, "-o", tmp_path / "out", "--movie", "mp4")
     _, err = run(*flags, status=1)
@@ -339,9 +337,7 @@ def test_raw_and_restored_are_shown_in_one_unit(
     np.testing.assert_allclose(shown["raw"][..., 0], expected, atol=1e-4)
 
 
-def test_one_channel_and_time_point_of_many_are_shown_and_named(
-    run, networks, drawn, tmp_path, write_tiff, rng
-):
+def test_one_channel_and_time_point_of_many_are_shown_and_named(run, networks, drawn, tmp_path, write_tiff, rng):
     image = rng.gamma(2, 500, (3, 4, 3, 20, 21)).astype(np.uint16)
     write_tiff(tmp_path / "a.tif", image, "TZCYX")
     flags = ("-m", networks / "same", "-i", tmp_path / "a.tif", "-o", tmp_path / "b.tif", "--channels", "2,0")

@@ -25,9 +25,7 @@ def test_opened_pairs_know_the_percentiles_of_each_channel(tmp_path, write_tiff,
 
 
 def test_planes_of_a_stack_are_frames_of_a_2d_network(tmp_path, write_tiff, noisy_pair):
-    paths = [
-        write_tiff(tmp_path / f"{i}.tif", image, "ZYX") for i, image in enumerate(noisy_pair((5, 16, 17), 0))
-    ]
+    paths = [write_tiff(tmp_path / f"{i}.tif", image, "ZYX") for i, image in enumerate(noisy_pair((5, 16, 17), 0))]
     (pair,) = open_pairs(None, [ImagePair(raw=paths[0], gt=paths[1])], ndim=2)
     assert (pair.raw.shape, pair.num_frames) == ((16, 17, 1), 5)
 
@@ -40,9 +38,7 @@ def test_planes_of_a_stack_are_frames_of_a_2d_network(tmp_path, write_tiff, nois
         ((16, 16), (16, 16), "YX", r"without Z.*patch_shape of two numbers"),
     ],
 )
-def test_pair_that_does_not_fit_the_first_is_refused(
-    tmp_path, write_tiff, rng, shape, gt_shape, axes, message
-):
+def test_pair_that_does_not_fit_the_first_is_refused(tmp_path, write_tiff, rng, shape, gt_shape, axes, message):
     first = rng.integers(0, 1000, (4, 16, 16)).astype(np.uint16)
     raw = rng.integers(0, 1000, shape).astype(np.uint16)
     gt = np.kron(raw, np.ones(np.array(gt_shape) // shape, np.uint16))
@@ -77,9 +73,7 @@ def test_ranges_are_measured_once_for_each_state_of_a_file(tmp_path, tiny_config
 # Validation data from training data
 
 
-@pytest.mark.parametrize(
-    ("num_pairs", "share", "num_held"), [(5, 0.1, 1), (10, 0.3, 3), (8, 0.5, 4), (40, 0.1, 4)]
-)
+@pytest.mark.parametrize(("num_pairs", "share", "num_held"), [(5, 0.1, 1), (10, 0.3, 3), (8, 0.5, 4), (40, 0.1, 4)])
 def test_of_five_pairs_or_more_whole_pairs_are_held_out(make_pair, num_pairs, share, num_held):
     image = numbered((1, 4, 4))
     pairs = [make_pair(image, image, gt_range=(i, i + 1)) for i in range(num_pairs)]
@@ -141,9 +135,7 @@ def test_of_fewer_pairs_the_end_along_the_longer_side_is_held_out(make_pair, axe
         (pair.gt.volume, training.gt.volume, validation.gt.volume),
     ):
         parts = np.concatenate([one.read().ravel(), other.read().ravel()])
-        np.testing.assert_array_equal(
-            np.sort(parts), np.sort(whole.read().ravel())
-        )  # disjoint, and all of it
+        np.testing.assert_array_equal(np.sort(parts), np.sort(whole.read().ravel()))  # disjoint, and all of it
 
 
 def test_share_of_zero_holds_nothing_out(make_pair):

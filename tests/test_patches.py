@@ -26,9 +26,7 @@ def patchy(rng, shape):
     """Ground truth with signal in some places only, and values on either side of a threshold of 0.25."""
     coarse = rng.uniform(size=[-(-size // 4) for size in shape]) < 0.4
     signal = np.kron(coarse, np.ones([4] * len(shape)))[tuple(slice(size) for size in shape)]
-    return np.where(
-        signal, rng.choice([0.25, 0.26, 1], shape), rng.choice([0, 0.25, 0.3], shape, p=[0.6, 0.3, 0.1])
-    )
+    return np.where(signal, rng.choice([0.25, 0.26, 1], shape), rng.choice([0, 0.25, 0.3], shape, p=[0.6, 0.3, 0.1]))
 
 
 def shares_of_signal(raw, gt, patch_shape, threshold):
@@ -85,9 +83,7 @@ def test_patch_of_an_index_is_the_same_in_many_threads(make_pair, rng):
 
 def test_another_seed_gives_other_patches(make_pair, rng):
     pair = make_pair(numbered((9, 20, 21)), rng.uniform(0.3, 1, size=(9, 20, 21)))
-    one, other = (
-        drawn_corners(PatchSampler([pair], (4, 8, 8), seed=seed, augmented=False), 50) for seed in (0, 1)
-    )
+    one, other = (drawn_corners(PatchSampler([pair], (4, 8, 8), seed=seed, augmented=False), 50) for seed in (0, 1))
     assert np.mean(one == other) < 0.2
 
 
@@ -186,9 +182,7 @@ def test_volumes_are_drawn_in_proportion_to_their_valid_positions(make_pair, rng
     for number, shape in enumerate(shapes):
         raw, gt = numbered(shape, 10_000 * number), patchy(rng, shape)
         pairs.append(make_pair(raw, gt))
-        shares = shares_of_signal(
-            raw[np.newaxis, ..., np.newaxis], gt[np.newaxis, ..., np.newaxis], (2, 6, 6), 0.25
-        )
+        shares = shares_of_signal(raw[np.newaxis, ..., np.newaxis], gt[np.newaxis, ..., np.newaxis], (2, 6, 6), 0.25)
         num_valid.append(sum(share >= 0.4 for share in shares.values()))
     sampler = PatchSampler(pairs, (2, 6, 6), **PLAIN, area_ratio_threshold=0.4)
     volumes = drawn_corners(sampler, 2000) // 10_000
@@ -213,9 +207,7 @@ def test_no_patch_with_enough_signal_is_an_error_with_the_largest_share_and_the_
     with pytest.raises(
         ValueError, match=r"2x8x8.*intensity_threshold 0\.3 is 0\.25, area_ratio_threshold asks for 0\.6"
     ):
-        PatchSampler(
-            [make_pair(gt, gt)], (2, 8, 8), **PLAIN, intensity_threshold=0.3, area_ratio_threshold=0.6
-        )
+        PatchSampler([make_pair(gt, gt)], (2, 8, 8), **PLAIN, intensity_threshold=0.3, area_ratio_threshold=0.6)
 
 
 def test_lowering_the_ratio_to_what_the_error_says_gives_patches(make_pair, rng):

@@ -14,9 +14,7 @@ def make_images(folder, names):
 
 
 def test_a_folder_lists_its_tiff_files_by_name(tmp_path):
-    make_images(
-        tmp_path, ["b.tif", "a.TIFF", "c.Tif", ".b.tif.partial-7", ".hidden.tif", "notes.txt", "d.tif.bak"]
-    )
+    make_images(tmp_path, ["b.tif", "a.TIFF", "c.Tif", ".b.tif.partial-7", ".hidden.tif", "notes.txt", "d.tif.bak"])
     (tmp_path / "folder.tif").mkdir()
     assert [path.name for path in list_volumes(tmp_path)] == ["a.TIFF", "b.tif", "c.Tif"]
 
@@ -71,9 +69,7 @@ def test_two_files_whose_names_differ_by_case_only_are_not_mixed_up(tmp_path):
 
 
 def test_a_folder_lists_images_of_all_formats_by_name(tmp_path):
-    make_images(
-        tmp_path, ["d.TIF", "c.ome.zarr", "b.nd2", "a.czi", ".e.zarr", ".f.lif", "notes.txt", "g/h.tif"]
-    )
+    make_images(tmp_path, ["d.TIF", "c.ome.zarr", "b.nd2", "a.czi", ".e.zarr", ".f.lif", "notes.txt", "g/h.tif"])
     (tmp_path / "i.czi").mkdir()
     assert [path.name for path in list_volumes(tmp_path)] == ["a.czi", "b.nd2", "c.ome.zarr", "d.TIF"]
 

@@ -90,9 +90,7 @@ def test_images_of_other_shapes_cannot_be_compared():
 
 @pytest.mark.parametrize("shape", [(6, 30, 32, 1), (6, 30, 32, 2), (30, 32, 1)])
 def test_error_of_an_even_pattern_is_its_height_everywhere(rng, shape):
-    gt = np.broadcast_to(np.where(np.arange(shape[-3]) % 2, 1, 0)[:, np.newaxis, np.newaxis], shape).astype(
-        float
-    )
+    gt = np.broadcast_to(np.where(np.arange(shape[-3]) % 2, 1, 0)[:, np.newaxis, np.newaxis], shape).astype(float)
     pattern = np.where(np.arange(shape[-2]) % 2, 0.02, -0.02)[:, np.newaxis]
     error, share = local_error(0.5 * (gt + pattern) + 3, gt, level=0.01)  # gain and offset do not count
     assert error.shape == gt.shape
@@ -129,12 +127,8 @@ def test_chart_has_a_labelled_panel_for_each_channel(rng, shape):
     figure = draw_intensities(restored, gt, quantify(restored, gt))
     assert isinstance(figure, Figure)
     panels = [axes for axes in figure.axes if axes.get_xlabel()]
-    assert [(p.get_xlabel(), p.get_ylabel()) for p in panels] == [
-        ("true intensity", "restored intensity")
-    ] * shape[-1]
-    assert (
-        f"slope {np.polyfit(gt[..., 0].ravel(), restored[..., 0].ravel(), 1)[0]:.3f}" in panels[0].get_title()
-    )
+    assert [(p.get_xlabel(), p.get_ylabel()) for p in panels] == [("true intensity", "restored intensity")] * shape[-1]
+    assert f"slope {np.polyfit(gt[..., 0].ravel(), restored[..., 0].ravel(), 1)[0]:.3f}" in panels[0].get_title()
     if shape[-1] > 1:
         assert panels[0].get_title().startswith("channel 0: ")
     figure.canvas.draw()

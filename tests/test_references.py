@@ -100,9 +100,7 @@ def test_settings_of_a_large_image_are_chosen_in_its_middle(make_pair, monkeypat
     monkeypatch.setattr(references, "_MOST_SEARCHED", 8 * 24 * 24)
     found = best_references(raw, gt, voxel_size=VOXEL_SIZE)
     middle = best_references(*(x[:, 12:36, 12:36] for x in (raw, gt)), voxel_size=VOXEL_SIZE)
-    assert {name: one.setting for name, one in found.items()} == {
-        name: one.setting for name, one in middle.items()
-    }
+    assert {name: one.setting for name, one in found.items()} == {name: one.setting for name, one in middle.items()}
     assert all(one.image.shape == gt.shape for one in found.values())
 
 

@@ -86,9 +86,7 @@ def test_a_relative_region_selects_the_same_in_the_outer_one(rng):
 def test_a_scaled_region_shrinks_to_itself(rng):
     for region in draw_regions(rng, 20):
         larger = scale_region(region, (1, 2, 3))
-        np.testing.assert_array_equal(
-            cover([larger], (7, 18, 30)), np.kron(cover([region]), np.ones((1, 2, 3)))
-        )
+        np.testing.assert_array_equal(cover([larger], (7, 18, 30)), np.kron(cover([region]), np.ones((1, 2, 3))))
         assert shrink_region(larger, (1, 2, 3)) == region
 
 
@@ -108,9 +106,7 @@ def test_chunks_of_a_region_are_those_that_hold_its_voxels(rng):
             continue
         inside = cover([region])
         holding = [
-            number
-            for number, place in zip(numbers, cut_into_grid(SHAPE, steps), strict=True)
-            if inside[place].any()
+            number for number, place in zip(numbers, cut_into_grid(SHAPE, steps), strict=True) if inside[place].any()
         ]
         assert [*touched_chunks(region, steps)] == holding
 

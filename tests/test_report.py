@@ -83,9 +83,7 @@ def planes_of(data, number):
     picture = picture[..., 0] if picture.ndim == 3 else picture
     count, height, width = data["shape"]
     columns = data["columns"]
-    return np.stack(
-        [picture[k // columns * height :][:height, k % columns * width :][:, :width] for k in range(count)]
-    )
+    return np.stack([picture[k // columns * height :][:height, k % columns * width :][:, :width] for k in range(count)])
 
 
 # The page
@@ -232,9 +230,7 @@ def test_a_viewer_holds_every_voxel_of_a_small_volume(rng):
     volume = rng.uniform(-0.2, 1.4, (5, 9, 7, 2)).astype(np.float32)
     data = view_volumes({"a": volume}, voxel_size=(0.3, 0.1, 0.1))
     step = data["whitest"] / 255
-    np.testing.assert_allclose(
-        planes_of(data, 0) * step, volume[..., 0].clip(0, data["whitest"]), atol=0.51 * step
-    )
+    np.testing.assert_allclose(planes_of(data, 0) * step, volume[..., 0].clip(0, data["whitest"]), atol=0.51 * step)
     assert data["voxel"] == (0.3, 0.1, 0.1)
     assert data["notes"] == ["Channel 1 of 2."]
 
@@ -261,9 +257,7 @@ def test_a_large_volume_is_cut_to_its_busiest_part_within_the_budget(rng):
     assert " × ".join(map(str, data["shape"])) + " of 40 × 300 × 300 voxels (ZYX)" in note
 
 
-@pytest.mark.parametrize(
-    ("shape", "voxel_size"), [((7, 9, 1), (None, None, None)), ((1, 1, 1, 1), (None, 2, 1))]
-)
+@pytest.mark.parametrize(("shape", "voxel_size"), [((7, 9, 1), (None, None, None)), ((1, 1, 1, 1), (None, 2, 1))])
 def test_images_of_any_rank_and_size_can_be_looked_at(shape, voxel_size):
     data = view_volumes({"a": np.ones(shape)}, voxel_size=voxel_size, error=np.zeros(shape))
     assert (planes_of(data, 0) == 204).all()  # 1 of 1.25

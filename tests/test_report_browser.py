@@ -355,9 +355,7 @@ def test_copying_takes_the_words_alone(open_report):
 
 def test_paper_is_white_and_has_what_is_folded_but_no_controls(open_report):
     page = open_report(color_scheme="dark")
-    page.evaluate(
-        "addEventListener('beforeprint', () => { window.wasOpen = document.querySelector('details').open; })"
-    )
+    page.evaluate("addEventListener('beforeprint', () => { window.wasOpen = document.querySelector('details').open; })")
     assert page.pdf(format="A4").startswith(b"%PDF")
     assert page.evaluate("window.wasOpen") is True
     assert page.locator("details").get_attribute("open") is None  # folded again

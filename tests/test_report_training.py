@@ -131,15 +131,10 @@ def test_a_methods_paragraph_of_planes_and_of_held_out_parts():
     shape = {"raw_shape": [96, 80, 1], "gt_shape": [192, 160, 1]}
     training = [{**pair, **shape} for pair in training_json()["training"]]
     held_out = record(patch_shape=[64, 64], upscaling=[2, 2], training=training, validation=training[:1])
-    words = describe_training(
-        held_out, config(data_augmentation=False, intensity_threshold=0), history=HISTORY
-    )
+    words = describe_training(held_out, config(data_augmentation=False, intensity_threshold=0), history=HISTORY)
     assert words.startswith("A two-dimensional")
     assert "enlarging 2 × 2 times (YX)" in words
-    assert (
-        "images of 192 × 160 voxels (YX) of 0.1 × 0.1 µm; a part of each image that was not trained on"
-        in words
-    )
+    assert "images of 192 × 160 voxels (YX) of 0.1 × 0.1 µm; a part of each image that was not trained on" in words
     assert "drawn at random." in words
 
 
@@ -193,9 +188,7 @@ def test_the_words_of_an_evaluation_have_its_scores():
     assert "bootstrap interval over blocks of the images" in words
     assert "median filter, each with" in words
     assert "Richardson" not in words
-    assert (
-        "multiplied by 2.35, so that it held the error that is left after the affine match in 68.3 %" in words
-    )
+    assert "multiplied by 2.35, so that it held the error that is left after the affine match in 68.3 %" in words
 
 
 def test_the_words_of_limits_have_the_ladders_and_what_was_found():
@@ -302,17 +295,13 @@ def test_the_trained_range_is_named_as_apply_names_it(run_dir, rng):
     with open_volume(ROOT / "sample/test/raw/mixture_000.tif") as volume:
         found = measure_fingerprint(volume.with_block_axes("ZYXC"))
     seen = summarise_fingerprints([found])
-    (run_dir / "training.json").write_text(
-        json.dumps(training_json(training_fingerprint=seen.model_dump(mode="json")))
-    )
+    (run_dir / "training.json").write_text(json.dumps(training_json(training_fingerprint=seen.model_dump(mode="json"))))
     cells = texts_of("td", report_of(run_dir, rng))
     (channel,) = found.channels
     features = {name: value - 10 for name, value in channel.features.items()}
     other = found.model_copy(update={"channels": (channel.model_copy(update={"features": features}),)})
     for reason in compare_fingerprint(other, seen).reasons:
-        words, value = re.fullmatch(
-            r"(SNR|orientation|[a-z ]+?) [\d.e-]+.*, trained on ([\d.]+)", reason
-        ).groups()
+        words, value = re.fullmatch(r"(SNR|orientation|[a-z ]+?) [\d.e-]+.*, trained on ([\d.]+)", reason).groups()
         if words not in ("SNR", "orientation"):
             (place,) = [i for i, cell in enumerate(cells) if cell.startswith(words)]
             assert float(cells[place + 1]) == pytest.approx(float(value), rel=0.05)

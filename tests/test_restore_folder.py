@@ -36,9 +36,7 @@ def save_network(folder, function, *, channels=1, **about):
     folder.mkdir(parents=True)
     inputs = keras.Input((None, None, None, channels))
     keras.Model(inputs, function(inputs)).save(folder / "best.keras")
-    (folder / "training.json").write_text(
-        json.dumps({"percentiles": PERCENTILES, "patch_shape": [8, 16, 16], **about})
-    )
+    (folder / "training.json").write_text(json.dumps({"percentiles": PERCENTILES, "patch_shape": [8, 16, 16], **about}))
     return folder
 
 
@@ -401,9 +399,7 @@ def test_image_that_another_call_has_restored_meanwhile_is_not_replaced(run, net
     assert (root / "out/b.tif").read_bytes() == b"the other call's"
 
 
-def test_image_that_another_call_has_restored_meanwhile_counts_as_there_before(
-    run, networks, folder, monkeypatch
-):
+def test_image_that_another_call_has_restored_meanwhile_counts_as_there_before(run, networks, folder, monkeypatch):
     root, _ = folder
     flags = ["-m", networks["same"], "-i", root / "raw", "-o", root / "out"]
     restore = ImageTask.restore
@@ -441,9 +437,7 @@ def test_scores_of_replaced_images_go(run, networks, folder, write_tiff):
     flags = ("-i", root / "raw", "-o", root / "out")
     run("-m", networks["same"], *flags, "-g", root / "gt")
     run("-m", networks["square"], *flags, "--overwrite")
-    assert (root / "out/scores.csv").read_text().splitlines() == [
-        "file,psnr_raw,psnr_restored,ssim_raw,ssim_restored"
-    ]
+    assert (root / "out/scores.csv").read_text().splitlines() == ["file,psnr_raw,psnr_restored,ssim_raw,ssim_restored"]
 
 
 def test_changed_chunk_of_an_input_is_noticed(run, networks, tmp_path, draw):
@@ -536,9 +530,7 @@ def test_one_chosen_channel_leaves_no_axis(run, networks, tmp_path, write_tiff, 
     assert_close(tifffile.imread(tmp_path / "out.tif"), squared(image[:, 1]))
 
 
-def test_one_chosen_channel_is_scored_against_ground_truth_of_one_channel(
-    run, networks, tmp_path, write_tiff, draw
-):
+def test_one_chosen_channel_is_scored_against_ground_truth_of_one_channel(run, networks, tmp_path, write_tiff, draw):
     image = draw(11, 3, 16, 17)
     raw = write_tiff(tmp_path / "raw.tif", image, "ZCYX")
     gt = write_tiff(tmp_path / "gt.tif", image[:, 1].copy(), "ZYX")
@@ -567,9 +559,7 @@ def test_imagej_shows_each_channel_in_its_range(run, networks, tmp_path, write_t
 @pytest.fixture
 def fading(tmp_path, write_tiff, draw):
     """A time-lapse of three volumes that fades: its file and grey values (T, Z, Y, X)."""
-    image = (draw(3, 4, 20, 21) / np.array([1, 2, 4])[:, np.newaxis, np.newaxis, np.newaxis]).astype(
-        np.uint16
-    )
+    image = (draw(3, 4, 20, 21) / np.array([1, 2, 4])[:, np.newaxis, np.newaxis, np.newaxis]).astype(np.uint16)
     return write_tiff(tmp_path / "raw.tif", image, "TZYX"), image
 
 
@@ -752,9 +742,7 @@ def test_each_format_becomes_each_other(run, networks, tmp_path, draw, name, wri
     flags = ("-i", tmp_path / "raw", "-o", tmp_path / "out", "--format", file_format)
     run("-m", networks["same"], *flags)
     (output,) = (path for path in (tmp_path / "out").iterdir() if path.name != "manifest.jsonl")
-    assert (
-        output.name == dict(zip(("imagej", "ome", "zarr"), names, strict=True))[file_format.partition("-")[0]]
-    )
+    assert output.name == dict(zip(("imagej", "ome", "zarr"), names, strict=True))[file_format.partition("-")[0]]
     found, voxel_size, time_step = READERS[file_format](output)
     assert found.dtype == np.float32
     assert_close(found, image)
@@ -967,9 +955,7 @@ def test_watched_image_that_vanishes_ends_nothing(run, networks, folder, monkeyp
         nothing,
     ]
     watch_some_rounds(monkeypatch, rounds)
-    _, err = run(
-        "-m", networks["same"], "-i", root / "raw", "-o", root / "out", "--watch", "--settle", "1", status=130
-    )
+    _, err = run("-m", networks["same"], "-i", root / "raw", "-o", root / "out", "--watch", "--settle", "1", status=130)
     assert "b.tif" in err
     assert {path.name for path in (root / "out").glob("*.tif")} == {"a.tif", "c.tif", "d.tif"}
 

@@ -139,9 +139,7 @@ def test_finished_run_can_be_prolonged(short_run):
 def test_run_that_is_killed_before_its_first_epoch_is_saved_goes_on(short_run, tmp_path, monkeypatch):
     values = {**short_run, "output_dir": str(tmp_path / "killed")}
     with monkeypatch.context() as patched:
-        patched.setattr(
-            "rcan.training.callbacks.write_table", None
-        )  # best.keras is written, the state is not
+        patched.setattr("rcan.training.callbacks.write_table", None)  # best.keras is written, the state is not
         with pytest.raises(TypeError):
             train(Config.checked(values))
     assert (tmp_path / "killed/best.keras").exists()

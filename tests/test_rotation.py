@@ -17,10 +17,7 @@ def in_voxels(voxel_size):
 
 def distances(shape, voxel_size, centre):
     """Distance of every voxel from a point in units of x, both from the middle of the volume."""
-    axes = [
-        (np.arange(size) - (size - 1) / 2) * step
-        for size, step in zip(shape, in_voxels(voxel_size), strict=True)
-    ]
+    axes = [(np.arange(size) - (size - 1) / 2) * step for size, step in zip(shape, in_voxels(voxel_size), strict=True)]
     grid = np.meshgrid(*axes, indexing="ij")
     return np.sqrt(sum((part - place) ** 2 for part, place in zip(grid, centre, strict=True)))
 

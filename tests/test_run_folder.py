@@ -111,9 +111,7 @@ def test_folder_with_any_result_of_a_run_is_refused_with_a_way_out(tmp_path, nam
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_config_file_of_a_user_is_never_replaced(tmp_path, overwrite):
     (tmp_path / "config.json").write_text("mine")
-    with pytest.raises(
-        FileExistsError, match=r"config.json was not written by a run.*another folder with -o"
-    ):
+    with pytest.raises(FileExistsError, match=r"config.json was not written by a run.*another folder with -o"):
         create_run(tmp_path, overwrite=overwrite)
     assert (tmp_path / "config.json").read_text() == "mine"
 
@@ -161,8 +159,7 @@ def test_json_holds_paths_as_text(tmp_path):
 @pytest.fixture
 def epochs():
     return [
-        {"epoch": i + 1, "loss": 0.5 / (i + 1), "psnr": 20.0 + i, "val_loss": 0.6, "val_psnr": 19.0}
-        for i in range(3)
+        {"epoch": i + 1, "loss": 0.5 / (i + 1), "psnr": 20.0 + i, "val_loss": 0.6, "val_psnr": 19.0} for i in range(3)
     ]
 
 
@@ -184,9 +181,7 @@ def test_best_model_is_taken_before_the_last(tmp_path):
     assert find_model(tmp_path / "last.keras") == tmp_path / "last.keras"
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [(".", "neither best.keras nor last.keras"), ("no", "does not exist")]
-)
+@pytest.mark.parametrize(("name", "message"), [(".", "neither best.keras nor last.keras"), ("no", "does not exist")])
 def test_missing_model_is_an_error_with_a_way_out(tmp_path, name, message):
     with pytest.raises(FileNotFoundError, match=rf"{message}.*-m takes the folder"):
         find_model(tmp_path / name)
@@ -205,11 +200,7 @@ def test_loaded_model_gives_the_output_of_the_saved(tmp_path, upscaling, rng):
 def test_loaded_model_comes_with_what_is_known_of_its_training(tmp_path):
     save_model(build_rcan(**TINY), tmp_path / "best.keras")
     write_json(tmp_path / "training.json", {"percentiles": [1, 99]})
-    assert (
-        load_model(tmp_path)[1]
-        == load_model(tmp_path / "best.keras")[1]
-        == TrainingRecord(percentiles=(1, 99))
-    )
+    assert load_model(tmp_path)[1] == load_model(tmp_path / "best.keras")[1] == TrainingRecord(percentiles=(1, 99))
 
 
 def test_what_is_found_out_later_stands_beside_what_was_known(tmp_path):

@@ -27,6 +27,4 @@ def test_cosine_is_that_of_keras_after_the_warm_up(warmup):
 @pytest.mark.parametrize("schedule", ["staircase", "cosine"])
 def test_warm_up_rises_in_equal_steps_to_the_initial_rate(schedule):
     options = {"initial": 1.0, "epochs": 40, "schedule": schedule, "warmup_epochs": 4}
-    np.testing.assert_allclose(
-        [learning_rate(epoch, **options) for epoch in range(5)], [0.2, 0.4, 0.6, 0.8, 1]
-    )
+    np.testing.assert_allclose([learning_rate(epoch, **options) for epoch in range(5)], [0.2, 0.4, 0.6, 0.8, 1])

@@ -51,9 +51,7 @@ def test_scores_are_the_mean_over_the_frames_after_a_linear_fit(make_pair, rng, 
     scores, _ = score_pair(squaring(len(tile)), pair, tile_shape=tile)
     frames = list(zip(raw, gt, strict=True)) if "T" in axes else [(raw, gt)]
     expected = [(psnr_after_fit(raw, gt), psnr_after_fit(raw**2, gt)) for raw, gt in frames]
-    np.testing.assert_allclose(
-        [scores["psnr_raw"], scores["psnr_restored"]], np.mean(expected, axis=0), atol=1e-3
-    )
+    np.testing.assert_allclose([scores["psnr_raw"], scores["psnr_restored"]], np.mean(expected, axis=0), atol=1e-3)
     assert scores["ssim_raw"] < scores["ssim_restored"] <= 1
 
 

@@ -62,9 +62,7 @@ def test_planes_are_stacked(write_files):
     np.testing.assert_array_equal(volume.read()[:, 0, 0, 0], [0, 1, 2, 3])
 
 
-@pytest.mark.parametrize(
-    ("stored", "axes"), [("ZYX", "TZYX"), ("ZCYX", "TZCYX"), ("YX", "ZYX"), ("CYX", "ZCYX")]
-)
+@pytest.mark.parametrize(("stored", "axes"), [("ZYX", "TZYX"), ("ZCYX", "TZCYX"), ("YX", "ZYX"), ("CYX", "ZCYX")])
 def test_a_number_without_a_word_counts_time_points_of_volumes_and_planes(write_files, stored, axes):
     assert open_volume(write_files(["cell1.tif", "cell2.tif"], stored)).axes == axes
 
@@ -246,9 +244,7 @@ def test_the_odd_one_out_is_named(write_files, tmp_path, odd):
         open_volume(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "names", [["a1_b1", "a1_b2", "a2_b1", "a2_b2"], ["a_t1_7", "a_t1_8", "a_t2_7"], ["a", "b"]]
-)
+@pytest.mark.parametrize("names", [["a1_b1", "a1_b2", "a2_b1", "a2_b2"], ["a_t1_7", "a_t1_8", "a_t2_7"], ["a", "b"]])
 def test_names_that_do_not_tell_what_a_file_is_are_refused(write_files, names):
     folder = write_files([f"{name}.tif" for name in names], "ZYX")
     with pytest.raises(ValueError, match=r"matches [2-4] files, but .*cannot be told what each is.*--axes"):

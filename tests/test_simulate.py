@@ -106,9 +106,7 @@ def test_gt_of_a_real_source_is_the_source(tmp_path, data_dir, name):
     simulate(tmp_path / "run", "--source", str(path), "--pairs", "2")
     source = open_volume(path)
     for number in range(2):
-        raw, gt = (
-            open_volume(tmp_path / "run" / kind / f"{path.stem}_{number:03d}.tif") for kind in ("raw", "gt")
-        )
+        raw, gt = (open_volume(tmp_path / "run" / kind / f"{path.stem}_{number:03d}.tif") for kind in ("raw", "gt"))
         np.testing.assert_array_equal(gt.read(dtype=None), source.read(dtype=None))
         assert gt.dtype == source.dtype
         np.testing.assert_allclose(gt.voxel_size, source.voxel_size, rtol=1e-4)
@@ -121,19 +119,13 @@ def test_source_without_voxel_size_is_refused_unless_it_is_given(tmp_path, data_
         source = str(data_dir / "volumes" / "nuclei.tif")
     assert main([str(tmp_path / "run"), "--source", source, "--pairs", "1"]) == 1
     assert "name it in µm with --voxel_size Z,Y,X" in capsys.readouterr().err
-    assert (
-        main([str(tmp_path / "run"), "--source", source, "--pairs", "1", "--voxel_size", "0.3,0.26,0.26"])
-        == 0
-    )
+    assert main([str(tmp_path / "run"), "--source", source, "--pairs", "1", "--voxel_size", "0.3,0.26,0.26"]) == 0
 
 
 def test_raw_of_a_real_source_is_the_source_blurred_and_noisy(tmp_path, data_dir):
     path = data_dir / "volumes" / "cell_uint8.tif"
     simulate(tmp_path / "run", "--source", str(path), "--pairs", "1", "--photons", "100")
-    raw, gt = (
-        tifffile.imread(tmp_path / "run" / kind / "cell_uint8_000.tif").astype(float)
-        for kind in ("raw", "gt")
-    )
+    raw, gt = (tifffile.imread(tmp_path / "run" / kind / "cell_uint8_000.tif").astype(float) for kind in ("raw", "gt"))
     assert 0.5 < np.corrcoef(raw.ravel(), gt.ravel())[0, 1] < 0.99
 
 

@@ -61,9 +61,7 @@ def test_hollow_sphere_is_dark_inside():
 def test_sphere_is_as_wide_in_µm_along_every_axis():
     density, _ = draw_ball(radius=1.5)
     widths = measured_widths(density[..., np.newaxis], np.array([0.2, 0.1, 0.1]))
-    np.testing.assert_allclose(
-        widths, np.sqrt(8 * np.log(2) / 5) * 1.5, rtol=0.01
-    )  # variance of a ball: r²/5
+    np.testing.assert_allclose(widths, np.sqrt(8 * np.log(2) / 5) * 1.5, rtol=0.01)  # variance of a ball: r²/5
 
 
 def test_voxel_at_an_edge_is_as_bright_as_it_is_filled():
@@ -126,8 +124,7 @@ def test_most_patches_of_a_mixture_pass_as_foreground(rng):
 @pytest.mark.parametrize("kind", PHANTOMS)
 def test_phantom_depends_on_the_seed_alone(kind):
     first, again, other = (
-        make_phantom(kind, (8, 40, 40), voxel_size=VOXEL_SIZE, rng=np.random.default_rng(seed))
-        for seed in (1, 1, 2)
+        make_phantom(kind, (8, 40, 40), voxel_size=VOXEL_SIZE, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -183,9 +180,7 @@ def test_widths_agree_with_the_debye_integral():
         return abs(field) ** 2
 
     step = 0.01  # µm, far inside the focus: the Gaussian's curvature there gives its sigma
-    sigmas = [
-        step / np.sqrt(2 * np.log(intensity(0, 0) / intensity(z, y))) for z, y in [(step, 0), (0, step)]
-    ]
+    sigmas = [step / np.sqrt(2 * np.log(intensity(0, 0) / intensity(z, y))) for z, y in [(step, 0), (0, step)]]
     axial, lateral, _ = gaussian_widths(aperture, wavelength, index)
     np.testing.assert_allclose([axial, lateral], np.sqrt(8 * np.log(2)) * np.array(sigmas), rtol=2e-3)
 
@@ -352,9 +347,7 @@ def test_constant_real_volume_is_refused():
 def test_raw_of_a_real_volume_is_as_wide_as_the_factor_says(rng):
     sharp = blur(point(), fwhm=FWHM, voxel_size=VOXEL_SIZE)
     camera = {"background": 0, "offset": 0, "gain": 1, "read_noise": 0}
-    raw = degrade(
-        sharp, voxel_size=VOXEL_SIZE, fwhm=FWHM, photons=1e6, blur_factor=2, source_blur=1, rng=rng, **camera
-    )
+    raw = degrade(sharp, voxel_size=VOXEL_SIZE, fwhm=FWHM, photons=1e6, blur_factor=2, source_blur=1, rng=rng, **camera)
     np.testing.assert_allclose(measured_widths(raw.astype(float), VOXEL_SIZE), 2 * np.array(FWHM), rtol=0.01)
 
 
@@ -377,8 +370,6 @@ def test_camera_options_reach_the_raw_image_alone(rng):
 
 def test_pair_depends_on_the_seed_alone():
     density, options = point(), {"voxel_size": VOXEL_SIZE, "fwhm": FWHM, "photons": 20}
-    first, again, other = (
-        simulate_pair(density, **options, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2)
-    )
+    first, again, other = (simulate_pair(density, **options, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)

@@ -114,9 +114,7 @@ MESSAGES = {"broken": "NaN or infinite", "constant": "is 7 everywhere", "nearly 
 @pytest.mark.parametrize(("first", "second"), [*itertools.permutations(["fine", *MESSAGES], 2)])
 def test_of_several_errors_nan_comes_before_constant_and_raw_before_gt(tmp_path, gt, first, second):
     images = kinds(gt)
-    volumes = [
-        volume(tmp_path / f"{name}.tif", images[kind]) for name, kind in (("raw", first), ("gt", second))
-    ]
+    volumes = [volume(tmp_path / f"{name}.tif", images[kind]) for name, kind in (("raw", first), ("gt", second))]
     found = [(name, kind) for name, kind in (("raw", first), ("gt", second)) if kind != "fine"]
     name, kind = min(found, key=lambda item: [*MESSAGES].index(item[1]))  # of equal ones, the first
     with pytest.raises(ValueError, match=rf"{name}\.tif.*{MESSAGES[kind]}"):
@@ -165,9 +163,7 @@ def test_before_the_first_step_raw_is_read_once_and_gt_twice(
         assert 2 * size <= gt <= 2 * size + 6 * plane  # once to tell specimens apart, once as it is split
 
 
-def test_a_second_training_reads_nothing_before_the_first_step(
-    tmp_path, tiny_config, monkeypatch, voxels_read
-):
+def test_a_second_training_reads_nothing_before_the_first_step(tmp_path, tiny_config, monkeypatch, voxels_read):
     monkeypatch.setattr(Loop, "run", lambda self: None)
     values = tiny_config(tmp_path, intensity_threshold=0.1, area_ratio_threshold=0.1)
     train(Config.checked(values))

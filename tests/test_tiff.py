@@ -85,9 +85,7 @@ def test_a_block_is_native_contiguous_and_belongs_to_the_caller(data_dir):
 
 def test_a_crop_of_a_crop_reads_the_right_part(tmp_path, stack):
     volume = open_volume(write(tmp_path / "a.tif", stack, "ZYX"))
-    part = volume.crop((slice(1, 5), slice(10, 30), slice(None))).crop(
-        (slice(1, 3), slice(2, 9), slice(5, 9))
-    )
+    part = volume.crop((slice(1, 5), slice(10, 30), slice(None))).crop((slice(1, 3), slice(2, 9), slice(5, 9)))
     assert part.shape == (2, 7, 4, 1)
     assert part.sizes == {"Z": 2, "Y": 7, "X": 4}
     np.testing.assert_array_equal(part.read()[..., 0], stack[2:4, 12:19, 5:9])
@@ -514,13 +512,9 @@ def test_corrupt_files_take_little_memory(data_dir):
     assert int(result.stdout) < 300  # MB
 
 
-@pytest.mark.parametrize(
-    "name", ["tiled-rgb-u8.tif", "planar-rgb-u8.tif", "BigTIFF.tif", "logluv-3c-16b.tiff"]
-)
+@pytest.mark.parametrize("name", ["tiled-rgb-u8.tif", "planar-rgb-u8.tif", "BigTIFF.tif", "logluv-3c-16b.tiff"])
 def test_a_colour_photograph_is_refused(data_dir, name):
-    with pytest.raises(
-        ValueError, match=r"is a colour photograph \((RGB|LOGLUV)\).*save them along a C axis"
-    ):
+    with pytest.raises(ValueError, match=r"is a colour photograph \((RGB|LOGLUV)\).*save them along a C axis"):
         open_volume(data_dir / "odd_tiffs" / "image-tiff" / name)
 
 
@@ -534,9 +528,7 @@ def test_three_channels_stored_as_colours_are_read_if_the_axes_are_named(tmp_pat
 def test_an_indexed_photograph_is_refused(tmp_path):
     path = tmp_path / "a.tif"
     colormap = np.zeros((3, 256), np.uint16)
-    tifffile.imwrite(
-        path, np.zeros((8, 9), np.uint8), photometric="palette", colormap=colormap, metadata=None
-    )
+    tifffile.imwrite(path, np.zeros((8, 9), np.uint8), photometric="palette", colormap=colormap, metadata=None)
     with pytest.raises(ValueError, match="colour photograph"):
         open_volume(path)
 
@@ -592,9 +584,7 @@ def test_a_truncated_file_is_an_error(tmp_path, stack, options, compression, sha
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    "name", ["volumes/nuclei.tif", "volumes/vesicles_lattice.tif", "volumes/six_planes.tif"]
-)
+@pytest.mark.parametrize("name", ["volumes/nuclei.tif", "volumes/vesicles_lattice.tif", "volumes/six_planes.tif"])
 def test_a_truncated_real_file_is_an_error(data_dir, tmp_path, name):
     data = (data_dir / name).read_bytes()
     path = tmp_path / "a.tif"

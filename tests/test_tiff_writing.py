@@ -36,9 +36,7 @@ def test_what_was_written_is_read_again(tmp_path, rng, file_format, axes):
 @pytest.mark.parametrize("file_format", ["imagej", "ome"])
 def test_an_unknown_calibration_stays_unknown(tmp_path, file_format):
     path = tmp_path / "out.tif"
-    with create_volume(
-        path, axes="ZYX", sizes={"Z": 2, "Y": 8, "X": 9}, dtype="uint8", file_format=file_format
-    ):
+    with create_volume(path, axes="ZYX", sizes={"Z": 2, "Y": 8, "X": 9}, dtype="uint8", file_format=file_format):
         pass
     volume = open_volume(path)
     assert (volume.voxel_size, volume.channel_names, volume.time_step) == ((None, None, None), None, None)

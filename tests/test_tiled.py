@@ -84,9 +84,7 @@ def test_model_of_other_channels_out_than_in_is_taken(rng):
     np.testing.assert_allclose(restore(model, raw, tile_shape=(4, 8, 8)), np.tile(raw, 3), atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    ("tile_shape", "expected"), [((8, 24, 80), (2, 6, 16)), ((64, 256, 256), (16, 16, 16))]
-)
+@pytest.mark.parametrize(("tile_shape", "expected"), [((8, 24, 80), (2, 6, 16)), ((64, 256, 256), (16, 16, 16))])
 def test_default_overlap_is_16_voxels_or_a_quarter_of_a_given_tile(tile_shape, expected):
     planned = TiledRestorer(None, max_voxels=2**22, tile_shape=tile_shape).plan((100, 300, 300))
     assert planned == (tile_shape, expected)
@@ -105,9 +103,7 @@ def test_chosen_tile_is_larger_than_the_overlap_where_memory_is_little():
     assert all(tile > 2 * shared for tile, shared in zip(tile_shape, overlap, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("factors", "expected"), [(None, (1, 1, 1)), ((1, 2, 2), (1, 2, 2)), ((4, 4, 4), (4, 4, 4))]
-)
+@pytest.mark.parametrize(("factors", "expected"), [(None, (1, 1, 1)), ((1, 2, 2), (1, 2, 2)), ((4, 4, 4), (4, 4, 4))])
 def test_upscaling_is_read_off_a_model(factors, expected):
     model = build_rcan(upscaling=factors, num_channels=4, num_residual_groups=1, num_residual_blocks=1)
     assert upscaling_of(model) == expected
@@ -139,9 +135,7 @@ def test_part_has_the_values_of_the_whole(raw, part):
     kernel = np.random.default_rng(1).normal(size=(5, 5, 5, 1))
     engine = Engine(lambda tile: repeated(ndimage.correlate(tile, kernel)), factors=(2, 1, 2))
     whole, alone = (
-        put_together(
-            (62, 12, 26, 1), restore_blocks(engine, raw.__getitem__, raw.shape[:-1], part=region, **TILES)
-        )
+        put_together((62, 12, 26, 1), restore_blocks(engine, raw.__getitem__, raw.shape[:-1], part=region, **TILES))
         for region in (None, part)
     )
     np.testing.assert_array_equal(alone[part], whole[part])

@@ -188,9 +188,7 @@ def test_regions_cover_the_output_once(shape, tile_shape, overlap, factors, num_
 
 
 @pytest.mark.parametrize(("shape", "tile_shape", "overlap", "factors", "num_channels"), VOLUMES)
-def test_blended_volume_is_the_weighted_sum_of_all_tiles(
-    shape, tile_shape, overlap, factors, num_channels, rng
-):
+def test_blended_volume_is_the_weighted_sum_of_all_tiles(shape, tile_shape, overlap, factors, num_channels, rng):
     """Tiles that have nothing in common, added up in a whole volume."""
     cuts = [tile_axis(*axis) for axis in zip(shape, tile_shape, overlap, factors, strict=True)]
     size = (*(f * min(t, s) for f, t, s in zip(factors, tile_shape, shape, strict=True)), num_channels)

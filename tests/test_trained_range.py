@@ -25,9 +25,7 @@ from rcan.training.fit import train
 
 def blobs(seed, shape=(8, 32, 32)):
     """Smooth random structure from 0 to about 1."""
-    density = ndimage.gaussian_filter(
-        np.random.default_rng(seed).normal(size=shape), (1, 2, 2)[-len(shape) :]
-    )
+    density = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), (1, 2, 2)[-len(shape) :])
     return np.clip(density / density.std() / 3, 0, None)
 
 
@@ -47,9 +45,7 @@ def images(tmp_path, write_tiff):
 def network(tmp_path, write_tiff):
     """A run folder of a network that changes nothing, with the range of eight volumes."""
     files = [write_tiff(tmp_path / "seen" / f"{seed}.tif", picture(seed), "ZYX") for seed in range(8)]
-    return save_network(
-        tmp_path / "run", summarise_fingerprints([measure_fingerprint(open_volume(f)) for f in files])
-    )
+    return save_network(tmp_path / "run", summarise_fingerprints([measure_fingerprint(open_volume(f)) for f in files]))
 
 
 def save_network(folder, fingerprint=None, *, ndim=3):
@@ -84,19 +80,14 @@ def test_training_writes_down_the_range_of_its_raw_volumes(tmp_path, tiny_config
 
 def test_validation_volumes_are_in_the_range(tmp_path, tiny_config):
     config = Config.checked(tiny_config(tmp_path, num_pairs=2))  # the end of each is held out
-    assert (
-        json.loads((train(config) / "training.json").read_text())["training_fingerprint"]["num_volumes"] == 4
-    )
+    assert json.loads((train(config) / "training.json").read_text())["training_fingerprint"]["num_volumes"] == 4
 
 
 def test_a_second_training_measures_nothing_again(tmp_path, tiny_config, monkeypatch):
     config = Config.checked(tiny_config(tmp_path))
     first = json.loads((train(config) / "training.json").read_text())["training_fingerprint"]
     monkeypatch.setattr(views, "measure_fingerprint", None)
-    assert (
-        json.loads((train(config, overwrite=True) / "training.json").read_text())["training_fingerprint"]
-        == first
-    )
+    assert json.loads((train(config, overwrite=True) / "training.json").read_text())["training_fingerprint"] == first
 
 
 def test_a_run_of_an_earlier_version_goes_on_and_gets_its_range(tmp_path, tiny_config):
@@ -117,9 +108,7 @@ def test_applying_says_what_the_network_has_seen(network, images, apply, tmp_pat
     assert dim.startswith("dim.tif: outside: SNR 1")
     entries = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
     words = {
-        entry["output"]: (entry["trained_range"], entry["reasons"][0])
-        for entry in entries
-        if "trained_range" in entry
+        entry["output"]: (entry["trained_range"], entry["reasons"][0]) for entry in entries if "trained_range" in entry
     }
     assert words["alike.tif"][0] == "inside"
     assert words["dim.tif"][0] == "outside"
@@ -139,9 +128,7 @@ def test_strict_tells_of_what_was_restored_without_it(network, images, apply, tm
     apply("-m", network, "-i", images, "-o", tmp_path / "out")
     lines, errors = apply("-m", network, "-i", images, "-o", tmp_path / "out", "--strict", status=1)
     assert "1 of 2 restored, 1 of them before" in "\n".join(lines)
-    assert errors[0].startswith(
-        f"error: {tmp_path / 'out' / 'dim.tif'} was restored without --strict, but is unlike"
-    )
+    assert errors[0].startswith(f"error: {tmp_path / 'out' / 'dim.tif'} was restored without --strict, but is unlike")
 
 
 def test_strict_leaves_a_single_image_alone(network, images, apply, tmp_path):
@@ -201,18 +188,13 @@ def test_time_points_and_channels_are_judged(network, apply, write_tiff, tmp_pat
 
 
 def test_channels_have_their_number_in_the_file(network, apply, write_tiff, tmp_path):
-    path = write_tiff(
-        tmp_path / "raw.tif", np.stack([picture(5), picture(50), picture(51, photons=4)], 1), "ZCYX"
-    )
+    path = write_tiff(tmp_path / "raw.tif", np.stack([picture(5), picture(50), picture(51, photons=4)], 1), "ZCYX")
     lines, _ = apply("-m", network, "-i", path, "-o", tmp_path / "out.tif", "--channels", "2,1")
     assert any(line.startswith("raw.tif: outside: channel 2: SNR") for line in lines)
 
 
 def test_planes_are_judged_by_a_network_of_planes(apply, write_tiff, tmp_path):
-    files = [
-        write_tiff(tmp_path / "seen" / f"{seed}.tif", picture(seed, shape=(64, 64)), "YX")
-        for seed in range(8)
-    ]
+    files = [write_tiff(tmp_path / "seen" / f"{seed}.tif", picture(seed, shape=(64, 64)), "YX") for seed in range(8)]
     trained = summarise_fingerprints([measure_fingerprint(open_volume(f, block_axes="YXC")) for f in files])
     network = save_network(tmp_path / "run", trained, ndim=2)
     stack = np.stack([picture(seed, photons=2, shape=(64, 64)) for seed in range(50, 54)])

@@ -53,9 +53,7 @@ def validated(tmp_path_factory, tiny_config, write_tiff, noisy_pair):
     Its ground truth is inverted: the better the network learns, the worse it restores it.
     """
     folder = tmp_path_factory.mktemp("validated")
-    values = tiny_config(
-        folder, epochs=4, steps_per_epoch=3, initial_learning_rate=0.01, patch_shape=[12, 16, 16]
-    )
+    values = tiny_config(folder, epochs=4, steps_per_epoch=3, initial_learning_rate=0.01, patch_shape=[12, 16, 16])
     for number in range(2):
         raw, gt = noisy_pair((12, 24, 28), number)
         write_tiff(folder / "raw" / f"{number}.tif", raw, "ZYX")
@@ -234,9 +232,7 @@ def test_measures_of_the_last_epoch_are_those_of_scikit_image(run, validated):
     restored = keras.saving.load_model(run / "last.keras").predict(raw[np.newaxis], verbose=0)[0]
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     ssim = structural_similarity(gt[..., 0], restored[..., 0].astype(float), data_range=1, **options)
-    np.testing.assert_allclose(
-        history["val_psnr"][-1], peak_signal_noise_ratio(gt, restored, data_range=1), atol=1e-3
-    )
+    np.testing.assert_allclose(history["val_psnr"][-1], peak_signal_noise_ratio(gt, restored, data_range=1), atol=1e-3)
     np.testing.assert_allclose(history["val_ssim"][-1], ssim, atol=1e-4)
 
 
@@ -264,8 +260,7 @@ def test_same_seed_gives_the_same_weights_to_the_last_bit(tmp_path, tiny_config,
     np.testing.assert_equal(weights_of(runs[0]), weights_of(runs[1]))
     other = train_with({**values, "output_dir": str(tmp_path / "three"), "seed": 8})
     assert not any(
-        np.array_equal(*weights)
-        for weights in zip(weights_of(other)[::2], weights_of(runs[0])[::2], strict=True)
+        np.array_equal(*weights) for weights in zip(weights_of(other)[::2], weights_of(runs[0])[::2], strict=True)
     )
 
 
@@ -287,9 +282,7 @@ train(Config.checked(json.loads(sys.argv[1])))
 
 
 def test_loss_falls_on_what_can_be_learned(tmp_path, tiny_config):
-    history = read_history(
-        train_with(tiny_config(tmp_path, epochs=3, steps_per_epoch=30, initial_learning_rate=0.01))
-    )
+    history = read_history(train_with(tiny_config(tmp_path, epochs=3, steps_per_epoch=30, initial_learning_rate=0.01)))
     assert history["loss"][-1] < 0.6 * history["loss"][0]
     assert history["val_loss"][-1] < history["val_loss"][0]
     assert history["psnr"][-1] > history["psnr"][0] + 3
@@ -320,9 +313,7 @@ def test_validation_slab_smaller_than_a_patch_is_validated_on_whole(tmp_path, ti
 def test_named_validation_folders_are_used_beside_single_pairs(tmp_path, tiny_config):
     named = tiny_config(tmp_path / "named", num_pairs=3)
     values = tiny_config(tmp_path, validation_data_dir=named["training_data_dir"], num_pairs=2)
-    values["training_image_pairs"] = [
-        {kind: str(tmp_path / "named" / kind / "0.tif") for kind in ("raw", "gt")}
-    ]
+    values["training_image_pairs"] = [{kind: str(tmp_path / "named" / kind / "0.tif") for kind in ("raw", "gt")}]
     data = open_data(Config.checked(values))
     assert (len(data.training), len(data.validation)) == (3, 3)
 
@@ -375,9 +366,7 @@ def test_two_channels_train_to_one(tmp_path, tiny_config, noisy_pair):
     model = keras.saving.load_model(run_dir / "best.keras")
     assert (model.input_shape[-1], model.output_shape[-1]) == (2, 1)
     expected = np.percentile(tifffile.imread(tmp_path / "raw" / "0.tif"), (2, 99.9), axis=(1, 2, 3)).T
-    (found,) = (
-        pair["raw_range"] for pair in read_training_json(run_dir)["training"] if pair["raw"].endswith("0.tif")
-    )
+    (found,) = (pair["raw_range"] for pair in read_training_json(run_dir)["training"] if pair["raw"].endswith("0.tif"))
     np.testing.assert_allclose(found, expected)
 
 

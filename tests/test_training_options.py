@@ -39,8 +39,7 @@ def one_patch(tmp_path, tiny_config, write_tiff, noisy_pair):
     """Values of a config whose validation volume is one patch, and that patch, normalised: raw, gt (Z, Y, X)."""
     images = noisy_pair((8, 16, 16), 99)
     paths = [
-        write_tiff(tmp_path / f"one_{i}.tif", image, "ZYX", photometric="minisblack")
-        for i, image in enumerate(images)
+        write_tiff(tmp_path / f"one_{i}.tif", image, "ZYX", photometric="minisblack") for i, image in enumerate(images)
     ]
     ranges = [np.percentile(image, (2, 99.9)) for image in images]
     patch = [(image - low) / (high - low) for image, (low, high) in zip(images, ranges, strict=True)]
@@ -208,8 +207,7 @@ def test_tensorboard_shows_the_history_and_patches(tmp_path, tiny_config):
     for kind, name in (("train", "loss"), ("validation", "val_loss")):
         events = EventAccumulator(str(run_dir / kind), size_guidance={"tensors": 0}).Reload()
         values = [
-            np.frombuffer(event.tensor_proto.tensor_content, np.float32)
-            for event in events.Tensors("epoch_loss")
+            np.frombuffer(event.tensor_proto.tensor_content, np.float32) for event in events.Tensors("epoch_loss")
         ]
         np.testing.assert_allclose(np.ravel(values), history[name], rtol=1e-6)
     assert "patches" in events.Tags()["tensors"]
@@ -234,8 +232,7 @@ def test_full_disk_ends_in_a_line_and_leaves_the_last_state_whole(tmp_path, tiny
     assert main(["-c", str(tmp_path / "config.json")]) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert (
-        error
-        == f"error: {tmp_path}/run/last.keras: no space left on device: free some space, or choose another disk."
+        error == f"error: {tmp_path}/run/last.keras: no space left on device: free some space, or choose another disk."
     )
     assert load_checkpoint(tmp_path / "run").state.epoch == 2
 

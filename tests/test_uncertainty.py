@@ -45,9 +45,7 @@ def test_coverage_is_that_of_a_normal_distribution_once_calibrated(rng):
 def test_a_factor_is_checked_on_other_data_than_it_was_found_on(rng):
     found = find_factor(measure_ratios(*uncertain(rng, true_factor=2)))
     harder = measure_ratios(*uncertain(rng, true_factor=4))
-    assert measure_coverage(harder, found).calibrated_within_one == pytest.approx(
-        2 * stats.norm.cdf(0.5) - 1, abs=0.01
-    )
+    assert measure_coverage(harder, found).calibrated_within_one == pytest.approx(2 * stats.norm.cdf(0.5) - 1, abs=0.01)
 
 
 def test_gain_and_offset_of_the_network_do_not_count(rng):

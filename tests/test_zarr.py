@@ -31,9 +31,7 @@ def write_group(folder, attributes, version="0.5"):
     return folder
 
 
-def write_image(
-    folder, array, axes, *, version="0.5", scale=None, units=None, outer_scale=None, labels=(), **options
-):
+def write_image(folder, array, axes, *, version="0.5", scale=None, units=None, outer_scale=None, labels=(), **options):
     """An OME-Zarr image with one level, made by zarr."""
     options = {"chunks": tuple(min(3, size) for size in array.shape), **options}
     options |= {"shape": array.shape, "dtype": array.dtype, "zarr_format": 3 if version == "0.5" else 2}
@@ -46,9 +44,7 @@ def write_image(
     if outer_scale:
         multiscale["coordinateTransformations"] = [{"type": "scale", "scale": outer_scale}]
     channels = [{"label": label, "color": "FFFFFF"} for label in labels]
-    return write_group(
-        folder, {"multiscales": [multiscale], "omero": {"channels": channels}}, version=version
-    )
+    return write_group(folder, {"multiscales": [multiscale], "omero": {"channels": channels}}, version=version)
 
 
 def write_scenes(folder, arrays, axes, version="0.5"):
@@ -189,9 +185,7 @@ def test_create_volume_writes_it(tmp_path, values, version):
     (-1, "micrometer", None),
 ])  # fmt: skip
 def test_a_voxel_size_has_the_unit_of_its_axis(tmp_path, step, unit, size):
-    path = write_image(
-        tmp_path / "a.zarr", np.zeros((2, 4, 5), np.uint8), "ZYX", scale=(step, 1, 1), units=(unit,)
-    )
+    path = write_image(tmp_path / "a.zarr", np.zeros((2, 4, 5), np.uint8), "ZYX", scale=(step, 1, 1), units=(unit,))
     assert open_volume(path).voxel_size == (size and pytest.approx(size), None, None)
 
 
@@ -257,9 +251,7 @@ def test_the_voxel_size_of_a_single_plane_is_known(tmp_path):
 
 def test_axes_named_by_the_user_override_the_metadata(tmp_path, rng):
     array = rng.integers(0, 9, (2, 4, 5), np.uint8)
-    path = write_image(
-        tmp_path / "a.zarr", array, "ZYX", scale=(3, 2, 1), units=("second", "micrometer", "micrometer")
-    )
+    path = write_image(tmp_path / "a.zarr", array, "ZYX", scale=(3, 2, 1), units=("second", "micrometer", "micrometer"))
     volume = open_volume(path, axes="TYX")
     assert (volume.axes, volume.time_step, volume.voxel_size) == ("TYX", 3, (None, 2, 1))
     np.testing.assert_array_equal(read_all(path, axes="TYX")[0, :, 0, ..., 0], array)
@@ -281,9 +273,7 @@ def test_a_plain_array_of_four_dimensions_is_czyx_with_a_warning(tmp_path):
 
 
 def test_a_plain_array_may_name_its_dimensions(tmp_path):
-    zarr.create_array(
-        tmp_path / "a.zarr", data=np.zeros((3, 2, 4, 5), np.uint8), dimension_names=["z", "c", "y", "x"]
-    )
+    zarr.create_array(tmp_path / "a.zarr", data=np.zeros((3, 2, 4, 5), np.uint8), dimension_names=["z", "c", "y", "x"])
     assert open_volume(tmp_path / "a.zarr").axes == "ZCYX"
 
 
@@ -343,9 +333,7 @@ def test_axes_of_several_positions_begin_with_p(tmp_path, values, axes):
 # Reading: pixels
 
 
-@pytest.mark.parametrize(
-    "region", [(slice(0, 1), slice(2, 5), slice(6, 7)), (slice(1, 4), slice(0, 6), slice(2, 3))]
-)
+@pytest.mark.parametrize("region", [(slice(0, 1), slice(2, 5), slice(6, 7)), (slice(1, 4), slice(0, 6), slice(2, 3))])
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_a_region_is_a_slice_of_the_whole(tmp_path, values, region, version):
     array = values("CZYX")
@@ -422,8 +410,7 @@ def test_many_threads_may_read_at_once(tmp_path, values):
     array = values("TCZYX")
     path = make(tmp_path / "a.zarr", array, "TCZYX")
     regions = [
-        (slice(z, 4), slice(y, y + 2), slice(x, 7))
-        for z, y, x in itertools.product(range(4), range(4), range(7))
+        (slice(z, 4), slice(y, y + 2), slice(x, 7)) for z, y, x in itertools.product(range(4), range(4), range(7))
     ]
     with open_volume(path) as volume, ThreadPoolExecutor(8) as pool:
         blocks = pool.map(lambda region: volume.read({"T": 1}, region, dtype=None), regions)
@@ -626,9 +613,7 @@ def test_blocks_need_not_be_aligned_with_chunks(tmp_path, rng, monkeypatch, vers
 def test_a_chunk_is_written_once_when_it_is_complete(tmp_path, rng, monkeypatch):
     array = rng.integers(0, 60000, (6, 12, 13, 2), np.uint16)
     written, store = [], zarr_writing.ZarrWriter._store
-    monkeypatch.setattr(
-        zarr_writing.ZarrWriter, "_store", lambda *args: (written.append(args[1]), store(*args))
-    )
+    monkeypatch.setattr(zarr_writing.ZarrWriter, "_store", lambda *args: (written.append(args[1]), store(*args)))
     write_in_parts(tmp_path / "a.zarr", array)
     assert len(written) == len(set(written)) == 2 * 2 * 2 * 2
 
@@ -665,9 +650,7 @@ def test_integers_are_rounded_and_clipped(tmp_path):
     assert open_volume(tmp_path / "a.zarr").read().ravel().tolist() == [0, 0, 1, 255, 255]
 
 
-@pytest.mark.parametrize(
-    ("frame", "shape"), [({}, (4, 6, 8, 1)), ({}, (4, 6, 7, 3)), ({"C": 1}, (4, 6, 7, 2))]
-)
+@pytest.mark.parametrize(("frame", "shape"), [({}, (4, 6, 8, 1)), ({}, (4, 6, 7, 3)), ({"C": 1}, (4, 6, 7, 2))])
 def test_a_block_that_does_not_fit_is_refused(tmp_path, frame, shape):
     sizes = {axis: SIZES[axis] for axis in "CZYX"}
     with (

@@ -2,13 +2,7 @@
 
 from dataclasses import dataclass
 
-from rcan.assess.uncertainty import (
-    choose_blocks,
-    find_factor,
-    measure_blocks,
-    measure_coverage,
-    open_validation,
-)
+from rcan.assess.uncertainty import choose_blocks, find_factor, measure_blocks, measure_coverage, open_validation
 from rcan.regions import count_voxels
 from rcan.restoration.tiled import TiledRestorer
 from rcan.run_folder.record import SpreadRecord

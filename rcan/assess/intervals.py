@@ -88,16 +88,12 @@ def bootstrap_blocks(volumes, *, seed, minus=None, weights=None, level=0.95):
     resamples = []
     for blocks, others in zip(volumes, minus or [None] * len(volumes), strict=True):
         size = len(blocks.rows)
-        counts = rng.multinomial(
-            size, np.full(size, 1 / size), _NUM_RESAMPLES
-        )  # how often each block is drawn
+        counts = rng.multinomial(size, np.full(size, 1 / size), _NUM_RESAMPLES)  # how often each block is drawn
         scores = _score_drawn(blocks, counts)
         base = _score_drawn(others, counts) if others else dict.fromkeys(scores, 0)
         resamples.append({name: values - base[name] for name, values in scores.items()})
     smallest = min(len(blocks.rows) for blocks in volumes)
-    means = {
-        name: np.average([row[name] for row in resamples], axis=0, weights=weights) for name in resamples[0]
-    }
+    means = {name: np.average([row[name] for row in resamples], axis=0, weights=weights) for name in resamples[0]}
     return {name: _percentile_interval(values, smallest, level) for name, values in means.items()}
 
 
@@ -141,9 +137,7 @@ def bootstrap_interval(values, *, seed, level=0.95):
     values = np.asarray(values, np.float64)
     if len(values) < 2:
         return math.nan, math.nan
-    counts = np.random.default_rng(seed).multinomial(
-        len(values), np.full(len(values), 1 / len(values)), _NUM_RESAMPLES
-    )
+    counts = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), _NUM_RESAMPLES)
     return _percentile_interval(counts @ values / len(values), len(values), level)
 
 

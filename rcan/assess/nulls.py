@@ -115,9 +115,7 @@ def measure_contrast(image):
 
 def _inside(image):
     margins = (min(_MARGIN, size // 4) for size in image.shape[:-1])
-    return image[
-        tuple(slice(margin, size - margin) for margin, size in zip(margins, image.shape, strict=False))
-    ]
+    return image[tuple(slice(margin, size - margin) for margin, size in zip(margins, image.shape, strict=False))]
 
 
 def measure_nulls(filters, raw, gt, nulls, *, percentiles):
@@ -258,11 +256,6 @@ def _count_voxels(part):
 
 def _choose_parts(subjects):
     """Some pairs, and the part of each that is used."""
-    numbers = np.unique(
-        np.linspace(0, len(subjects) - 1, min(_MOST_PAIRS, len(subjects))).round().astype(int)
-    )
+    numbers = np.unique(np.linspace(0, len(subjects) - 1, min(_MOST_PAIRS, len(subjects))).round().astype(int))
     shapes = ((subjects[i], subjects[i].raw.shape[:-1]) for i in numbers)
-    return [
-        (subject, central_region(shape, _MOST_VOXELS // math.prod(subject.upscaling)))
-        for subject, shape in shapes
-    ]
+    return [(subject, central_region(shape, _MOST_VOXELS // math.prod(subject.upscaling))) for subject, shape in shapes]

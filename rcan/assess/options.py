@@ -21,9 +21,7 @@ class EvaluateOptions(Settings):
 
     model_dir: Path = option(..., "run folder of train.py, or a .keras file", letter="m")
     input: Path = option(..., "raw image, or folder of raw images", letter="i")
-    ground_truth: Path = option(
-        ..., "ground truth: image or folder, as the input, paired by name", letter="g"
-    )
+    ground_truth: Path = option(..., "ground truth: image or folder, as the input, paired by name", letter="g")
     output: Path = option(..., "folder for report.html, scores.csv and scores.json", letter="o")
     overwrite: bool = option(False, "write to a folder that holds files, and replace an earlier report")
     fwhm: tuple[Width, Width, Width] | None = option(
@@ -57,8 +55,7 @@ class LimitsOptions(MicroscopeOptions):
 
     model_dir: Path | None = option(None, "run folder of train.py, or a .keras file", letter="m")
     train: bool = option(
-        False,
-        "train one network for each step instead, by --config: the limits of the method, not of a network",
+        False, "train one network for each step instead, by --config: the limits of the method, not of a network"
     )
     config: Path | None = option(
         None,
@@ -73,9 +70,7 @@ class LimitsOptions(MicroscopeOptions):
         letter="i",
     )
     output: Path = option(..., "folder for the report, the tables and the finished steps", letter="o")
-    overwrite: bool = option(
-        False, "measure all steps anew (and train all networks), and replace what is there"
-    )
+    overwrite: bool = option(False, "measure all steps anew (and train all networks), and replace what is there")
     phantoms: PhantomKind = option("mixture", "kind of phantom")
     axes: Axes | None = option(None, "axes of the input, where its metadata is wrong")
     volumes: int = option(
@@ -85,13 +80,11 @@ class LimitsOptions(MicroscopeOptions):
     )
     training_volumes: int = option(8, "the same for --train to learn from", ge=2)
     shape: tuple[Count, Count, Count] = option(
-        (24, 96, 96),
-        "voxels of a phantom, or of the largest part taken from an image (its centre first), Z,Y,X",
+        (24, 96, 96), "voxels of a phantom, or of the largest part taken from an image (its centre first), Z,Y,X"
     )
     voxel_size: tuple[Micrometres, Micrometres, Micrometres] | None = option(
         None,
-        "size of a voxel, µm, Z,Y,X (default: the input's; of phantoms that of the training data, else "
-        "0.3,0.1,0.1)",
+        "size of a voxel, µm, Z,Y,X (default: the input's; of phantoms that of the training data, else 0.3,0.1,0.1)",
     )
     photon_ladder: Annotated[tuple[Positive, ...], Field(min_length=1)] = option(
         (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
@@ -109,9 +102,7 @@ class LimitsOptions(MicroscopeOptions):
     def _check_together(self):
         given = self.model_fields_set
         if self.train and (self.model_dir or not self.config):
-            raise ValueError(
-                "--train makes networks of its own: name a config file with -c, and no model (-m)."
-            )
+            raise ValueError("--train makes networks of its own: name a config file with -c, and no model (-m).")
         if not self.train and not self.model_dir:
             raise ValueError("--model_dir is missing: name a network with -m, or --train some with -c.")
         for name in ("config", "training_volumes"):
@@ -132,9 +123,7 @@ class LimitsOptions(MicroscopeOptions):
         """The configuration of the network that is trained for a step: that of the file, with simulated data."""
         folder = self.steps_folder.absolute()
         data = {"raw": str(folder / "training" / step_name), "gt": str(folder / "training" / "gt")}
-        no_folders = dict.fromkeys(
-            ("validation_data_dir", "test_data_dir", "raw_data_format", "gt_data_format")
-        )
+        no_folders = dict.fromkeys(("validation_data_dir", "test_data_dir", "raw_data_format", "gt_data_format"))
         no_pairs = {f"{kind}_image_pairs": [] for kind in ("training", "validation", "test")}
         simulated = {"training_data_dir": data, "output_dir": str(folder / "networks" / step_name)}
         return load_config(self.config, {**no_folders, **no_pairs, **simulated})

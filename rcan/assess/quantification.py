@@ -64,11 +64,7 @@ def quantify(restored, gt):
 def _quantify(restored, gt):
     mean, mean_gt = (image.mean(dtype=np.float64) for image in (restored, gt))
     centred, centred_gt = restored - mean, gt - mean_gt
-    variance, variance_gt, covariance = (
-        np.mean(centred**2),
-        np.mean(centred_gt**2),
-        np.mean(centred * centred_gt),
-    )
+    variance, variance_gt, covariance = (np.mean(centred**2), np.mean(centred_gt**2), np.mean(centred * centred_gt))
     is_constant, is_constant_gt = variance < SMALLEST_VARIANCE, variance_gt < SMALLEST_VARIANCE
     slope = np.nan if is_constant_gt else float(covariance / variance_gt)
     r_squared = np.nan if is_constant or is_constant_gt else float(covariance**2 / variance / variance_gt)
@@ -78,9 +74,7 @@ def _quantify(restored, gt):
     num_bins = len(edges) - 1
     counts = np.bincount(inside, minlength=num_bins)
     with np.errstate(invalid="ignore"):
-        truth, means = (
-            np.bincount(inside, weights=image, minlength=num_bins) / counts for image in (gt, restored)
-        )
+        truth, means = (np.bincount(inside, weights=image, minlength=num_bins) / counts for image in (gt, restored))
         squares = np.bincount(inside, weights=(restored - means[inside]) ** 2, minlength=num_bins)
         deviations = np.sqrt(squares / counts)
     offset = float(mean - slope * mean_gt)

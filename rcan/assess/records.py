@@ -7,15 +7,7 @@ import numpy as np
 from rcan.assess.calibration import Calibration
 from rcan.records import to_json
 
-__all__ = [
-    "Evaluation",
-    "EvaluationImages",
-    "MethodScores",
-    "NetworkFacts",
-    "ShownImages",
-    "Summary",
-    "VolumeResult",
-]
+__all__ = ["Evaluation", "EvaluationImages", "MethodScores", "NetworkFacts", "ShownImages", "Summary", "VolumeResult"]
 
 
 @dataclass(frozen=True)
@@ -98,10 +90,7 @@ class Evaluation:
     def as_json(self):
         """As in scores.json."""
         nulls = {
-            null: {
-                name: {k: v for k, v in found._asdict().items() if v is not None}
-                for name, found in each.items()
-            }
+            null: {name: {k: v for k, v in found._asdict().items() if v is not None} for name, found in each.items()}
             for null, each in self.nulls.items()
         }
         volumes = {name: volume.as_json() for name, volume in self.volumes.items()}

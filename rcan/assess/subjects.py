@@ -18,9 +18,7 @@ from rcan.regions import central_region, region_shape, scale_region
 
 __all__ = ["Subject", "find_subjects", "pair_images"]
 
-MOST_VOXELS = (
-    2**24
-)  # of all channels that are evaluated of a frame, in 2 GB: of a larger one its central part
+MOST_VOXELS = 2**24  # of all channels that are evaluated of a frame, in 2 GB: of a larger one its central part
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,5 @@ def _leave_out_blank_frames(subject):
         )
     num_blank = len(subject.numbers) - len(numbers)
     if num_blank:
-        warnings.warn(
-            f"{path}: {num_blank} of {len(subject.numbers)} frames are constant, and left out.", stacklevel=2
-        )
+        warnings.warn(f"{path}: {num_blank} of {len(subject.numbers)} frames are constant, and left out.", stacklevel=2)
     return replace(subject, numbers=numbers)

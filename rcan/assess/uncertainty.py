@@ -76,9 +76,7 @@ class Coverage(NamedTuple):
     within_two: float
     calibrated_within_one: float  # with the factor
     calibrated_within_two: float
-    signal_within_one: (
-        float | None
-    )  # with the factor, where the truth is above a tenth; None without such voxels
+    signal_within_one: float | None  # with the factor, where the truth is above a tenth; None without such voxels
     num_voxels: int
     curve: CoverageCurve
 
@@ -186,9 +184,7 @@ def _open_recorded(recorded, axes, block_axes):
             # Where training data were split, the end of the volume was set aside, see `rcan.data.pairs.hold_out`.
             region = [
                 slice(whole - size, whole)
-                for whole, size in zip(
-                    volume.shape[:-1], getattr(recorded, f"{kind}_shape")[:-1], strict=True
-                )
+                for whole, size in zip(volume.shape[:-1], getattr(recorded, f"{kind}_shape")[:-1], strict=True)
             ]
             if any(part.start < 0 for part in region):
                 return None

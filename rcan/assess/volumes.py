@@ -150,10 +150,7 @@ def _show(images, gt, voxel_size):
     matched = {name: match_affine(image, gt)[part].astype(np.float32) for name, image in images.items()}
     error, _ = local_error(images["restored"], gt, voxel_size=voxel_size)
     return ShownImages(
-        {**matched, "ground truth": gt[part].copy()},
-        voxel_size,
-        error[part].copy(),
-        images["restored"][part].copy(),
+        {**matched, "ground truth": gt[part].copy()}, voxel_size, error[part].copy(), images["restored"][part].copy()
     )
 
 
@@ -236,8 +233,7 @@ def _find_intervals(volumes, method, base, seed):
         ends = {measure: bootstrap_interval([row[measure] for row in rows], seed=seed) for measure in rows[0]}
     else:
         blocks, minus = (
-            [block for volume in volumes for block in volume.blocks[name]] if name else None
-            for name in (method, base)
+            [block for volume in volumes for block in volume.blocks[name]] if name else None for name in (method, base)
         )
         # frames share the weight of their volume, as in the mean
         weights = [1 / len(volume.blocks[method]) for volume in volumes for _ in volume.blocks[method]]

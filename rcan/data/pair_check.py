@@ -12,8 +12,7 @@ def check_pair(raw, gt):
         raise ValueError(f"{raw.path} is both raw and gt of a pair: nothing can be learned. Name two files.")
     if not have_equal_frames(raw, gt):
         counts = [
-            " x ".join(f"{last + 1} {axis}" for axis, last in volume.frames[-1].items()) or "1"
-            for volume in (gt, raw)
+            " x ".join(f"{last + 1} {axis}" for axis, last in volume.frames[-1].items()) or "1" for volume in (gt, raw)
         ]
         raise ValueError(
             f"{gt.path} has {counts[0]} frames (time points, or axes outside {gt.block_axes}) but "

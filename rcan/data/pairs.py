@@ -43,17 +43,7 @@ class Pair:
         return Pair(self.raw.crop(region), self.gt.crop(scale_region(region, self.upscaling)))
 
 
-def open_pairs(
-    folders,
-    pairs,
-    *,
-    raw_axes=None,
-    gt_axes=None,
-    ndim=None,
-    percentiles=(2, 99.9),
-    like=None,
-    cache=None,
-):
+def open_pairs(folders, pairs, *, raw_axes=None, gt_axes=None, ndim=None, percentiles=(2, 99.9), like=None, cache=None):
     """Open pairs of volumes, check every one of them, and find their intensity ranges.
 
     `folders`, an `ImagePair` or None, are matched by file name; `pairs` are single ones. The axes are named where the
@@ -74,9 +64,7 @@ def open_pairs(
             ndim = ndim or (3 if "Z" in raw.axes else 2)
             volumes = [_in_blocks(volume, ndim) for volume in (raw, gt)]
             ranges = survey_pair(*volumes, percentiles, cache)
-            opened.append(
-                Pair(*(NetworkView(v, fixed_range=r) for v, r in zip(volumes, ranges, strict=True)))
-            )
+            opened.append(Pair(*(NetworkView(v, fixed_range=r) for v, r in zip(volumes, ranges, strict=True))))
             _check_alike(like or opened[0], opened[-1])
             progress.advance()
     return opened

@@ -18,15 +18,7 @@ class PatchSampler:
     """
 
     def __init__(
-        self,
-        pairs,
-        patch_shape,
-        *,
-        seed,
-        augmented,
-        intensity_threshold=0.25,
-        area_ratio_threshold=0.5,
-        cache=None,
+        self, pairs, patch_shape, *, seed, augmented, intensity_threshold=0.25, area_ratio_threshold=0.5, cache=None
     ):
         self._patch_shape, self._seed, self._augmented = patch_shape, seed, augmented
         self.failure = None

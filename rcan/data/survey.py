@@ -82,9 +82,7 @@ class _Correlator:
     """Pearson's correlation of a volume and a larger one, mean over channels, from their slabs."""
 
     def __init__(self, factors):
-        self._centre = tuple(
-            slice(factor // 2, None, factor) for factor in factors
-        )  # of the gt in a raw voxel
+        self._centre = tuple(slice(factor // 2, None, factor) for factor in factors)  # of the gt in a raw voxel
         self._shift = None  # about the means: differences stay exact
         self._sums = np.zeros(6)  # of 1, x, y, xx, yy, xy
 

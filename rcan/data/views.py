@@ -8,9 +8,7 @@ from rcan.intensity import normalise, percentile_range
 __all__ = ["NetworkView", "open_network_view"]
 
 
-def open_network_view(
-    file, *, ndim, num_channels, percentiles, channels=None, normalize="series", training_range=None
-):
+def open_network_view(file, *, ndim, num_channels, percentiles, channels=None, normalize="series", training_range=None):
     """Show a file in the blocks that fit a network of `ndim` spatial axes and `num_channels` input channels.
 
     `channels` are those of the file to look at, all where not given; a network of one channel goes over them one by
@@ -56,9 +54,7 @@ class NetworkView:
     def __init__(self, volume, percentiles=None, *, channels=None, fixed_range=None):
         self.volume, self._percentiles = volume, percentiles
         self.channels = tuple(range(volume.sizes.get("C", 1)) if channels is None else channels)
-        self._file_frames = [
-            frame for frame in volume.frames if frame.get("C", self.channels[0]) in self.channels
-        ]
+        self._file_frames = [frame for frame in volume.frames if frame.get("C", self.channels[0]) in self.channels]
         self.frames = [dict(frame) for frame in self._file_frames]
         for frame in self.frames:
             if "C" in frame and len(self.channels) > 1:

@@ -52,8 +52,7 @@ def write_movie(path, images, *, voxel_size=(None, None, None), name=None, notes
     shape = next(iter(images.values())).shape
     channel = [f"channel 1 of {shape[-1]}"] * (shape[-1] > 1)
     turning = [
-        rotate_projections(image[..., 0], voxel_size, num_views=num_views, most=_PANEL)
-        for image in images.values()
+        rotate_projections(image[..., 0], voxel_size, num_views=num_views, most=_PANEL) for image in images.values()
     ]
     enlarged = max(1, _PANEL // max(turning[0].shape[1:]))
     pixel = pixel_of_views(shape[:-1], known_voxel_size(voxel_size), _PANEL) / enlarged

@@ -84,11 +84,7 @@ def _projections_figure(images, voxel_size, captions, name, notes=()):
                 panel.set_xlabel(view.label)
             elif len(views) > 1 and column == 0:
                 panel.set_ylabel(view.label)
-    notes = [
-        *["maximum projections"] * (len(views) > 1),
-        *[f"channel 1 of {shape[-1]}"] * (shape[-1] > 1),
-        *notes,
-    ]
+    notes = [*["maximum projections"] * (len(views) > 1), *[f"channel 1 of {shape[-1]}"] * (shape[-1] > 1), *notes]
     sheet.write_notes(notes)
     if voxel_size[-1]:
         sheet.draw_scale_bar(MARGIN + (cell - width) / 2, most=min(1, width / 2), scale=scale)

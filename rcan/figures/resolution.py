@@ -18,9 +18,7 @@ def plot_fourier_curves(curves):
     """
     directions = _measured(curves)
     figure = new_figure(4.8 * len(directions), 3.4, layout="constrained")
-    for panel, direction in zip(
-        figure.subplots(1, len(directions), squeeze=False)[0], directions, strict=True
-    ):
+    for panel, direction in zip(figure.subplots(1, len(directions), squeeze=False)[0], directions, strict=True):
         for number, (name, of_image) in enumerate(curves.items()):
             if (curve := of_image[direction]) is not None:
                 _draw_fourier(panel, curve, name, _COLOURS[number % len(_COLOURS)])
@@ -69,9 +67,7 @@ def _draw_decorrelation(panel, curve):
 
 def _measured(curves):
     directions = dict.fromkeys(direction for of_image in curves.values() for direction in of_image)
-    measured = [
-        name for name in directions if any(of_image[name] is not None for of_image in curves.values())
-    ]
+    measured = [name for name in directions if any(of_image[name] is not None for of_image in curves.values())]
     if not measured:
         raise ValueError(
             f"no resolution was measured of {', '.join(curves) or 'any image'}: that takes a known voxel size and "

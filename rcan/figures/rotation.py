@@ -119,10 +119,7 @@ def _interpolation(z, x, shape):
     z_part, z_floor = np.modf(z.ravel()[inside])
     x_part, x_floor = np.modf(x.ravel()[inside])
     corners = [
-        (
-            np.abs(1 - z_step - z_part) * np.abs(1 - x_step - x_part),
-            (z_floor + z_step) * shape[1] + x_floor + x_step,
-        )
+        (np.abs(1 - z_step - z_part) * np.abs(1 - x_step - x_part), (z_floor + z_step) * shape[1] + x_floor + x_step)
         for z_step, x_step in itertools.product((0, 1), repeat=2)
     ]
     weights = np.concatenate([weight for weight, _ in corners]).astype(np.float32)

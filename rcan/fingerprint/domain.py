@@ -16,13 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from rcan.fingerprint.records import (
-    FINGERPRINT_VERSION,
-    ChannelRange,
-    FeatureRange,
-    TrainingFingerprint,
-    TrustedRange,
-)
+from rcan.fingerprint.records import FINGERPRINT_VERSION, ChannelRange, FeatureRange, TrainingFingerprint, TrustedRange
 
 __all__ = ["DOMAIN_STATUSES", "Verdict", "compare_fingerprint", "summarise_fingerprints"]
 
@@ -240,7 +234,5 @@ def _compare_voxels(fingerprint, training):
         excess = np.interp(np.log(ratio), np.log([1, *_VOXEL_RATIOS, 1000]), [0, _INSIDE, 1, 1000])
         axes = " and ".join(axis for axis, *_ in sides)
         trained = " to ".join(dict.fromkeys(ends))
-        findings.append(
-            _Finding("voxels", float(excess), f"voxels of {shown} µm along {axes}, trained on {trained}")
-        )
+        findings.append(_Finding("voxels", float(excess), f"voxels of {shown} µm along {axes}, trained on {trained}"))
     return findings

@@ -90,9 +90,7 @@ def _read_blocks(volume, frames):
     for number, start in itertools.product(numbers, itertools.product(*starts)):
         block = volume.read(frames[number], region_at(start, shape), dtype=None)
         if not np.isfinite(block).all():
-            raise ValueError(
-                f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them."
-            )
+            raise ValueError(f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them.")
         blocks.append(block if block.ndim == 4 else block[np.newaxis])
     return blocks
 
@@ -194,9 +192,7 @@ def _power(block):
     windows = sliding_window_view(np.asarray(block, np.float32), shape)
     windows = windows[tuple(slice(None, None, max(1, size // 2)) for size in shape)].reshape(-1, *shape)
     windows = (windows - windows.mean(axis=(1, 2, 3), keepdims=True)) * taper.astype(np.float32)
-    power = np.mean(np.abs(fft.fftn(windows, axes=(1, 2, 3))) ** 2, axis=0, dtype=np.float64) / np.sum(
-        taper**2
-    )
+    power = np.mean(np.abs(fft.fftn(windows, axes=(1, 2, 3))) ** 2, axis=0, dtype=np.float64) / np.sum(taper**2)
     along = np.abs(np.rint(fft.fftfreq(depth) * depth)).astype(int)
     across = np.abs(fft.fftfreq(side) * side)
     ring = np.rint(np.hypot(across[:, np.newaxis], across)).astype(int)
@@ -284,8 +280,7 @@ def _fineness(power, noise, *, first=0):
     window = 2 * (len(power) - 1)
     frequencies = np.arange(len(power)) / max(window, 1)
     bands = [
-        power[first:][(low <= frequencies[first:]) & (frequencies[first:] <= high)]
-        for low, high in (_COARSE, _FINE)
+        power[first:][(low <= frequencies[first:]) & (frequencies[first:] <= high)] for low, high in (_COARSE, _FINE)
     ]
     if not all(band.size for band in bands):
         return None

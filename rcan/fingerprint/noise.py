@@ -119,12 +119,8 @@ def _measure_voxels(block, highest):
         core = ndimage.uniform_filter1d(core, 3, axis)
         around = ndimage.uniform_filter1d(around, 2 * reach[axis] + 1, axis)
     num_core, num_around = 3 ** len(axes), math.prod(2 * reach[axis] + 1 for axis in axes)
-    ring = (
-        (num_around * around - num_core * core) / (num_around - num_core) if num_around > num_core else level
-    )
-    inner = tuple(
-        slice(reach[axis], -reach[axis]) if axis in axes else slice(None) for axis in range(block.ndim)
-    )
+    ring = (num_around * around - num_core * core) / (num_around - num_core) if num_around > num_core else level
+    inner = tuple(slice(reach[axis], -reach[axis]) if axis in axes else slice(None) for axis in range(block.ndim))
     kept = ndimage.maximum_filter(block, 3)[inner] < highest
     return [values[inner][kept] for values in (change, level, ring)]
 
@@ -157,7 +153,5 @@ def _fit(level, variance, count, least):
 
     start = np.maximum(variance[[np.argmin(level), np.argmax(level)]] / unit, 1e-6)
     bounds = (1e-9, 0), (np.inf, np.inf)
-    line = optimize.least_squares(
-        misfit, (start[0], max(start[1] - start[0], 1e-6)), bounds=bounds, loss="soft_l1"
-    ).x
+    line = optimize.least_squares(misfit, (start[0], max(start[1] - start[0], 1e-6)), bounds=bounds, loss="soft_l1").x
     return Noise(float(line[1] * unit / span), float(background), float(max(line[0] * unit, least)))

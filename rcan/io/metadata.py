@@ -79,9 +79,7 @@ def count_positions(path, kinds, letters, shape, axes=None):
     `kinds` has for each image what must be equal for all to be one array; `letters` and `shape` are those of the
     first. The user's `axes` mean all images if they name P, or one axis more than an image has.
     """
-    stored = "".join(
-        letter for letter, size in zip(letters, shape, strict=True) if size > 1 or letter in "YX"
-    )
+    stored = "".join(letter for letter, size in zip(letters, shape, strict=True) if size > 1 or letter in "YX")
     are_alike = len(set(kinds)) == 1
     if len(kinds) == 1 or (are_alike and (axes is None or "P" in axes or axes[1:] == stored)):
         return len(kinds), None

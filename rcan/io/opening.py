@@ -146,22 +146,16 @@ def create_volume(
     """
     path, dtype = Path(str(path)), np.dtype(dtype)
     if not are_valid_axes(axes):
-        raise ValueError(
-            f"{path} cannot have the axes {axes!r}: the letters P, T, C, Z, Y and X, Y and X among them."
-        )
+        raise ValueError(f"{path} cannot have the axes {axes!r}: the letters P, T, C, Z, Y and X, Y and X among them.")
     if file_format not in FORMATS:
         raise ValueError(f"{path} cannot be written as {file_format!r}: choose one of {', '.join(FORMATS)}.")
     if dtype.name not in FORMATS[file_format]:
-        raise ValueError(
-            f"{path} cannot hold {dtype} as {file_format!r}: choose {', '.join(FORMATS[file_format])}."
-        )
+        raise ValueError(f"{path} cannot hold {dtype} as {file_format!r}: choose {', '.join(FORMATS[file_format])}.")
     sizes = {axis: int(sizes[axis]) if axis in axes else 1 for axis in "PTZCYX"}
     if min(sizes.values()) < 1:
         raise ValueError(f"{path} cannot be {sizes}: each size must be at least 1.")
     if channel_names is not None and len(channel_names) != sizes["C"]:
-        raise ValueError(
-            f"{path} has {sizes['C']} channels but {len(channel_names)} channel_names: one for each."
-        )
+        raise ValueError(f"{path} has {sizes['C']} channels but {len(channel_names)} channel_names: one for each.")
     facts = (axes, sizes, dtype, voxel_size, channel_names, time_step)
     if file_format in _ZARR_VERSIONS:
         from rcan.io.zarr_writing import ZarrSink

@@ -48,9 +48,7 @@ def list_volumes(folder, *, may_be_empty=False):
             f"{folder} is not a folder: a folder of *.tif or *.tiff files, or of other images, is needed."
         )
     paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    images = [
-        path for path in paths if (path.suffix.lower() in FILE_SUFFIXES and path.is_file()) or is_zarr(path)
-    ]
+    images = [path for path in paths if (path.suffix.lower() in FILE_SUFFIXES and path.is_file()) or is_zarr(path)]
     if not images and not may_be_empty:
         raise ValueError(
             f"{folder} holds no *.tif or *.tiff file, nor an OME-Zarr folder or *{', *'.join(VENDOR_SUFFIXES)} "
@@ -108,7 +106,6 @@ def pair_paths(raw_dir, gt_dir):
     shown = ", ".join(f"{raw.name} with {gt.name}" for raw, gt in pairs[:5])
     more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
     warnings.warn(
-        f"The names in {raw_dir} and {gt_dir} differ: they are paired in sorted order, {shown}{more}.",
-        stacklevel=2,
+        f"The names in {raw_dir} and {gt_dir} differ: they are paired in sorted order, {shown}{more}.", stacklevel=2
     )
     return pairs

@@ -125,9 +125,7 @@ def _find_files(path):
         found = [Path(name) for name in glob.glob(str(path))]
         found = [file for file in found if file.is_file() or is_zarr(file)]
     if not found:
-        raise FileNotFoundError(
-            f"{path} matches no file: a pattern such as cell_t*.tif must match one at least."
-        )
+        raise FileNotFoundError(f"{path} matches no file: a pattern such as cell_t*.tif must match one at least.")
     return sorted(found, key=lambda file: _split(str(file)))
 
 

@@ -121,13 +121,9 @@ class TiffSource:
             raise ValueError(f"{self.path} is {series.shape}: it holds no pixels. Export it again.")
         # tifffile falls back to the pages it finds where there are fewer than ImageJ's metadata declare.
         if tiff.is_imagej and series.kind in ("uniform", "generic"):
-            raise ValueError(
-                f"{self.path} is cut short: its ImageJ metadata declare more planes. Copy it again."
-            )
+            raise ValueError(f"{self.path} is cut short: its ImageJ metadata declare more planes. Copy it again.")
         if series.kind in ("uniform", "generic", "shaped", "ome") and not self._chain_ends(tiff):
-            raise ValueError(
-                f"{self.path} is cut short or damaged: its list of planes has no end. Copy it again."
-            )
+            raise ValueError(f"{self.path} is cut short or damaged: its list of planes has no end. Copy it again.")
 
     def _chain_ends(self, tiff):
         """Whether the last page points to no other one; tifffile only logs a pointer to nowhere."""
@@ -166,9 +162,7 @@ class TiffSource:
     def _find_page(self, page):
         """Return where a page lies, and check that the file can hold it."""
         if page is None:
-            raise ValueError(
-                f"{self.path} lacks planes that its metadata declare, or a file that holds them."
-            )
+            raise ValueError(f"{self.path} lacks planes that its metadata declare, or a file that holds them.")
         keyframe = page.keyframe
         file = page.parent.filehandle.path
         self._states.note(file)
@@ -202,9 +196,7 @@ class TiffSource:
         if offset <= 0:
             raise ValueError(f"{self.path} is damaged: a plane has no data. Export it again.")
         if missing > 0:
-            raise ValueError(
-                f"{self.path} is cut short: {missing} bytes are missing at its end. Copy it again."
-            )
+            raise ValueError(f"{self.path} is cut short: {missing} bytes are missing at its end. Copy it again.")
 
     def read(self, region):
         """Read a part of the array, see `rcan.io.volume.Source`."""
@@ -245,9 +237,7 @@ class TiffSource:
         """Read a region of a page, in the five dimensions of its strips."""
         page = self._pages[number]
         if page.decode is None:
-            return _read_plain(
-                open_file(page.file), int(page.offsets[0]), self._page_shape, page.dtype, region
-            )
+            return _read_plain(open_file(page.file), int(page.offsets[0]), self._page_shape, page.dtype, region)
         start, stop = ([getattr(part, end) for part in region] for end in ("start", "stop"))
         block = np.empty(region_shape(region), self.dtype)
         touched = (self._starts < stop) & (self._starts + self._strip_shape > start)

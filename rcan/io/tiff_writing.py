@@ -25,9 +25,7 @@ def why_not_imagej(sizes, dtype):
     """Say why ImageJ's format cannot store an image: the end of a sentence about its file, or None if it can."""
     shape = [sizes[axis] for axis in STORED_AXES]
     if sizes["X"] == 1:
-        return (
-            "is one voxel wide, which is less than what ImageJ's format holds"  # readers take X for Y there
-        )
+        return "is one voxel wide, which is less than what ImageJ's format holds"  # readers take X for Y there
     if sizes["P"] > 1:
         return f"has {sizes['P']} positions, more than the one that ImageJ's format holds"
     if _is_large(shape, dtype):
@@ -44,9 +42,7 @@ def _is_large(shape, dtype):
 class TiffSink:
     """A TIFF file that is being written, see `rcan.io.volume.Sink`; made by `rcan.io.opening.create_volume`."""
 
-    def __init__(
-        self, path, axes, sizes, dtype, voxel_size, channel_names, time_step, *, file_format, compressed
-    ):
+    def __init__(self, path, axes, sizes, dtype, voxel_size, channel_names, time_step, *, file_format, compressed):
         self.path = path
         self.display_range = None
         self.notes = {}
@@ -183,9 +179,7 @@ class TiffSink:
 
     def _notes_as_lines(self):
         """Return the notes as text, a line such as ``rcan.name = ...`` for each."""
-        texts = {
-            name: note if isinstance(note, str) else "; ".join(note) for name, note in self.notes.items()
-        }
+        texts = {name: note if isinstance(note, str) else "; ".join(note) for name, note in self.notes.items()}
         return "\n".join(f"rcan.{name} = {text}" for name, text in texts.items())
 
     def _planes(self, position):

@@ -141,9 +141,7 @@ class Volume:
         self.block_axes = block_axes
         num_channels = sizes["C"] if "C" in block_axes else 1
         self.shape = (*(sizes[axis] for axis in self._bounds), num_channels)
-        self.frames = [
-            dict(zip(looped, index, strict=True)) for index in np.ndindex(*(sizes[axis] for axis in looped))
-        ]
+        self.frames = [dict(zip(looped, index, strict=True)) for index in np.ndindex(*(sizes[axis] for axis in looped))]
 
     def signature(self):
         """Return JSON that differs for other views of the file, and after a change of the file."""
@@ -289,6 +287,4 @@ def report_damage(path, kind, *, passing):
             raise
         reason = (str(error).splitlines() or [""])[0][:200].rstrip(".") or type(error).__name__
         reason = f"its metadata lack {reason}" if isinstance(error, KeyError) else reason
-        raise ValueError(
-            f"{path} cannot be read as a {kind} image: {reason}. Copy or export it again."
-        ) from error
+        raise ValueError(f"{path} cannot be read as a {kind} image: {reason}. Copy or export it again.") from error

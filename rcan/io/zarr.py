@@ -29,9 +29,7 @@ from rcan.regions import chunk_region, paste, region_shape, touched_chunks
 
 # NGFF spells units out, as UDUNITS does; short ones are written all the same.
 _PREFIXES = {"pico": 1e-12, "nano": 1e-9, "micro": 1e-6, "milli": 1e-3, "centi": 1e-2, "deci": 0.1, "": 1.0}
-_UM = UM_PER_UNIT | {
-    f"{prefix}met{end}": 1e6 * by for prefix, by in _PREFIXES.items() for end in ("er", "re")
-}
+_UM = UM_PER_UNIT | {f"{prefix}met{end}": 1e6 * by for prefix, by in _PREFIXES.items() for end in ("er", "re")}
 _SECONDS = SECONDS_PER_UNIT | {f"{prefix}second": by for prefix, by in _PREFIXES.items()}
 _SECONDS |= {"minute": 60.0, "day": 86400.0}
 _AXIS_OF_TYPE = {"time": "T", "channel": "C"}
@@ -60,9 +58,7 @@ def import_zarr(path):
 
         if int(zarr.__version__.split(".")[0]) >= 3:
             return zarr
-    raise ImportError(
-        f'{path} is a Zarr image, which needs zarr 3: pip install "rcan[zarr]" (Python 3.11 or newer).'
-    )
+    raise ImportError(f'{path} is a Zarr image, which needs zarr 3: pip install "rcan[zarr]" (Python 3.11 or newer).')
 
 
 class ZarrSource:
@@ -205,9 +201,7 @@ def _find_images(path):
             f"{path} is a Zarr group without OME metadata: name the folder of one of its images or arrays."
         )
     if not folders:
-        raise ValueError(
-            f"{path} declares no image: it is empty, or has lost metadata. Copy or export it again."
-        )
+        raise ValueError(f"{path} declares no image: it is empty, or has lost metadata. Copy or export it again.")
     return folders
 
 

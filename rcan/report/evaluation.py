@@ -6,13 +6,7 @@ from rcan.assess.nulls import NULLS
 from rcan.assess.quantification import quantify
 from rcan.assess.resolution.fourier import fourier_curves
 from rcan.assess.resolution.measures import AGAINST_TRUTH
-from rcan.figures.evaluation import (
-    draw_calibration,
-    draw_intensities,
-    draw_null_planes,
-    draw_nulls,
-    draw_scores,
-)
+from rcan.figures.evaluation import draw_calibration, draw_intensities, draw_null_planes, draw_nulls, draw_scores
 from rcan.figures.resolution import plot_fourier_curves
 from rcan.records import to_json
 from rcan.report.methods import CITATIONS, describe_evaluation
@@ -72,15 +66,10 @@ def _add_scores(page, evaluation):
     page.text(*(f"{_as_sentence(describe_gain(base, gains))}." for base, gains in total.gains.items()))
     learned = [name for name, volume in volumes.items() if volume.learned_from]
     if learned:
-        page.text(
-            f"Training or validation data of the network, on which scores say nothing: {', '.join(learned)}."
-        )
+        page.text(f"Training or validation data of the network, on which scores say nothing: {', '.join(learned)}.")
     page.figure(
         draw_scores(
-            {
-                method: [volume.methods[method].scores for volume in volumes.values()]
-                for method in total.methods
-            },
+            {method: [volume.methods[method].scores for volume in volumes.values()] for method in total.methods},
             total.methods,
         ),
         caption=f"Mean with its 95 % interval over {total.over} (line), and each image (tick).",
@@ -103,8 +92,7 @@ def _add_scores(page, evaluation):
     page.table(
         ["image", "method", *MEASURES.values()],
         _score_rows(volumes, MEASURES, _with_setting),
-        caption="Every image, after the affine match."
-        + f" Evaluated in part: {'; '.join(parts)}." * bool(parts),
+        caption="Every image, after the affine match." + f" Evaluated in part: {'; '.join(parts)}." * bool(parts),
     )
     page.table(
         ["image", "method", "PSNR (dB)", "SSIM", "NRMSE"],
@@ -174,7 +162,7 @@ def _add_resolution(page, volumes, shown):
         "(doi:10.1038/nmeth.2448). Decorrelation says how fine the structure in an image is, not whether it is true; "
         "against the ground truth, the correlation says up to where it is right. Two exposures that are restored alike "
         "also share the network's expectations: their resolution is an upper bound. Of an image of several "
-        "frames, the median over them; of channels restored together, the first. A dash: it cannot be measured.",
+        "frames, the median over them; of channels restored together, the first. A dash: it cannot be measured."
     )
     rows = [
         [name, way, image, *found]
@@ -228,17 +216,13 @@ def _add_nulls(page, nulls, planes):
     header, rows = null_table(nulls)
     page.table(header, rows, caption="Contrast of the result, % of the ground truth's.")
     page.figure(
-        draw_nulls(nulls, NULLS),
-        caption="Contrast made of images without structure.",
-        alt="Bars of the table above",
+        draw_nulls(nulls, NULLS), caption="Contrast made of images without structure.", alt="Bars of the table above"
     )
     titles = {"none": "real image", **NULLS}
     rows = [[title, *(found.brightest for found in nulls[null].values())] for null, title in titles.items()]
     page.table(header[:-1], rows, caption="The brightest 0.1 % of the voxels above the median; signal is 1.")
     chosen = ("input", "best Gaussian", "restored", "restored alone")
-    shown = {
-        null: {name: plane for name, plane in each.items() if name in chosen} for null, each in planes.items()
-    }
+    shown = {null: {name: plane for name, plane in each.items() if name in chosen} for null, each in planes.items()}
     page.figure(
         draw_null_planes(shown, titles),
         caption="Middle planes of the first image, all from background (black) to signal (white).",
@@ -261,14 +245,7 @@ def _add_calibration(page, calibration):
         role = " (the factor is theirs)" * (name == calibration.found_on)
         rows.append([name + role, *("" if share is None else percent(share) for share in shares)])
     page.table(
-        [
-            "images",
-            "within one, as it is",
-            "within one",
-            "within two, as it is",
-            "within two",
-            "within one, signal",
-        ],
+        ["images", "within one, as it is", "within one", "within two, as it is", "within two", "within one, signal"],
         [*rows, ["expected", "", "68.3 %", "", "95.4 %", "68.3 %"]],
         caption="Voxels whose truth, after the affine match, lies within one and two spreads, as it is and multiplied "
         "by the factor; and where there is signal (truth above a tenth), multiplied.",

@@ -12,10 +12,7 @@ from rcan.report.page import Page
 __all__ = ["draw_chart", "write_limits_report"]
 
 _LADDERS = {"snr": "Signal-to-noise ratio", "blur": "Blur"}
-_AXES = {
-    "snr": "signal-to-noise ratio (log scale)",
-    "blur": "width of a point over that in the ground truth",
-}
+_AXES = {"snr": "signal-to-noise ratio (log scale)", "blur": "width of a point over that in the ground truth"}
 _IMAGES = {"raw": "raw", "restored": "restored", "reference": "best classical"}
 _DETAILS = {
     "lateral_true": "lateral, right (µm)",

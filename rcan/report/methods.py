@@ -24,10 +24,7 @@ CITATIONS = (
     f"microscopy, version {__version__}.",
 )
 
-_SCHEDULES = {
-    "staircase": "halved after every quarter of the epochs",
-    "cosine": "falling to 0 along half a cosine",
-}
+_SCHEDULES = {"staircase": "halved after every quarter of the epochs", "cosine": "falling to 0 along half a cosine"}
 
 
 def describe_training(record, config, *, history=(), num_parameters=None):
@@ -80,9 +77,7 @@ def _describe_pairs(record, noun):
         extent = ""
     num_frames = sum(pair.num_frames for pair in training)
     frames = f" ({num_frames} frames in all)" if num_frames > len(training) else ""
-    learned = (
-        f"It learned from {count(len(training), 'pair')} of raw and ground-truth {noun}s{extent}{frames}"
-    )
+    learned = f"It learned from {count(len(training), 'pair')} of raw and ground-truth {noun}s{extent}{frames}"
     low, high = record.percentiles
     scaled = f"The grey values at percentiles {low:g} and {high:g} of each {noun} and channel were mapped to 0 and 1."
     if not validation:
@@ -128,11 +123,7 @@ def _describe_steps(config, history, *, has_validation):
     if num_epochs < config["epochs"]:
         yield f"It was stopped there, as no later epoch was better for {config['early_stopping']} epochs."
     kind = "validation" if has_validation else "training"
-    average = (
-        f"moving average of the weights (decay {config['ema']:g}) with the"
-        if config["ema"]
-        else "network of the"
-    )
+    average = f"moving average of the weights (decay {config['ema']:g}) with the" if config["ema"] else "network of the"
     best = best_epoch(history) if history else None
     of_epoch = f" (epoch {best:.0f})" if best else ""
     yield f"The {average} lowest {kind} loss{of_epoch} was kept. The seed was {config['seed']}."

@@ -114,8 +114,7 @@ class Page:
     def details(self, title, text):
         """Add preformatted text that is folded up."""
         self._add(
-            f"<details><summary>{html.escape(title)}</summary>"
-            f'<pre tabindex="0">{html.escape(text)}</pre></details>'
+            f'<details><summary>{html.escape(title)}</summary><pre tabindex="0">{html.escape(text)}</pre></details>'
         )
 
     def write(self, path):
@@ -134,9 +133,7 @@ class Page:
 
     def _add_widget(self, kind, data, caption):
         """What page.js makes of `data`; a page without scripts says so."""
-        inside = json.dumps(data, allow_nan=False).replace(
-            "<", "\\u003c"
-        )  # "</script>" in a name ends nothing
+        inside = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # "</script>" in a name ends nothing
         self._add_figure(
             f'<div class="{kind}"><script type="application/json">{inside}</script>'
             "<noscript>This picture needs JavaScript.</noscript></div>",
@@ -144,9 +141,7 @@ class Page:
         )
 
     def _render(self):
-        style, script = (
-            Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
-        )
+        style, script = (Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy = (
             f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "

@@ -119,9 +119,7 @@ def describe_calibration(calibration):
         role = "the factor is theirs" if name == calibration.found_on else "a check"
         shares = [getattr(coverage, field) for field in COVERAGE]
         shares = [percent(share) for share in shares if share is not None]
-        signal = (
-            f"; where there is signal (truth above a tenth) one in {shares[4]}" if len(shares) > 4 else ""
-        )
+        signal = f"; where there is signal (truth above a tenth) one in {shares[4]}" if len(shares) > 4 else ""
         lines.append(
             f"  {name} images ({role}): one spread holds the truth in {shares[1]} of the voxels (68.3 % expected, "
             f"{shares[0]} without the factor), two in {shares[3]} (95.4 % expected, {shares[2]} without){signal}."
@@ -133,9 +131,7 @@ def describe_factor(calibration):
     """What the spread is to be multiplied by, and where that was found."""
     size, factor, num_lost = calibration.ensemble, calibration.factor, calibration.num_lost
     if factor is None:
-        return (
-            f"Spread of the ensemble of {size}: its members hardly differ, it tells nothing about the errors."
-        )
+        return f"Spread of the ensemble of {size}: its members hardly differ, it tells nothing about the errors."
     where = _FOUND_ON[calibration.found_on]
     lost = f" {num_lost} validation images are gone or have changed, and were left out." * (num_lost > 0)
     return f"Spread of the ensemble of {size}: to be multiplied by {factor:.3g}, found on {where}.{lost}"
@@ -179,8 +175,7 @@ def _format_summary(total, num_volumes):
     longest = max(map(len, total.methods))
     for method, intervals in total.methods.items():
         cells = [
-            f"{MEASURES[measure]} {format_interval(intervals[measure], FORMS[measure])}"
-            for measure in ("psnr", "ssim")
+            f"{MEASURES[measure]} {format_interval(intervals[measure], FORMS[measure])}" for measure in ("psnr", "ssim")
         ]
         lines.append(f"  {method:{longest}}  " + "  ".join(f"{cell:34}" for cell in cells).rstrip())
     return "\n".join([*lines, *(describe_gain(base, gains) for base, gains in total.gains.items())])

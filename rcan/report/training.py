@@ -166,16 +166,7 @@ def _add_data(page, record):
     low, high = record.percentiles
     left_out = f" {_MOST_PAIRS} of {len(pairs)} pairs are listed." if len(pairs) > _MOST_PAIRS else ""
     page.table(
-        [
-            "raw",
-            "ground truth",
-            "for",
-            "voxels (ZYXC)",
-            "frames",
-            "voxel size (µm)",
-            "raw range",
-            "truth's range",
-        ],
+        ["raw", "ground truth", "for", "voxels (ZYXC)", "frames", "voxel size (µm)", "raw range", "truth's range"],
         [
             [
                 Path(pair.raw).name,
@@ -194,12 +185,7 @@ def _add_data(page, record):
     fingerprint = record.training_fingerprint
     if fingerprint:
         page.table(
-            [
-                "of the raw volumes",
-                *(["channel"] if len(fingerprint.channels) > 1 else []),
-                "lowest",
-                "highest",
-            ],
+            ["of the raw volumes", *(["channel"] if len(fingerprint.channels) > 1 else []), "lowest", "highest"],
             [
                 [
                     words,

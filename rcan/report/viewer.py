@@ -149,10 +149,6 @@ def _notes(shape, num_channels, region, voxel_size):
         )
     if num_channels > 1:
         yield f"Channel 1 of {num_channels}."
-    unknown = [
-        axis
-        for axis, size in zip("zyx", voxel_size, strict=True)
-        if not size and shape["zyx".index(axis)] > 1
-    ]
+    unknown = [axis for axis, size in zip("zyx", voxel_size, strict=True) if not size and shape["zyx".index(axis)] > 1]
     if unknown:
         yield f"The size of voxels along {' and '.join(unknown)} is not known: their proportions are a guess."

@@ -63,9 +63,7 @@ class _WindowAverage(layers.Layer):
         return x
 
     def compute_output_shape(self, shape):
-        places = (
-            size and -(-size // _step(window)) for size, window in zip(shape[1:-1], self._window, strict=True)
-        )
+        places = (size and -(-size // _step(window)) for size, window in zip(shape[1:-1], self._window, strict=True))
         return (shape[0], *places, shape[-1])
 
 

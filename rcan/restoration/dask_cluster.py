@@ -115,9 +115,7 @@ class Cluster:
         """
         shape, factors = raw.volume.shape[:-1], restorer.tiled.engine.factors
         chunk_shape = files[0].chunk_shape
-        cuts = [
-            tile_axis(*axis) for axis in zip(shape, report.tile_shape, report.overlap, factors, strict=True)
-        ]
+        cuts = [tile_axis(*axis) for axis in zip(shape, report.tile_shape, report.overlap, factors, strict=True)]
         groups = group_frames(raw.frames, chunk_shape[0])
         parts = split_volume(
             cuts,
@@ -154,9 +152,7 @@ class Cluster:
             while True:
                 most = 2 * max(1, len(self._workers()))  # one in work and one waiting, each
                 for request in itertools.islice(requests, max(0, most - len(underway))):
-                    underway[self._submit(self._work, self._num_processes, request, finished=finished)] = (
-                        request
-                    )
+                    underway[self._submit(self._work, self._num_processes, request, finished=finished)] = request
                 if not underway:
                     return
                 future = self._next(finished)
@@ -234,9 +230,7 @@ class Cluster:
             ) from failure
         if kind == "done":
             return value
-        raise (TileTooLarge if kind == "memory" else ValueError)(
-            value if name in value else f"{name}: {value}"
-        )
+        raise (TileTooLarge if kind == "memory" else ValueError)(value if name in value else f"{name}: {value}")
 
 
 def _import_distributed():

@@ -47,9 +47,7 @@ def split_volume(cuts, *, steps, num_repeats, num_workers):
 
     choices = (_splits(*axis, most) for axis in zip(cuts, steps, strict=True))
     possible = (
-        splits
-        for splits in itertools.product(*choices)
-        if math.prod(len(split.stretches) for split in splits) <= most
+        splits for splits in itertools.product(*choices) if math.prod(len(split.stretches) for split in splits) <= most
     )
     return [*itertools.product(*(split.stretches for split in min(possible, key=time_of)))]
 

@@ -74,9 +74,7 @@ def _restore_part(restorer, *, raw_path, writers, signs, ranges, part, tile_shap
             folder = Path(sign).parents[1]
             raise FileNotFoundError(f"{folder} is not seen as it is: all machines must write to this folder.")
     guarded = [_GuardedWriter(*pair) for pair in zip(writers, signs, strict=True)]
-    report, seams = restorer.restore_part(
-        raw_path, guarded, ranges, part, tile_shape=tile_shape, overlap=overlap
-    )
+    report, seams = restorer.restore_part(raw_path, guarded, ranges, part, tile_shape=tile_shape, overlap=overlap)
     return report.num_clipped, report.num_values, seams.steps
 
 

@@ -12,14 +12,7 @@ import numpy as np
 from rcan.keras_setup import keras
 from rcan.memory import free_memory
 
-__all__ = [
-    "Ensemble",
-    "KerasEngine",
-    "find_devices",
-    "is_out_of_memory",
-    "upscaling_of",
-    "voxels_within_memory",
-]
+__all__ = ["Ensemble", "KerasEngine", "find_devices", "is_out_of_memory", "upscaling_of", "voxels_within_memory"]
 
 MAPS = 8  # feature maps of all channels that a forward pass holds at a time, at most: measured
 SHARE_OF_FREE_MEMORY = 0.5
@@ -76,9 +69,7 @@ def voxels_within_memory(model, devices):
 def _widest_map(model):
     """Most values that a layer makes of one voxel of the input."""
     ndim, size = len(model.input_shape) - 2, 16
-    fixed = keras.models.clone_model(
-        model, input_tensors=keras.Input((*(size,) * ndim, model.input_shape[-1]))
-    )
+    fixed = keras.models.clone_model(model, input_tensors=keras.Input((*(size,) * ndim, model.input_shape[-1])))
     return max(math.prod(layer.output.shape[1:]) for layer in fixed.layers) / size**ndim
 
 

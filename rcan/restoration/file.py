@@ -143,12 +143,7 @@ class ImageTask:
         """
         restorer = self._restorer
         output = Output(
-            restorer.settings,
-            restorer.tiled.engine.factors,
-            restorer.num_channels,
-            self.raw,
-            self.gt,
-            self.verdict,
+            restorer.settings, restorer.tiled.engine.factors, restorer.num_channels, self.raw, self.gt, self.verdict
         )
         output.warn_of_lost_steps(output_path)
 

@@ -209,9 +209,7 @@ class FolderRestoration:
                 self._folder.add_images(job, origin, report)
         if report.seams is not None:
             tile = "x".join(map(str, report.tile_shape))
-            print(
-                f"{job.output.name}: tiles of {tile}, steps at their borders {report.seams:.2f} of those beside"
-            )
+            print(f"{job.output.name}: tiles of {tile}, steps at their borders {report.seams:.2f} of those beside")
         if report.scores:
             self._summary.scores[job.output.name] = report.scores
         self._folder.write_scores(job, report.scores)

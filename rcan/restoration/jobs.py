@@ -53,9 +53,7 @@ def find_jobs(options):
         raise FileNotFoundError(f"{gt} does not exist: -g takes an image or a folder, as -i.")
     is_folder = is_folder_of_images(raw)
     if options.series and not is_folder:
-        raise ValueError(
-            f"{raw} is not a folder of images: --series takes one (a pattern in -i needs no --series)."
-        )
+        raise ValueError(f"{raw} is not a folder of images: --series takes one (a pattern in -i needs no --series).")
     if options.watch and not is_folder:
         raise ValueError(f"{raw} is not a folder of images: --watch takes one.")
     if gt and is_folder_of_images(gt) != is_folder:
@@ -98,9 +96,7 @@ def _one_job(options, raw, gt):
     if is_called_ome and not options.format:
         chosen = "ome"
     if is_called_ome and chosen == "imagej":
-        raise ValueError(
-            f"{output} cannot be written as imagej: name it without .ome, or leave --format out."
-        )
+        raise ValueError(f"{output} cannot be written as imagej: name it without .ome, or leave --format out.")
     if (suffix in _ZARR_SUFFIXES) != chosen.startswith("zarr"):
         raise ValueError(
             f"{output} cannot be written as {chosen}: name it {'*.zarr' if suffix in TIFF_SUFFIXES else '*.tif'}."
@@ -118,9 +114,7 @@ def _jobs_of_folder(options):
             f"{options.output} is the input folder, too: results would be taken for inputs. Name another with -o."
         )
     if options.output.exists() and not options.output.is_dir():
-        raise NotADirectoryError(
-            f"{options.output} is a file but the input is a folder: name a folder with -o."
-        )
+        raise NotADirectoryError(f"{options.output} is a file but the input is a folder: name a folder with -o.")
     unpaired = [] if gt else list_volumes(raw, may_be_empty=options.watch)
     pairs = pair_paths(raw, gt) if gt else [(path, None) for path in unpaired]
     jobs, inputs = [], {}

@@ -75,12 +75,8 @@ class Manifest:
             return ""
         earlier = entry["settings"]
         differences = ["another network"] if earlier.get("model") != settings["model"] else []
-        changed = [
-            key for key in sorted({*earlier, *settings} - {"model"}) if earlier.get(key) != settings.get(key)
-        ]
-        return ", ".join(
-            [*differences, *(f"{key} {_shown(earlier.get(key, 'not given'))}" for key in changed)]
-        )
+        changed = [key for key in sorted({*earlier, *settings} - {"model"}) if earlier.get(key) != settings.get(key)]
+        return ", ".join([*differences, *(f"{key} {_shown(earlier.get(key, 'not given'))}" for key in changed)])
 
     def append(self, origin, output_path, present_path, facts=()):
         """Add an output that is complete and still has its partial name, `present_path`.

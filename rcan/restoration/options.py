@@ -29,8 +29,7 @@ class RestoreOptions(Settings):
         False, "the input folder is one image: each file is a time point, plane or channel, as its name tells"
     )
     watch: bool = option(
-        False,
-        "keep looking for new images in the input folder, and restore them once they are completely written",
+        False, "keep looking for new images in the input folder, and restore them once they are completely written"
     )
     settle: float = option(
         10,
@@ -52,45 +51,34 @@ class RestoreOptions(Settings):
         None, "tile, Z,Y,X or Y,X (default: the one that computes least, within the free memory)", letter="B"
     )
     block_overlap_shape: Annotated[tuple[Whole, ...], Field(min_length=2, max_length=3)] | None = option(
-        None,
-        "overlap of neighbouring tiles (default: 16 voxels, at most a quarter of --block_shape)",
-        letter="O",
+        None, "overlap of neighbouring tiles (default: 16 voxels, at most a quarter of --block_shape)", letter="O"
     )
     normalize: Literal["series", "frame", "training"] = option(
         "series",
         "what becomes 0 and 1: percentiles of a whole time-lapse for each channel, of each frame, or the ranges of "
         "the training data",
     )
-    p_min: float | None = option(
-        None, "percentile that becomes 0 (default: as trained, else 2)", ge=0, le=100
-    )
-    p_max: float | None = option(
-        None, "percentile that becomes 1 (default: as trained, else 99.9)", ge=0, le=100
-    )
+    p_min: float | None = option(None, "percentile that becomes 0 (default: as trained, else 2)", ge=0, le=100)
+    p_max: float | None = option(None, "percentile that becomes 1 (default: as trained, else 99.9)", ge=0, le=100)
     rescale: bool = option(False, "match the result to the ground truth, affine, least squares")
     normalize_output_range_between_zero_and_one: bool = option(False, "stretch each channel to [0, 1]")
     attention: Literal["global", "local"] = option(
-        "global",
-        "what the channel attention averages over: the tile, or a window of the training patch's size",
+        "global", "what the channel attention averages over: the tile, or a window of the training patch's size"
     )
     ensemble: Literal[8, 16] | None = option(
-        None,
-        "average over so many turned and flipped copies: 8 in XY, 16 with flips in Z; as many times slower",
+        None, "average over so many turned and flipped copies: 8 in XY, 16 with flips in Z; as many times slower"
     )
     uncertainty: bool = option(
         False,
         "write the spread of the ensemble, in the output's unit, as a second image (NAME_uncertainty); multiplied by "
         "what rcan evaluate has found to make it hold the truth in 68 % of the voxels",
     )
-    preview: bool = option(
-        False, "draw raw and restored beside each other as maximum projections (NAME_preview.png)"
-    )
+    preview: bool = option(False, "draw raw and restored beside each other as maximum projections (NAME_preview.png)")
     movie: Literal["gif", "mp4"] | None = option(
         None, "film raw and restored beside each other as they turn (NAME_movie.gif or .mp4)"
     )
     strict: bool = option(
-        False,
-        "leave alone what is outside the range of the network's training data, instead of only saying so",
+        False, "leave alone what is outside the range of the network's training data, instead of only saying so"
     )
     output_tiff_format: Literal["imagej", "ome"] = option("imagej", "kind of TIFF to write", letter="f")
     format: Literal["imagej", "ome", "zarr", "zarr-0.4"] | None = option(
@@ -141,9 +129,7 @@ class RestoreOptions(Settings):
     def _check_cluster(self):
         """Refuse what needs the whole result at one place, or a file that only one process can write."""
         if self.ground_truth:
-            raise ValueError(
-                "--scheduler restores without ground truth: leave --ground_truth or --scheduler out."
-            )
+            raise ValueError("--scheduler restores without ground truth: leave --ground_truth or --scheduler out.")
         if self.normalize_output_range_between_zero_and_one:
             raise ValueError(
                 "--normalize_output_range_between_zero_and_one needs the whole result before anything is written: "

@@ -75,11 +75,7 @@ class Output:
         num_raw, num_channels = self._counts()
         names = volume.channel_names and [volume.channel_names[channel] for channel in self._raw.channels]
         if self._settings.as_channels and not is_spread:
-            kinds = {
-                "raw": num_raw,
-                "restored": num_channels,
-                "ground truth": num_channels if self._gt else 0,
-            }
+            kinds = {"raw": num_raw, "restored": num_channels, "ground truth": num_channels if self._gt else 0}
             names = [
                 f"{kind} {names[i] if names and len(names) == count else i + 1}" if count > 1 else kind
                 for kind, count in kinds.items()
@@ -95,9 +91,7 @@ class Output:
             axes=axes,
             sizes={**sizes, "C": num_channels},
             dtype=np.float32 if is_spread else _DTYPES[self._settings.bits],
-            voxel_size=tuple(
-                size and size / factor[axis] for axis, size in zip("ZYX", volume.voxel_size, strict=True)
-            ),
+            voxel_size=tuple(size and size / factor[axis] for axis, size in zip("ZYX", volume.voxel_size, strict=True)),
             channel_names=names if names and len(names) == num_channels else None,
             time_step=volume.time_step,
             file_format=file_format,
@@ -142,9 +136,7 @@ class Output:
                 parts["ground truth"] = (first + num_raw + num_restored, self._gt.read(number, region))
             for kind, (channel, values) in parts.items():
                 values = denormalise(values, self._unit(kind, number, limits))
-                self._put(
-                    files[0], {**frame, "C": channel}, region, values, report, _DTYPES[self._settings.bits]
-                )
+                self._put(files[0], {**frame, "C": channel}, region, values, report, _DTYPES[self._settings.bits])
             if self._settings.with_spread:
                 span = self._settings.spread_factor * np.diff(self._unit("restored", number, limits), axis=-1)
                 values = block[..., last:] * span[:, 0].astype(np.float32)

@@ -36,9 +36,7 @@ class OutputFolder:
         todo, done, conflicts = [], [], []
         for job in jobs:
             statuses = {path: self._status(job, path) for path in job.outputs}
-            conflicts += [
-                (job, path) for path, status in statuses.items() if status in ("foreign", "other settings")
-            ]
+            conflicts += [(job, path) for path, status in statuses.items() if status in ("foreign", "other settings")]
             is_done = set(statuses.values()) == {"done"} and self._is_scored(job)
             (done if is_done else todo).append(job)
         if conflicts:

@@ -58,11 +58,7 @@ def _load_images(job, settings, label):
     images["raw"] = _enlarge(images["raw"], images["restored"].shape)
     notes = [
         f"{what} {number} of {raw.sizes[axis]}"
-        for axis, what, number in (
-            ("C", "channel", channels[0] + 1),
-            ("T", "time point", 1),
-            ("P", "position", 1),
-        )
+        for axis, what, number in (("C", "channel", channels[0] + 1), ("T", "time point", 1), ("P", "position", 1))
         if raw.sizes.get(axis, 1) > 1
     ]
     bins = views["restored"].bins
@@ -90,12 +86,7 @@ def _ranges(job, settings, raw, channel):
     def range_of(file, channel, **normalize):
         ndim = 3 if "Z" in file.axes else 2
         view = open_network_view(
-            file,
-            ndim=ndim,
-            num_channels=1,
-            percentiles=settings.percentiles,
-            channels=(channel,),
-            **normalize,
+            file, ndim=ndim, num_channels=1, percentiles=settings.percentiles, channels=(channel,), **normalize
         )
         return view.range_of(0)[0]
 

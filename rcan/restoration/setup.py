@@ -40,9 +40,7 @@ def load_restorer(options, *, num_processes=1):
 def _choose_settings(options, record):
     percentiles = options.choose_percentiles(record)
     if percentiles[0] >= percentiles[1]:
-        raise ValueError(
-            f"percentiles {percentiles[0]:g} and {percentiles[1]:g}: --p_min must be below --p_max."
-        )
+        raise ValueError(f"percentiles {percentiles[0]:g} and {percentiles[1]:g}: --p_min must be below --p_max.")
     training_range = None
     if options.normalize == "training":
         pairs = _require(record.training, "--normalize training")
@@ -74,15 +72,11 @@ def _check_dimensions(options, ndim):
     for flag in ("block_shape", "block_overlap_shape"):
         shape = getattr(options, flag)
         if shape and len(shape) != ndim:
-            raise ValueError(
-                f"--{flag} is {list(shape)}: the network restores {ndim}D blocks, give {ndim} numbers."
-            )
+            raise ValueError(f"--{flag} is {list(shape)}: the network restores {ndim}D blocks, give {ndim} numbers.")
 
 
 def _require(fact, flag):
     """A fact of the training that a flag needs."""
     if not fact:
-        raise ValueError(
-            f"{flag} needs the run folder of the training, whose training.json tells: name it with -m."
-        )
+        raise ValueError(f"{flag} needs the run folder of the training, whose training.json tells: name it with -m.")
     return fact

@@ -9,13 +9,7 @@ import warnings
 import numpy as np
 
 from rcan.regions import intersect, region_shape, relative_region, scale_region, whole_region
-from rcan.restoration.engine import (
-    SMALLEST_TILE,
-    KerasEngine,
-    find_devices,
-    is_out_of_memory,
-    voxels_within_memory,
-)
+from rcan.restoration.engine import SMALLEST_TILE, KerasEngine, find_devices, is_out_of_memory, voxels_within_memory
 from rcan.restoration.tiles import Blender, choose_tile, tile_axis
 
 __all__ = ["OVERLAP", "TileTooLarge", "TiledRestorer", "is_computing", "restore", "restore_blocks"]
@@ -48,10 +42,7 @@ def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progr
     blender = Blender(ordered)
     ramps = [axis[0].write.stop - axis[1].write.start if len(axis) > 1 else 0 for axis in ordered]
     num_voxels, num_tiles = math.prod(shape), math.prod(blender.counts)
-    tiles = (
-        tuple(cuts[axis][index[i]].read for axis, i in enumerate(back))
-        for index in np.ndindex(*blender.counts)
-    )
+    tiles = (tuple(cuts[axis][index[i]].read for axis, i in enumerate(back)) for index in np.ndindex(*blender.counts))
     computed = _compute_ahead(engine, read, tiles)
     for number, (index, tile) in enumerate(zip(np.ndindex(*blender.counts), computed, strict=True)):
         region, block = blender.add(index, tile.transpose(*order, -1))
@@ -136,9 +127,7 @@ class TiledRestorer:
 
     def with_engine(self, engine):
         """The same tiles for another engine."""
-        return TiledRestorer(
-            engine, max_voxels=self._max_voxels, tile_shape=self._tile_shape, overlap=self._overlap
-        )
+        return TiledRestorer(engine, max_voxels=self._max_voxels, tile_shape=self._tile_shape, overlap=self._overlap)
 
     def plan(self, shape):
         """Tile and overlap for a volume of a spatial shape."""

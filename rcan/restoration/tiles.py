@@ -129,8 +129,7 @@ class Blender:
                 tile *= cut.weight.reshape((-1,) + (1,) * (tile.ndim - 1 - axis))
         inside = tuple(slice(0, self._length(axis, i)) for axis, i in enumerate(index))
         region = tuple(
-            slice(cut.write.start, cut.write.start + part.stop)
-            for cut, part in zip(cuts, inside, strict=True)
+            slice(cut.write.start, cut.write.start + part.stop) for cut, part in zip(cuts, inside, strict=True)
         )
         block = tile[inside]
         for axis in range(len(cuts)):

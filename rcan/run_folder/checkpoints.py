@@ -83,9 +83,7 @@ def load_checkpoint(run_dir, *, repair=True):
             _restore_best(run_dir, folder)
         return checkpoint
     if folders:
-        raise ValueError(
-            f"{run_dir}: none of its {len(folders)} checkpoints is whole. Start again with --overwrite."
-        )
+        raise ValueError(f"{run_dir}: none of its {len(folders)} checkpoints is whole. Start again with --overwrite.")
     return None
 
 

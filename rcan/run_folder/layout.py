@@ -30,9 +30,7 @@ def check_run_dir(run_dir, *, overwrite=False):
         raise FileExistsError(f"{run_dir} is a file: output_dir must be a folder. Name another with -o.")
     nearest = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
     if not nearest.is_dir():
-        raise NotADirectoryError(
-            f"{run_dir} cannot be made: {nearest} is a file. Name another folder with -o."
-        )
+        raise NotADirectoryError(f"{run_dir} cannot be made: {nearest} is a file. Name another folder with -o.")
     if not os.access(nearest, os.W_OK):
         raise PermissionError(f"{nearest} may not be written to: name another folder with -o.")
     config, record = (run_dir / name for name in _DESCRIPTION)
@@ -62,9 +60,7 @@ def _describe_run(run_dir, result):
             f"holds an unfinished run (epoch {state.epoch + 1} of {state.epochs}): name another folder with -o, go on "
             "with --resume, or replace it with --overwrite"
         )
-    return (
-        f"already holds a run ({result.name}): name another folder with -o, replace the run with --overwrite"
-    )
+    return f"already holds a run ({result.name}): name another folder with -o, replace the run with --overwrite"
 
 
 def create_run(run_dir, *, overwrite=False):

@@ -8,15 +8,7 @@ from rcan.atomic_io import atomic_file, read_json, write_json
 from rcan.run_folder.layout import MODELS
 from rcan.run_folder.record import TrainingRecord
 
-__all__ = [
-    "add_to_record",
-    "digest_model",
-    "find_model",
-    "has_record",
-    "load_model",
-    "read_record",
-    "save_model",
-]
+__all__ = ["add_to_record", "digest_model", "find_model", "has_record", "load_model", "read_record", "save_model"]
 
 _ADDED = ("spread", "trusted_range")  # keys that are found out after the training
 
@@ -43,9 +35,7 @@ def find_model(model_dir):
         reason = f"has neither {' nor '.join(MODELS)}"
     if any(model_dir.glob("*.hdf5")):
         reason += ", but .hdf5 files, which this version does not read"
-    raise FileNotFoundError(
-        f"{model_dir} {reason}: -m takes the folder that train.py wrote, or a .keras file."
-    )
+    raise FileNotFoundError(f"{model_dir} {reason}: -m takes the folder that train.py wrote, or a .keras file.")
 
 
 def load_model(model_dir):

@@ -12,21 +12,16 @@ class RunState(Record):
 
     epoch: int = 0  # epochs done
     epochs: int  # to do
-    is_finished: bool = (
-        False  # all epochs are done, or no later one was better for as long as early_stopping allows
-    )
+    is_finished: bool = False  # all epochs are done, or no later one was better for as long as early_stopping allows
     patches_done: int = 0  # of the epoch under way
-    sums: dict[str, float] = Field(
-        default_factory=dict
-    )  # of loss and measures over these patches; their number
+    sums: dict[str, float] = Field(default_factory=dict)  # of loss and measures over these patches; their number
     seconds: float = 0.0  # spent on the epoch under way
     history: list[dict[str, int | float]] = Field(default_factory=list)  # a row of history.csv for each epoch
 
     def after_step(self, figures, num_patches, *, seconds):
         """Return the state after a step whose patches have this mean loss and these mean measures."""
         sums = {
-            name: self.sums.get(name, 0.0) + value * num_patches
-            for name, value in {**figures, "patches": 1}.items()
+            name: self.sums.get(name, 0.0) + value * num_patches for name, value in {**figures, "patches": 1}.items()
         }
         patches_done, seconds = self.patches_done + num_patches, self.seconds + seconds
         return self.model_copy(update={"sums": sums, "patches_done": patches_done, "seconds": seconds})

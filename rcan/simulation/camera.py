@@ -68,13 +68,10 @@ def digitise(grey, *, name, way_out):
     grey = np.rint(grey)
     saturated, negative = np.mean(grey > _WHITE), np.mean(grey < 0)
     if saturated:
-        warnings.warn(
-            f"{_percent(saturated)} of the {name} voxels saturate at {_WHITE}: {way_out}.", stacklevel=3
-        )
+        warnings.warn(f"{_percent(saturated)} of the {name} voxels saturate at {_WHITE}: {way_out}.", stacklevel=3)
     if negative > _TOLERATED_NEGATIVE:
         warnings.warn(
-            f"{_percent(negative)} of the {name} voxels fall below 0 and become 0: raise the offset.",
-            stacklevel=3,
+            f"{_percent(negative)} of the {name} voxels fall below 0 and become 0: raise the offset.", stacklevel=3
         )
     return to_dtype(grey, np.uint16)[0]
 

@@ -26,9 +26,7 @@ class MicroscopeOptions(Settings):
     )
     numerical_aperture: float = option(1.4, "numerical aperture of the objective", gt=0)
     wavelength: float = option(0.52, "wavelength of the emitted light in vacuum, µm", gt=0)
-    refractive_index: float = option(
-        1.515, "refractive index of the immersion medium: water 1.33, oil 1.515", gt=0
-    )
+    refractive_index: float = option(1.515, "refractive index of the immersion medium: water 1.33, oil 1.515", gt=0)
     background: float = option(
         2, "detected photons that every voxel has besides its signal: stray light, dark current", ge=0
     )

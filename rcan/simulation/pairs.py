@@ -143,9 +143,7 @@ def _choose_voxel_size(options, source):
     if options.voxel_size or not source:
         return options.voxel_size or _VOXEL_SIZE
     if None in source.voxel_size:
-        raise ValueError(
-            f"{source.path} does not give its voxel size: name it in µm with --voxel_size Z,Y,X."
-        )
+        raise ValueError(f"{source.path} does not give its voxel size: name it in µm with --voxel_size Z,Y,X.")
     return source.voxel_size
 
 
@@ -157,9 +155,7 @@ def _read_source(source):
         )
     gt = source.read(dtype=None)
     if not np.isfinite(gt).all():
-        raise ValueError(
-            f"{source.path} holds NaN or infinite values: all must be finite numbers. Replace them."
-        )
+        raise ValueError(f"{source.path} holds NaN or infinite values: all must be finite numbers. Replace them.")
     try:
         density = density_from_image(gt)
     except ValueError as failure:

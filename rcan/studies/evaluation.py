@@ -53,13 +53,7 @@ def evaluate(model_dir, input, ground_truth, output, **options):
     >>> evaluation.total.methods["restored"]["psnr"].mean  # doctest: +SKIP
     23.34
     """
-    values = {
-        "model_dir": model_dir,
-        "input": input,
-        "ground_truth": ground_truth,
-        "output": output,
-        **options,
-    }
+    values = {"model_dir": model_dir, "input": input, "ground_truth": ground_truth, "output": output, **options}
     return run_evaluation(EvaluateOptions.checked(values))
 
 

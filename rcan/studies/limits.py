@@ -88,13 +88,7 @@ def _measure(options, settings, learned, tested):
     from rcan.assess.limits.ends import apply_rules
     from rcan.assess.limits.networks import adapt_network, train_networks
     from rcan.assess.limits.specimens import choose_specimens
-    from rcan.assess.limits.steps import (
-        choose_shown_steps,
-        measure_steps,
-        open_study,
-        show_step,
-        summarise_steps,
-    )
+    from rcan.assess.limits.steps import choose_shown_steps, measure_steps, open_study, show_step, summarise_steps
 
     ladders = {
         "snr": [Step(photons, options.blur) for photons in sorted(set(options.photon_ladder))],
@@ -122,10 +116,7 @@ def _measure(options, settings, learned, tested):
     )
     ladders = {name: [measured[step] for step in along] for name, along in ladders.items()}
     limits = apply_rules(ladders, seed=options.seed)
-    shown = [
-        show_step(restorer_of(step), specimens[0], step, settings)
-        for step in choose_shown_steps(ladders, limits)
-    ]
+    shown = [show_step(restorer_of(step), specimens[0], step, settings) for step in choose_shown_steps(ladders, limits)]
     intervals = summarise_steps(ladders, seed=options.seed)
     return LimitsResult(list_versions(*_PACKAGES), settings, limits, ladders, intervals, notes), shown
 
@@ -200,9 +191,7 @@ def _check_output(options):
     """Refuse to replace results that are not of an earlier call."""
     present = [name for name in _RESULTS if (options.output / name).exists()]
     if present and not options.steps_folder.exists():
-        raise FileExistsError(
-            f"{options.output / present[0]} is not of this command: name another folder with -o."
-        )
+        raise FileExistsError(f"{options.output / present[0]} is not of this command: name another folder with -o.")
 
 
 @contextmanager
@@ -211,9 +200,7 @@ def _told_how_to_go_on(options):
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise type(stop)(
-            f"stopped; {options.steps_folder} keeps what is finished: the same call goes on."
-        ) from None
+        raise type(stop)(f"stopped; {options.steps_folder} keeps what is finished: the same call goes on.") from None
 
 
 # Results

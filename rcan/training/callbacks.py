@@ -83,9 +83,7 @@ class RunWriter:
                 yield
             self._event_writers[kind].flush()
         except tf.errors.OpError as failure:
-            raise OSError(
-                f"{folder}: events of TensorBoard cannot be written ({failure.message})."
-            ) from failure
+            raise OSError(f"{folder}: events of TensorBoard cannot be written ({failure.message}).") from failure
 
     def close(self):
         """Close the files of events."""

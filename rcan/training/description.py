@@ -69,9 +69,7 @@ def check_resumable(config, data, state):
                 f"{run_dir} cannot go on with other {part} data: {which}. Restore them, or start another run with -o."
             )
     if state.epoch > config.epochs:
-        raise ValueError(
-            f"epochs is {config.epochs} but {run_dir} has done {state.epoch}: name at least that many."
-        )
+        raise ValueError(f"epochs is {config.epochs} but {run_dir} has done {state.epoch}: name at least that many.")
 
 
 def _as_json(config):

@@ -42,9 +42,7 @@ def _tf_config():
     try:
         return json.loads(os.environ.get("TF_CONFIG") or "{}")
     except ValueError as failure:
-        raise ValueError(
-            f"TF_CONFIG is not JSON ({failure}): unset it, or let it name the cluster."
-        ) from None
+        raise ValueError(f"TF_CONFIG is not JSON ({failure}): unset it, or let it name the cluster.") from None
 
 
 def is_cluster(strategy):

@@ -167,6 +167,4 @@ class Loop:
             f"Epoch {epoch}/{self._config.epochs}: {', '.join(shown)}{best}; {self._progress.describe_speed()}"
         )
         if self._state.is_finished and epoch < self._config.epochs:
-            self._progress.say(
-                "No better epoch for as long as early_stopping allows: the training stops here."
-            )
+            self._progress.say("No better epoch for as long as early_stopping allows: the training stops here.")

@@ -90,9 +90,7 @@ def _fit_patch_shape(config, pairs):
     asked = config.patch_shape or (16, 256, 256)[-len(smallest) :]
     fitting = tuple(map(min, asked, smallest))
     if fitting != asked:
-        warnings.warn(
-            f"patch_shape {list(asked)} is cut down to the smallest volume: {list(fitting)}.", stacklevel=2
-        )
+        warnings.warn(f"patch_shape {list(asked)} is cut down to the smallest volume: {list(fitting)}.", stacklevel=2)
     if config.data_augmentation and fitting[-1] != fitting[-2]:
         side = min(fitting[-2:])
         warnings.warn(

@@ -70,9 +70,7 @@ class Learner:
         weights = self._model.get_weights()
         averages = iter([average.numpy() for average in self._averages])
         is_trained = [variable.trainable for variable in self._model.weights]
-        return [
-            next(averages, old) if trained else old for old, trained in zip(weights, is_trained, strict=True)
-        ]
+        return [next(averages, old) if trained else old for old, trained in zip(weights, is_trained, strict=True)]
 
     def update_network(self):
         """Give the network that is saved the present weights."""

@@ -199,11 +199,7 @@ RULES = {
         "snr", "high", _psnr_over("raw"), "SNR above which restored is no better than raw itself", _IN_PSNR
     ),
     "snr_high_classical": Rule(
-        "snr",
-        "high",
-        _psnr_over("reference"),
-        "SNR above which the best classical reference is as good",
-        _IN_PSNR,
+        "snr", "high", _psnr_over("reference"), "SNR above which the best classical reference is as good", _IN_PSNR
     ),
     "blur_high": Rule(
         "blur",
@@ -216,18 +212,10 @@ RULES = {
         ),
     ),
     "blur_low_classical": Rule(
-        "blur",
-        "low",
-        _psnr_over("reference"),
-        "blur below which the best classical reference is as good",
-        _IN_PSNR,
+        "blur", "low", _psnr_over("reference"), "blur below which the best classical reference is as good", _IN_PSNR
     ),
     "blur_high_classical": Rule(
-        "blur",
-        "high",
-        _psnr_over("reference"),
-        "blur above which the best classical reference is as good",
-        _IN_PSNR,
+        "blur", "high", _psnr_over("reference"), "blur above which the best classical reference is as good", _IN_PSNR
     ),
 }
 
@@ -272,9 +260,7 @@ def describe_range(limits, ladder):
     if low.state == "unknown":
         return f"Whether restored is better than the best classical reference was not measured ({quantity})."
     if low.state == "never":
-        return (
-            f"Restored is better than the best classical reference at no {quantity} from {first} to {last}."
-        )
+        return f"Restored is better than the best classical reference at no {quantity} from {first} to {last}."
     start = f"{first} (the first step)" if low.position is None else f"{low.position:.3g}"
     stop = f"{last} (the last step)" if high.position is None else f"{high.position:.3g}"
     return f"Restored is better than the best classical reference from {quantity} {start} to {stop}."
@@ -285,10 +271,7 @@ def _scores_at(position, positions, steps, scale):
     at = scale(np.array(positions, float)[order])
 
     def interpolate(image, measure):
-        means = [
-            np.mean([getattr(exposure.images[image], measure) for exposure in step.exposures])
-            for step in steps
-        ]
+        means = [np.mean([getattr(exposure.images[image], measure) for exposure in step.exposures]) for step in steps]
         return float(np.interp(scale(position), at, np.array(means)[order]))
 
     return {

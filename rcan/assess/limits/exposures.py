@@ -19,14 +19,7 @@ from rcan.scores import score
 from rcan.simulation.camera import expose
 from rcan.simulation.optics import blur
 
-__all__ = [
-    "Exposure",
-    "compare_exposure",
-    "measure_exposure",
-    "noise_seed",
-    "signal_to_noise",
-    "take_exposure",
-]
+__all__ = ["Exposure", "compare_exposure", "measure_exposure", "noise_seed", "signal_to_noise", "take_exposure"]
 
 
 def signal_to_noise(image, *, photons, background, read_noise, percentiles=SIGNAL_PERCENTILES):
@@ -81,10 +74,7 @@ def compare_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
     raw = normalise(picture, range_of(picture, percentiles, f"{specimen.name} at {step.photons:g} photons"))
     missing = np.sqrt(step.blur**2 - 1) * np.array(microscope.fwhm)  # from the ground truth to raw
     references = best_references(
-        raw,
-        specimen.gt,
-        voxel_size=specimen.voxel_size,
-        fwhm=tuple(missing.tolist()) if missing.any() else None,
+        raw, specimen.gt, voxel_size=specimen.voxel_size, fwhm=tuple(missing.tolist()) if missing.any() else None
     )
     method, best = max(references.items(), key=lambda item: item[1].scores["psnr"])
     restored = restorer(raw)
@@ -115,9 +105,7 @@ def measure_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
     exposure : MeasuredExposure
         Resolution is that of the first channel.
     """
-    found = compare_exposure(
-        restorer, specimen, step, microscope=microscope, percentiles=percentiles, rng=rng
-    )
+    found = compare_exposure(restorer, specimen, step, microscope=microscope, percentiles=percentiles, rng=rng)
     best = found.reference
     truth = decorrelation_resolution(specimen.gt[..., 0], specimen.voxel_size)
     images = {

@@ -60,9 +60,7 @@ def train_networks(steps, options, settings, paths, num_channels):
     from rcan.training.fit import train
 
     folder, run_dirs = options.steps_folder / "training", {}
-    specimens, _ = choose_specimens(
-        options, settings, paths, options.training_volumes, series=_TRAINING_SERIES
-    )
+    specimens, _ = choose_specimens(options, settings, paths, options.training_volumes, series=_TRAINING_SERIES)
     for number, specimen in enumerate(specimens):
         _write(folder / "gt" / f"{number:03d}.tif", specimen.gt, specimen.voxel_size)
     for place, step in enumerate(steps, 1):
@@ -70,10 +68,7 @@ def train_networks(steps, options, settings, paths, num_channels):
         run_dirs[step] = Path(config.output_dir)
         if _is_finished(run_dirs[step]):
             continue
-        print(
-            f"\n[{place}/{len(steps)}] A network for {step.photons:g} photons and blur {step.blur:g}:",
-            flush=True,
-        )
+        print(f"\n[{place}/{len(steps)}] A network for {step.photons:g} photons and blur {step.blur:g}:", flush=True)
         for number, specimen in enumerate(specimens):
             path = folder / step.name / f"{number:03d}.tif"
             if not path.exists():

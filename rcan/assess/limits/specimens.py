@@ -57,12 +57,7 @@ def choose_specimens(options, settings, paths, count, *, series=0):
     if paths is None:
         voxel_size = settings.voxel_size
         specimens = draw_specimens(
-            count,
-            kind=options.phantoms,
-            voxel_size=voxel_size,
-            fwhm=fwhm,
-            seed=(options.seed, series),
-            **shared,
+            count, kind=options.phantoms, voxel_size=voxel_size, fwhm=fwhm, seed=(options.seed, series), **shared
         )
         microns = "x".join(f"{length:g}" for length in voxel_size)
         kind = f"{options.phantoms} phantoms of {size} voxels (Z, Y, X) of {microns} µm"

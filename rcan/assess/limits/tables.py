@@ -39,8 +39,7 @@ def format_ladder(result, ladder):
     for step in steps:
         intervals = result.intervals[step.step]
         psnrs, ssims, details = (
-            [intervals[image, measure].mean for image in _COMPARED]
-            for measure in ("psnr", "ssim", "lateral_true")
+            [intervals[image, measure].mean for image in _COMPARED] for measure in ("psnr", "ssim", "lateral_true")
         )
         lines.append(
             f"{step.photons:7g}{step.blur:6g}{step.snr:7.2f} |"

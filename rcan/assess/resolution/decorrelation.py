@@ -32,9 +32,7 @@ class DecorrelationCurves:
     """Decorrelation curves of an image and of its high-pass filtered versions."""
 
     frequencies: np.ndarray  # (rings,), cycles/µm, up to Nyquist
-    widths: (
-        np.ndarray
-    )  # (filters,), µm: sigma of the Gaussian that is subtracted; infinite for the image, the first
+    widths: np.ndarray  # (filters,), µm: sigma of the Gaussian that is subtracted; infinite for the image, the first
     correlations: np.ndarray  # (filters, rings)
     peaks: np.ndarray  # (filters, 2): frequency and height of the peak; NaN where there is none
     resolution: float | None  # µm; None if no curve has a peak
@@ -67,9 +65,7 @@ def _analyse(sections):
     correlations = np.stack([_decorrelate(frequencies, sums, width) for width in widths])
     peaks = np.array([_find_peak(frequencies, correlation) for correlation in correlations])
     highest = np.nan_to_num(peaks[:, 0]).max()
-    return DecorrelationCurves(
-        frequencies, widths, correlations, peaks, float(1 / highest) if highest > 0 else None
-    )
+    return DecorrelationCurves(frequencies, widths, correlations, peaks, float(1 / highest) if highest > 0 else None)
 
 
 def _decorrelate(frequencies, sums, width):
@@ -88,6 +84,4 @@ def _find_peak(frequencies, correlation):
     peak = peaks[np.argmax(correlation[peaks])]
     before, top, after = correlation[peak - 1 : peak + 2]
     shift = 0.5 * (before - after) / (before - 2 * top + after)  # of the parabola through the three
-    return frequencies[peak] + shift * (frequencies[1] - frequencies[0]), top - 0.25 * (
-        before - after
-    ) * shift
+    return frequencies[peak] + shift * (frequencies[1] - frequencies[0]), top - 0.25 * (before - after) * shift

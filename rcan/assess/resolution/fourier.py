@@ -27,9 +27,7 @@ from rcan.assess.resolution.sections import DIRECTIONS, cut_sections
 
 __all__ = ["FourierCurve", "fourier_curves", "single_image_curves"]
 
-_SMOOTHED = (
-    3  # of the frequencies that a single section resolves are averaged; fewer where there are more sections
-)
+_SMOOTHED = 3  # of the frequencies that a single section resolves are averaged; fewer where there are more sections
 _SPAN = 1 / 20  # of the curve, at most; as Nieuwenhuizen et al.
 _SURE = 3  # standard deviations of the correlation of noise
 
@@ -64,8 +62,7 @@ def fourier_curves(one, other, voxel_size, *, threshold=1 / 7):
 def single_image_curves(image, voxel_size, *, threshold=1 / 7):
     """The same of two exposures like the given one, from its checkerboard halves."""
     return {
-        direction: _correlate(_split(image, voxel_size, direction), threshold, share=1 / 2)
-        for direction in DIRECTIONS
+        direction: _correlate(_split(image, voxel_size, direction), threshold, share=1 / 2) for direction in DIRECTIONS
     }
 
 

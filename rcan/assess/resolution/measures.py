@@ -25,13 +25,7 @@ from typing import NamedTuple
 from rcan.assess.resolution.decorrelation import decorrelation_curves
 from rcan.assess.resolution.fourier import fourier_curves, single_image_curves
 
-__all__ = [
-    "AGAINST_TRUTH",
-    "Resolution",
-    "decorrelation_resolution",
-    "fourier_resolution",
-    "single_image_resolution",
-]
+__all__ = ["AGAINST_TRUTH", "Resolution", "decorrelation_resolution", "fourier_resolution", "single_image_resolution"]
 
 # Correlation of an image with one without noise, where two exposures have 1/7: 0.378
 AGAINST_TRUTH = math.sqrt(1 / 7)

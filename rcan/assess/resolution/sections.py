@@ -13,9 +13,7 @@ __all__ = ["DIRECTIONS", "FrequencyRings", "cut_sections"]
 
 DIRECTIONS = ("lateral", "axial")
 
-_LEAST_SIZE = (
-    16  # voxels along each axis of a section: fewer leave too few frequencies that a window resolves
-)
+_LEAST_SIZE = 16  # voxels along each axis of a section: fewer leave too few frequencies that a window resolves
 _MOST_PLANES = 16  # XY planes
 _MOST_SECTIONS = 32  # XZ sections, and as many YZ sections: those are smaller
 _MOST_CANDIDATES = 128  # evenly spaced, to choose those from
