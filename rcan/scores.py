@@ -157,27 +157,10 @@ def score(image, gt):
 
 
 def score_image(image, gt):
-    """All scores of an image, after the affine match and without it.
+    """All scores of an image (Z, Y, X, C) or (Y, X, C), after the affine match and without it: floats by measure.
 
-    Parameters
-    ----------
-    image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Raw, restored or filtered.
-    gt : ndarray of the same shape
-        Ground truth, background 0 and signal 1.
+    The ground truth, of the same shape (a ValueError says where not), has background 0 and signal 1.
 
-    Returns
-    -------
-    scores : dict of str to float
-        All measures of `rcan.scores`.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-
-    Examples
-    --------
     >>> gt = np.linspace(0, 1, 4096).reshape(1, 64, 64, 1)
     >>> scores = score_image(0.5 * gt + 0.1, gt)
     >>> round(scores["nrmse"], 3), round(scores["nrmse_unmatched"], 3), round(scores["pearson"], 3)

@@ -80,26 +80,10 @@ def _has_learned_from(network, subject):
 
 
 def evaluate_network(network, subjects, *, fwhm=None, with_calibration=True, seed=0, settings=None):
-    """Judge a network on pairs of images.
+    """Judge a network, a `LoadedNetwork`, on the pairs of `open_subjects`: an `Evaluation` and its `EvaluationImages`.
 
-    Parameters
-    ----------
-    network : LoadedNetwork
-    subjects : list of Subject
-        From `open_subjects`.
-    fwhm : tuple of float, optional
-        Of the blur of raw, (Z, Y, X) in µm.
-    with_calibration : bool
-        Compare the spread of the ensemble, of 8 where the network has none, with the errors.
-    seed : int
-        Of null images and intervals.
-    settings : dict, optional
-        The options of the call, to be kept with the results.
-
-    Returns
-    -------
-    evaluation : Evaluation
-    images : EvaluationImages
+    `fwhm` is that of the blur of raw, (Z, Y, X) in µm. With a calibration the spread of the ensemble, of 8 where the
+    network has none, is compared with the errors. `settings` are kept with the results.
     """
     with_blocks = len(subjects) < FEWEST_VOLUMES
     plan = _plan_calibration(network, subjects) if with_calibration else None

@@ -23,15 +23,9 @@ class Interval(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The blocks of a volume.
+    """The blocks of a volume: scores of each, as `rcan.scores.score_image`, and sums (blocks, C) by name.
 
-    Attributes
-    ----------
-    rows : list of dict
-        Scores of each block by itself, as `rcan.scores.score_image`. Their mean is not the score of the volume: an
-        empty block has a very high PSNR.
-    sums : dict of str to ndarray of shape (blocks, C)
-        From `rcan.scores.sum_regions`.
+    The mean of the scores is not the score of the volume: an empty block has a very high PSNR.
     """
 
     rows: list

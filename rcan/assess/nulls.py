@@ -119,27 +119,15 @@ def _inside(image):
 
 
 def measure_nulls(filters, raw, gt, nulls, *, percentiles):
-    """Measure what filters make of null images.
+    """Measure what filters make of the null images of `make_nulls`.
 
-    Parameters
-    ----------
-    filters : dict of str to callable
-        From a normalised raw image to its result: the network, and what it is compared with. A result of the raw
-        image's size is enlarged to that of gt.
-    raw, gt : ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        The real image and its ground truth, background 0 and signal 1.
-    nulls : dict of str to ndarray
-        From `make_nulls`.
-    percentiles : tuple of float
-        Of an image that become 0 and 1 where it is restored alone.
+    `filters`, the network and what it is compared with, are functions of a normalised raw image by name; results of its
+    size are enlarged to that of the ground truth. `raw` and `gt` are the real image and its ground truth; `percentiles`
+    become 0 and 1 of an image that is restored alone.
 
-    Returns
-    -------
-    results : dict of str to dict of str to NullResult
-        By null image and filter. The null ``"none"`` is the real image.
-    planes : dict of str to dict of str to ndarray of shape (Y, X)
-        Middle plane of the first channel of each result, in the unit of gt; ``"input"`` among the filters, in that of
-        raw, and ``"NAME alone"``, of the image restored alone.
+    Returns a `NullResult` by null image and filter, where the null image ``"none"`` is the real one, and the middle
+    plane (Y, X) of the first channel of each result in the unit of gt. Filters of the planes are also ``"input"``, in
+    the unit of raw, and ``"NAME alone"``, of the image restored alone.
     """
     images, truth = {"none": raw, **nulls}, measure_contrast(gt)
     results = {null: {} for null in images}
@@ -200,26 +188,11 @@ def best_gaussian(raw, gt):
 
 
 def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
-    """Give a network the null images of some pairs.
+    """Give a network the null images of at most three pairs, evenly chosen: their first frame, its central part.
 
-    Parameters
-    ----------
-    subjects : list of rcan.assess.subjects.Subject
-        Of at most three, evenly chosen, the central part of the first frame that is evaluated is used.
-    restorer : rcan.restoration.tiled.TiledRestorer
-    percentiles : tuple of float
-        The network's.
-    seed : int
-    progress : Progress
-        Advanced by `null_voxels`.
-
-    Returns
-    -------
-    results : dict of str to dict of str to NullResult
-        Medians over the pairs, with the filters ``raw``, ``best Gaussian`` (both only where raw and ground truth have
-        the same channels) and ``restored``.
-    planes : dict of str to dict of str to ndarray of shape (Y, X)
-        Of the first pair.
+    `percentiles` are the network's; `progress` is advanced by `null_voxels`. Returns what `measure_nulls` does:
+    medians over the pairs, for the filters ``raw`` and ``best Gaussian`` (where raw and ground truth have the same
+    channels) and ``restored``; and the planes of the first pair.
     """
     measured, shown = [], None
     for number, (subject, part) in enumerate(_choose_parts(subjects)):

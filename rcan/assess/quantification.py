@@ -20,30 +20,20 @@ _WINDOW = 2  # voxels along x, sigma of the window of the local error
 class Quantification(NamedTuple):
     """How the intensities of a restored channel follow the true ones, from `quantify`.
 
-    Attributes
-    ----------
-    slope, offset : float
-        Of the least-squares line ``restored = slope * truth + offset`` over all voxels: 1 and 0 are ideal. A slope
-        below 1 says that bright voxels come out too dark, or dark ones too bright. NaN for a constant truth.
-    r_squared : float
-        Share of the variance of the restored intensities that the line explains. NaN where either is constant.
-    edges : ndarray of shape (B + 1,)
-        Of the bins of the true intensity, from the lowest to the highest one; in between they are evenly spaced from
-        percentile 0.1 to 99.9. A constant truth has one bin.
-    counts, truth, means, deviations, bias : ndarray of shape (B,)
-        Of each bin: number of voxels, mean of their true intensities, mean and standard deviation of the restored ones,
-        and ``means - truth``. NaN in an empty bin.
+    The line ``restored = slope * truth + offset`` of least squares is ideal with 1 and 0. A slope below 1 says that
+    bright voxels come out too dark, or dark ones too bright. Numbers that a constant image does not have are NaN, and
+    those of empty bins.
     """
 
     slope: float
     offset: float
-    r_squared: float
-    edges: np.ndarray
-    counts: np.ndarray
-    truth: np.ndarray
-    means: np.ndarray
-    deviations: np.ndarray
-    bias: np.ndarray
+    r_squared: float  # share of the variance of the restored intensities that the line explains
+    edges: np.ndarray  # (B + 1,), of bins of the true intensity: lowest, evenly from percentile 0.1 to 99.9, highest
+    counts: np.ndarray  # (B,), voxels in each bin
+    truth: np.ndarray  # (B,), their mean true intensity
+    means: np.ndarray  # (B,), mean of the restored ones
+    deviations: np.ndarray  # (B,), standard deviation of the restored ones
+    bias: np.ndarray  # (B,), means - truth
 
 
 def quantify(restored, gt):

@@ -42,27 +42,12 @@ class _FrameResult(NamedTuple):
 
 
 def evaluate_subject(subject, restorer, *, learned_from, fwhm=None, with_blocks=True, progress):
-    """Restore all frames of a pair and judge them.
+    """Restore all frames of a `Subject` and judge them: a `VolumeResult`, and `ShownImages` of the first frame.
 
-    Parameters
-    ----------
-    subject : rcan.assess.subjects.Subject
-    restorer : rcan.restoration.tiled.TiledRestorer
-    learned_from : bool
-        Whether the network was trained or validated on it.
-    fwhm : tuple of float, optional
-        Of the blur of raw, (Z, Y, X) in µm.
-    with_blocks : bool
-        Score blocks, too, for intervals.
-    progress : Progress
-        Advanced by raw voxels: twice those of the subject, and once more with a second exposure.
-
-    Returns
-    -------
-    result : VolumeResult
-    shown : ShownImages
-        Of the first frame. Raw of other channels than gt is left out; of frames of more than eight million voxels, the
-        central part is taken.
+    `learned_from` says whether the network was trained or validated on it; `fwhm` is that of the blur of raw, (Z, Y,
+    X) in µm; blocks are scored for intervals. `progress` is advanced by raw voxels: twice those of the subject, and
+    once more with a second exposure. Raw of other channels than gt is not shown; of frames of more than eight million
+    voxels, the central part is.
     """
     frames, shown = [], None
     for number in subject.numbers:

@@ -25,19 +25,9 @@ _LOOKS = {
 def draw_ladder(positions, curves, *, label, is_log=False, marks=None):
     """Draw measures along a ladder: means as lines, their intervals as bands.
 
-    Parameters
-    ----------
-    positions : sequence of float
-        Of the steps; above 0 where `is_log`.
-    curves : dict of str to dict of str to ndarray of shape (N, 3)
-        By measure and image (``raw``, ``reference``, ``restored``, ``gt``): mean, low and high at each step; NaN where
-        unknown. What is missing is not drawn.
-    label : str
-        Of the axis along the ladder.
-    is_log : bool
-        Make that axis logarithmic.
-    marks : dict of str to float, optional
-        Places on the ladder to mark, by what they mean.
+    `curves` are arrays (N, 3) by measure and image (``raw``, ``reference``, ``restored``, ``gt``): mean, low and high
+    at each of the N `positions`, NaN where unknown. `label` is that of the axis along the ladder; `marks` are places
+    on it by what they mean.
     """
     known = {name for name, rows in curves.items() if np.isfinite([*rows.values()]).any()}
     names = [name for name in _PANELS if name in known]

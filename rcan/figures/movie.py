@@ -33,20 +33,8 @@ def check_movie_kind(kind):
 def write_movie(path, images, *, voxel_size=(None, None, None), name=None, notes=()):
     """Write a film of maximum projections of volumes that turn beside each other, once in four seconds.
 
-    The last frame leads into the first: a GIF goes on for ever, a player repeats an MP4.
-
-    Parameters
-    ----------
-    path : path
-        GIF or MP4, by its suffix.
-    images : dict of str to ndarray of shape (Z, Y, X, C)
-        By title, all of one shape; background 0 and signal 1. The first channel is shown.
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm, for the proportions and the scale bar, as `rcan.figures.draw_projections`.
-    name : str, optional
-        Heading of the film, such as the name of the file.
-    notes : sequence of str, optional
-        What else is to be said of the images, in a few words each, at the foot.
+    The last frame leads into the first: a GIF goes on for ever, a player repeats an MP4. The suffix of the path tells
+    which. Images (Z, Y, X, C), voxel size, name and notes are those of `rcan.figures.projections.draw_projections`.
     """
     num_views = _FRAMES[path.suffix]
     shape = next(iter(images.values())).shape

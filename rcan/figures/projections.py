@@ -10,27 +10,16 @@ __all__ = ["draw_projections"]
 
 
 def draw_projections(path, images, *, voxel_size=(None, None, None), captions=None, name=None, notes=()):
-    """Draw volumes beside each other as maximum projections, all to one scale.
+    """Draw volumes beside each other as maximum projections, all to one scale, in a PNG.
 
     Each volume is seen along z (XY) and from one side: along y and below the first (XZ), or along x and to its
     right (ZY). Of these, and of volumes in a row or in a column, that is taken in which the panels are largest:
     usually a row with XZ below XY.
 
-    Parameters
-    ----------
-    path : path
-        The PNG to write.
-    images : dict of str to ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        By title, all of one shape; background 0 and signal 1. The first channel is drawn.
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm, for the proportions and the scale bar. An unknown z or y counts as equal to x; without
-        x all are equal and there is no scale bar.
-    captions : dict of str to str, optional
-        A line under the title, such as scores, by title.
-    name : str, optional
-        Heading of the picture, such as the name of the file.
-    notes : sequence of str, optional
-        What else is to be said of the images, in a few words each, at the foot.
+    The images (Z, Y, X, C) or (Y, X, C), by title, have one shape, background 0 and signal 1; the first channel is
+    drawn. The voxel size, (z, y, x) in µm, is for proportions and scale bar: an unknown z or y counts as equal to x;
+    without x all are equal and there is no scale bar. Captions, by title, stand under it; `name` is the heading; notes
+    stand at the foot.
     """
     captions = {title: text for title, text in (captions or {}).items() if title in images}
     save_png(_projections_figure(images, voxel_size, captions, name, notes), path)

@@ -11,31 +11,14 @@ _SAMPLES = 32  # along the line of sight that are taken at a time
 
 
 def rotate_projections(volume, voxel_size, *, num_views=36, most=160):
-    """Project a volume that turns about its y axis by 360 degrees.
+    """Project a volume (Z, Y, X) that turns about its y axis by 360 degrees: (num_views, height, width) in [0, 1].
 
-    View k shows the volume turned by the angle 2 pi k / num_views: a point at the distance r from the axis moves as
-    x = r cos(angle + phase) about the middle of the picture. The first view is the XY projection; the view from
-    the other side is its mirror image. All have the same frame, in which every view lies whole. Where pixels are
-    larger than voxels, voxels are averaged, which keeps noise from growing as a maximum of many would.
+    View k shows the volume turned by the angle 2 pi k / num_views: a point at the distance r from the axis moves as x
+    = r cos(angle + phase) about the middle of the picture. The first view is the XY projection; the view from the
+    other side is its mirror image. All have the same frame, of at most `most` pixels along each side, in which every
+    view lies whole. Where pixels are larger than voxels, voxels are averaged, which keeps noise from growing as a
+    maximum of many would. The voxel size is that of `rcan.figures.projections.draw_projections`.
 
-    Parameters
-    ----------
-    volume : ndarray of shape (Z, Y, X)
-        Background 0 and signal 1.
-    voxel_size : tuple of (float or None)
-        (z, y, x) in µm, for the proportions. An unknown z or y counts as equal to x; without x all are equal.
-    num_views : int, optional
-    most : int, optional
-        Largest width and height of a view in pixels, 8 or more. Pixels are as large as voxels along x, or larger
-        where a view would not fit.
-
-    Returns
-    -------
-    views : ndarray of shape (num_views, height, width)
-        float32, clipped to [0, 1].
-
-    Examples
-    --------
     >>> point = np.zeros((5, 3, 5))
     >>> point[2, 1, 4] = 1  # two voxels to the right of the axis
     >>> [int(view[1].argmax()) for view in rotate_projections(point, (1, 1, 1), num_views=4)]

@@ -23,24 +23,8 @@ def is_folder_of_images(path):
 def list_volumes(folder, *, may_be_empty=False):
     """List the images of a folder, sorted by name: TIFF files, OME-Zarr folders and files of microscopes.
 
-    Hidden ones and other sub-folders are left out; the suffix of a file is one of `FILE_SUFFIXES` in any case.
-
-    Parameters
-    ----------
-    folder : str or Path
-    may_be_empty : bool
-        Whether a folder without images is right.
-
-    Returns
-    -------
-    paths : list of Path
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If it holds no such image.
+    Hidden ones and other sub-folders are left out; the suffix of a file is one of `FILE_SUFFIXES` in any case. An
+    OSError or ValueError says that there is no such folder, or no image in it.
     """
     folder = Path(str(folder))
     if not folder.is_dir():
@@ -68,25 +52,11 @@ def image_name(path):
 
 
 def pair_paths(raw_dir, gt_dir):
-    """Pair the images of two folders.
+    """Pair the images of two folders: a list of (raw, ground truth).
 
     Images of equal names belong together, in any case of letters and whatever their format: ``a.tif`` and
     ``a.ome.zarr``. Where names differ but both folders hold as many images, these are paired in sorted order, with
-    a warning.
-
-    Parameters
-    ----------
-    raw_dir, gt_dir : str or Path
-
-    Returns
-    -------
-    pairs : list of (Path, Path)
-        Raw and ground truth.
-
-    Raises
-    ------
-    ValueError
-        If one folder holds more images than the other.
+    a warning; where one holds more, a ValueError says so.
     """
     raw_paths, gt_paths = list_volumes(raw_dir), list_volumes(gt_dir)
     raw_names = {image_name(path).lower(): path for path in raw_paths}

@@ -35,22 +35,10 @@ LAST_WORD = re.compile(r"([A-Z]?[a-z]+|[A-Z]+)[^A-Za-z]*$")  # of the text befor
 class SeriesSource:
     """Files of equal shape as one array, see `rcan.io.volume.Source`; calibrated as the first file is.
 
-    Parameters
-    ----------
-    path : Path
-        A pattern such as ``cell_t*.tif``, or a folder: the images in it.
-    axes : str or None
-        Axes of the whole image. The letters in front of those of a file are axes of the set, in the order in which
-        the numbers stand in the names, unless the names say which they are.
-    open_source : callable
-        Opens one file: ``open_source(path, axes)``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing matches.
-    ValueError
-        If the axes of the set cannot be found, a file is missing, or one differs from the others.
+    `path` is a pattern such as ``cell_t*.tif``, or a folder. `axes`, or None, are those of the whole image: the
+    letters in front of those of a file are axes of the set, in the order in which the numbers stand in the names,
+    unless the names say which they are. ``open_source(path, axes)`` opens one file. An OSError or ValueError says that
+    nothing matches, that a file is missing or differs, or that the axes of the set cannot be found.
     """
 
     def __init__(self, path, axes, open_source):

@@ -49,21 +49,9 @@ class ZarrSink:
     """An OME-Zarr folder that is being written, see `rcan.io.volume.Sink`; made by `rcan.io.opening.create_volume`.
 
     A Zarr folder of the same name is replaced at the end, nothing else is. Along P there is an image each, in a
-    collection (bioformats2raw.layout 3, without its OME-XML). The notes become the attribute ``"rcan"``.
-
-    Parameters
-    ----------
-    path, axes, sizes, dtype, voxel_size, channel_names, time_step
-        As `create_volume` has checked them.
-    version : {"0.5", "0.4"}
-        Of NGFF: in Zarr 3 or in Zarr 2.
-
-    Attributes
-    ----------
-    chunk_shape : tuple of int
-        (Z, Y, X).
-    writer : ZarrWriter
-        What other processes get, pickled, to write other chunks of the same image.
+    collection (bioformats2raw.layout 3, without its OME-XML). The notes become the attribute ``"rcan"``. The version
+    is that of NGFF: 0.5 in Zarr 3, 0.4 in Zarr 2. `chunk_shape` is (Z, Y, X); `writer`, a `ZarrWriter`, is what other
+    processes get, pickled, to write other chunks of the same image.
     """
 
     def __init__(

@@ -88,19 +88,11 @@ class Page:
     def viewer(self, images, *, voxel_size, caption="", error=None):
         """Add volumes to look through: XY, XZ and YZ, with one image left and another right of a divider.
 
-        A part of bounded size is shown, that with the most signal, voxel by voxel; the page says which. Of several
-        channels the first is shown.
-
-        Parameters
-        ----------
-        images : dict of str to ndarray of shape (Z, Y, X, C) or (Y, X, C)
-            By name, all of one spatial shape; background 0 and signal 1. The first begins left of the divider, and
-            right of it ``"restored"``, or the second where none is called so.
-        voxel_size : tuple of (float or None)
-            (z, y, x) in µm. An unknown z or y counts as equal to x; without x all are equal and there is no scale bar.
-        caption : str
-        error : ndarray of shape (Z, Y, X, C) or (Y, X, C), optional
-            One more image, 0 or more, such as the absolute error: shown in colours, with a colour bar.
+        The images (Z, Y, X, C) or (Y, X, C), by name, have background 0 and signal 1. A part of bounded size is shown,
+        that with the most signal, voxel by voxel; the page says which. Of several channels the first is shown. The
+        first image begins left of the divider, and right of it ``"restored"``, or the second. The voxel size is that
+        of `rcan.figures.projections.draw_projections`. `error` is one more image, 0 or more, in colours with a colour
+        bar.
         """
         self._add_widget("viewer", view_volumes(images, voxel_size=voxel_size, error=error), caption)
 

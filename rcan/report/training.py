@@ -29,23 +29,9 @@ _FEATURES = {  # features that are kept as logarithms, see rcan.fingerprint
 def write_training_report(run_dir, *, scores, kind, images, shown, voxel_size, num_parameters, command):
     """Write report.html of a run folder with the files of a finished training.
 
-    Parameters
-    ----------
-    run_dir : path
-    scores : dict of str to dict
-        By the name of the volume, from `rcan.assess.volumes.score_pair`.
-    kind : {"test", "validation", "training"}
-        The volumes that were scored.
-    images : dict of str to ndarray of shape (Z, Y, X, C) or (Y, X, C)
-        Of one scored volume, from `rcan.assess.volumes.score_pair`.
-    shown : str
-        Its name.
-    voxel_size : tuple of (float or None)
-        Of `images`, (z, y, x) in µm.
-    num_parameters : int
-        Of the network.
-    command : str
-        That restores volumes with the network.
+    `scores`, by the name of the volume, and the images of one of them, `shown`, are from
+    `rcan.assess.volumes.score_pair`; `kind` says which volumes were scored: test, validation or training. `command`
+    restores volumes with the network.
     """
     run_dir = Path(run_dir)
     record, config = TrainingRecord.load(run_dir / "training.json"), read_json(run_dir / "config.json")

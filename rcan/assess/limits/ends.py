@@ -35,32 +35,18 @@ MEASURES = ("psnr", "ssim", "lateral_true", "axial_true", "lateral", "axial")
 class End(NamedTuple):
     """One end of the range in which a network gains.
 
-    Attributes
-    ----------
-    side : {"low", "high"}
-    state : {"found", "none", "never", "unknown"}
-        ``none``: it gains up to the last step of the ladder on this side; ``never``: at no step; ``unknown``: fewer
-        than two differences could be measured at every step.
-    position : float or None
-        Where the lower end of the interval of the mean difference falls to 0.
-    mean_position : float or None
-        Where the mean difference does.
-    other_confidence_bound : float or None
-        Where the upper end of the interval does: this and `position` are the interval of `mean_position`. None where
-        that is beyond the ladder.
-    tested : (float, float)
-        First and last step of the ladder.
-    steps : (float, float) or None
-        Those that `position` lies between: how well it is known depends on them as well as on the interval.
+    The state ``none`` says that it gains up to the last step of the ladder on this side, ``never`` that it gains at no
+    step, ``unknown`` that fewer than two differences could be measured at every step, ``found`` none of these. The
+    positions are where the mean difference and the ends of its interval fall to 0; None beyond the ladder.
     """
 
-    side: str
+    side: str  # "low" or "high"
     state: str
-    position: float | None
+    position: float | None  # of the lower end of the interval
     mean_position: float | None
-    other_confidence_bound: float | None
-    tested: tuple
-    steps: tuple | None = None
+    other_confidence_bound: float | None  # of the upper end: with `position` the interval of `mean_position`
+    tested: tuple  # first and last step of the ladder
+    steps: tuple | None = None  # those that `position` lies between: it is known no better
 
     @property
     def interval(self):

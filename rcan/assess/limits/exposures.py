@@ -87,23 +87,10 @@ def compare_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
 
 
 def measure_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
-    """Expose, restore and judge one specimen.
+    """Expose, restore and judge one specimen: a `MeasuredExposure`, with the resolution of the first channel.
 
-    Parameters
-    ----------
-    restorer : callable
-        From a normalised volume `(Z, Y, X, C)` to the restored one.
-    specimen : rcan.assess.limits.specimens.Specimen
-    step : Step
-    microscope : Microscope
-    percentiles : tuple of float
-        That become 0 and 1 in the raw image: the network's own.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    exposure : MeasuredExposure
-        Resolution is that of the first channel.
+    `restorer` is a function from a normalised volume (Z, Y, X, C) to the restored one; `percentiles`, the network's
+    own, become 0 and 1 in the raw image.
     """
     found = compare_exposure(restorer, specimen, step, microscope=microscope, percentiles=percentiles, rng=rng)
     best = found.reference

@@ -42,20 +42,8 @@ def adapt_network(model, num_channels):
 def train_networks(steps, options, settings, paths, num_channels):
     """Train a network for each step; those that are finished are kept, and one that was interrupted goes on.
 
-    Parameters
-    ----------
-    steps : list of Step
-    options : rcan.assess.options.LimitsOptions
-    settings : rcan.assess.limits.records.LimitsSettings
-    paths : list of Path or None
-        Images to learn from; phantoms where None.
-    num_channels : int
-        Of the specimens to test on.
-
-    Returns
-    -------
-    restorer_of : callable
-        From a step to the restorer of its images.
+    They learn from the images of `paths`, or from phantoms where that is None. Returns a function from a step to the
+    restorer of its images, which have `num_channels`.
     """
     from rcan.training.fit import train
 

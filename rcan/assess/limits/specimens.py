@@ -34,23 +34,9 @@ class Specimen:
 
 
 def choose_specimens(options, settings, paths, count, *, series=0):
-    """Draw phantoms, or cut parts from images.
+    """Draw `count` phantoms where `paths` is None, or cut parts of images: a list of `Specimen`, and sentences on them.
 
-    Parameters
-    ----------
-    options : rcan.assess.options.LimitsOptions
-    settings : rcan.assess.limits.records.LimitsSettings
-    paths : list of Path or None
-        Phantoms where None.
-    count : int
-    series : int
-        Of random numbers, so that phantoms to learn from and to test on differ.
-
-    Returns
-    -------
-    specimens : list of Specimen
-    notes : list of str
-        Sentences about them.
+    `series` is that of random numbers: phantoms to learn from and to test on differ.
     """
     size, fwhm = "x".join(map(str, options.shape)), settings.microscope.fwhm
     shared = {"shape": options.shape, "percentiles": settings.percentiles}
@@ -100,22 +86,11 @@ def draw_specimens(count, *, kind, shape, voxel_size, fwhm, percentiles, seed):
 def cut_specimens(paths, count, *, shape, percentiles, axes=None, voxel_size=None):
     """Cut parts of sharp volumes as specimens: at least one and at most `count`, all of one number of channels.
 
-    The central part of each volume comes first, then the parts around it, of each volume in turn; parts without signal
-    are skipped. Of a time-lapse the frame in the middle is taken. A ValueError or OSError says which file cannot be
-    read, does not give its voxel size, is nearly constant, or has other channels.
-
-    Parameters
-    ----------
-    paths : list of Path
-    count : int
-    shape : tuple of int
-        Voxels of a part, (Z, Y, X), cut down to the volume.
-    percentiles : tuple of float
-        That become 0 and 1 in the ground truth, of the whole volume.
-    axes : str, optional
-        Of the files, where their metadata is wrong.
-    voxel_size : tuple of float, optional
-        In µm, (Z, Y, X), where the files do not give it.
+    The central part of each volume, of `shape` (Z, Y, X) or cut down to the volume, comes first, then the parts around
+    it, of each volume in turn; parts without signal are skipped. Of a time-lapse the frame in the middle is taken. The
+    percentiles of the whole volume become 0 and 1 in the ground truth. Axes and voxel size, (Z, Y, X) in µm, are given
+    where the files do not. A ValueError or OSError says which file cannot be read, does not give its voxel size, is
+    nearly constant, or has other channels.
     """
     cut = (_parts(path, shape, percentiles, axes, voxel_size) for path in paths[:count])
     rounds = itertools.zip_longest(*cut)

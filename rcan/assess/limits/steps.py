@@ -25,18 +25,8 @@ _SETTINGS = "settings.json"
 def open_study(folder, settings, *, overwrite=False):
     """Make the folder of the steps of a study, or find it again.
 
-    Parameters
-    ----------
-    folder : Path
-    settings : dict
-        All that decides about the results of a step, as JSON.
-    overwrite : bool
-        Empty the folder if it is that of a study.
-
-    Raises
-    ------
-    FileExistsError
-        If the folder holds steps of other settings, or is not that of a study.
+    `settings`, JSON, are all that decides about the results of a step. To overwrite empties a folder of a study. A
+    FileExistsError says that it holds steps of other settings, or is not of a study.
     """
     settings = json.loads(json.dumps(settings, default=str))
     path = folder / _SETTINGS
@@ -61,27 +51,10 @@ def open_study(folder, settings, *, overwrite=False):
 
 
 def measure_steps(steps, specimens, restorer_of, *, folder, num_exposures, microscope, percentiles, seed):
-    """Measure steps, and keep each that is finished.
+    """Measure steps, and keep each that is finished in a folder of `open_study`: `LadderStep` by `Step`.
 
-    Parameters
-    ----------
-    steps : list of Step
-    specimens : list of rcan.assess.limits.specimens.Specimen
-        Exposed in turn.
-    restorer_of : callable
-        From a step to the restorer of `measure_exposure`.
-    folder : Path
-        From `open_study`: a step that it holds is not measured again.
-    num_exposures : int
-        At each step.
-    microscope, percentiles
-        As `measure_exposure`.
-    seed : int
-        Of the noise.
-
-    Returns
-    -------
-    measured : dict of Step to LadderStep
+    The specimens are exposed in turn, `num_exposures` times at each step; `restorer_of` gives the restorer of
+    `measure_exposure` for a step. A step that the folder holds is not measured again.
     """
     paths = {step: Path(folder) / f"{step.name}.json" for step in steps}
     measured = {step: LadderStep.load(path) for step, path in paths.items() if path.is_file()}

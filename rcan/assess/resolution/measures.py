@@ -48,32 +48,16 @@ class Resolution(NamedTuple):
 
 
 def fourier_resolution(one, other, voxel_size, *, threshold=1 / 7):
-    """Resolution by Fourier ring correlation of two exposures of the same object.
+    """Resolution by Fourier ring correlation of two exposures of the same object, (Z, Y, X) or (Y, X): a `Resolution`.
 
-    The exposures must not be shifted against each other, and their noise must be independent: a fixed pattern of
-    the camera, or a filter applied to both, counts as structure.
+    The exposures must not be shifted against each other, and their noise must be independent: a fixed pattern of the
+    camera, or a filter applied to both, counts as structure. Each may have its own unit. The voxel size is (z, y, x),
+    or (y, x), in µm. The resolution ends where the correlation falls to the threshold [1]_: 1/7 for two exposures;
+    against an image without noise (a ground truth) `AGAINST_TRUTH` stands for the same signal-to-noise ratio. It is
+    two voxels where all frequencies correlate, None where nothing does. A ValueError says where the shapes differ.
 
-    Parameters
-    ----------
-    one, other : ndarray of shape (Z, Y, X) or (Y, X)
-        In any unit; each may have its own. A ValueError says where the shapes differ.
-    voxel_size : tuple of (float or None), or None
-        (z, y, x) or, of planes, (y, x), in µm; None where it is unknown.
-    threshold : float
-        The correlation that ends the resolution [1]_: 1/7 for two exposures. Against an image without noise
-        (a ground truth) `AGAINST_TRUTH` stands for the same signal-to-noise ratio.
-
-    Returns
-    -------
-    resolution : Resolution
-        Two voxels where all frequencies correlate, None where nothing does.
-
-    References
-    ----------
     .. [1] Nieuwenhuizen et al., Nat. Methods 10, 557 (2013), doi:10.1038/nmeth.2448
 
-    Examples
-    --------
     White noise behind a Gaussian blur of 0.2 µm has ``snr = 100 * exp(-(0.4 * pi * frequency)**2)`` here, which
     is 1/6 at 2.01 cycles/µm, 1 / (0.5 µm).
 

@@ -92,21 +92,10 @@ class FrequencyRings:
 def cut_sections(images, voxel_size, direction):
     """Cut one or two images of an object, (Z, Y, X) or (Y, X), into the sections that show most of it.
 
-    Parameters
-    ----------
-    images : sequence of ndarray
-        Of one shape, else a ValueError.
-    voxel_size : tuple of (float or None), or None
-        (z, y, x) or, of planes, (y, x), in µm; None where it is unknown.
-    direction : {"lateral", "axial"}
-
-    Yields
-    ------
-    rings : FrequencyRings
-        Their frequencies are the same for all sections.
-    sections : list of ndarray of shape (rows, columns)
-        The same section of each image, from `FrequencyRings.fade`: at most 16 XY planes, or 32 XZ and 32 YZ
-        sections; none where a size is unknown, or where an axis of the sections has fewer than 16 voxels.
+    Yields `FrequencyRings`, whose frequencies are the same for all sections, and a section (rows, columns) of each
+    image, faded out at its edges: at most 16 XY planes in direction ``"lateral"``, or 32 XZ and 32 YZ sections in
+    ``"axial"``. There are none where a voxel size is unknown, or where an axis of the sections has fewer than 16
+    voxels. A ValueError says where the shapes differ.
     """
     shapes = {image.shape for image in images}
     if len(shapes) > 1 or len(images[0].shape) not in (2, 3):
