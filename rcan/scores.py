@@ -22,7 +22,6 @@ References
 """
 
 import numpy as np
-from scipy import ndimage
 
 from rcan.intensity import match_affine
 
@@ -68,6 +67,7 @@ def ssim_map(gt, restored):
 
     Its mean is that of `rcan.losses.ssim`, which is much slower on a processor.
     """
+    from scipy import ndimage  # takes longer to import than a folder of kept scores to print
 
     def average(image):
         for axis, size in enumerate(gt.shape[:-1]):

@@ -77,6 +77,23 @@ def test_a_module_imports_only_from_modules_above_it(path):
     assert imported_modules(path) <= set(chain[: chain.index(module_of(path))])
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES}
+    imports = {
+        names[path]: {
+            module
+            for name in imported_names(path)
+            for module in (name, name.rpartition(".")[0])
+            if module in names.values()
+        }
+        for path in MODULES
+    }
+    while free := [module for module, needed in imports.items() if not needed & imports.keys() - {module}]:
+        for module in free:
+            del imports[module]
+    assert not imports  # what is left imports each other
+
+
 def test_every_module_has_a_place_in_the_chain():
     assert {module_of(path) for path in MODULES} <= {*CHAIN, *ON_TOP}
 
