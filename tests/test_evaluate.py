@@ -15,7 +15,7 @@ from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 
 import rcan
-from rcan.assess import evaluation as study
+from rcan.assess import network as study
 from rcan.assess import subjects
 from rcan.assess.intervals import bootstrap_interval, score_blocks
 from rcan.assess.quantification import local_error

@@ -62,7 +62,7 @@ def run_evaluation(options):
     find_model(options.model_dir)
     _check_output(options.output, options.overwrite)
     # which import Keras
-    from rcan.assess.evaluation import evaluate_network, load_network, open_subjects
+    from rcan.assess.network import evaluate_network, load_network, open_subjects
     from rcan.assess.subjects import pair_images
     from rcan.report.evaluation import write_evaluation_report
     from rcan.report.text import format_evaluation

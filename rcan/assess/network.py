@@ -1,4 +1,4 @@
-"""The evaluation of a network as a whole: scores, null tests and the spread of its ensemble."""
+"""A network judged as a whole: scores, null tests and the spread of its ensemble."""
 
 import math
 import os
