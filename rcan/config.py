@@ -86,6 +86,13 @@ Axes = Annotated[str, AfterValidator(_check_axes)]
 Count = Annotated[int, Field(ge=1)]
 
 
+Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]  # auto, or a policy of Keras
+PRECISION_HELP = (
+    "what the network is computed in: auto is bfloat16 where the processor or the GPU has it and this network hardly "
+    "changes with it, else float32"
+)
+
+
 class Config(Settings):
     """All settings of a training run; the descriptions of the fields say what each means."""
 
@@ -152,8 +159,10 @@ class Config(Settings):
     devices: Annotated[str, BeforeValidator(read_devices)] = option(
         "auto", "auto (all GPUs, or the CPU), cpu, or a number of GPUs"
     )
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = option(
-        "float32", "of the computation; the mixed ones are for GPUs, the output stays float32"
+    precision: Precision = option(
+        "auto",
+        "what to compute in: auto is bfloat16 where the processor or the GPU has it, else float32; weights and output "
+        "stay float32",
     )
     jit_compile: bool = option(False, "compile the training step with XLA")
 

@@ -112,8 +112,8 @@ def build_rcan(
     x = residual_in_residual(conv3(x, num_channels))
     for factors in _upscaling_stages(upscaling or (1,) * ndim):
         x = shuffle(factors)(conv3(x, num_channels * math.prod(factors)))
-    x = conv3(x, num_output_channels, dtype="float32")  # whatever the precision of the others
-    x = rescale(0.5, offset=0.5, dtype="float32")(x)  # [-1, 1] -> [0, 1]
+    x = conv3(x, num_output_channels)
+    x = rescale(0.5, offset=0.5)(x)  # [-1, 1] -> [0, 1]
     return keras.Model(inputs, x, name="rcan")
 
 

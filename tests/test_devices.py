@@ -72,6 +72,14 @@ def test_several_devices_write_the_history_of_one(runs, devices):
         np.testing.assert_allclose(several[name], one[name], rtol=1e-4)
 
 
+def test_several_devices_in_bfloat16_train_the_network_of_one_within_rounding(config_file, tmp_path):
+    for devices in (1, 2):
+        flags = ("--devices", devices, "--batch_size", 2 // devices, "--precision", "mixed_bfloat16")
+        train_on_several("-c", config_file, "-o", tmp_path / str(devices), *flags)
+    for one, several in zip(*(weights_of(tmp_path / name) for name in "12"), strict=True):
+        np.testing.assert_allclose(several, one, atol=1e-3)
+
+
 def test_moving_average_on_two_devices_is_that_of_one(config_file, tmp_path):
     for devices in (1, 2):
         flags = ("--devices", devices, "--batch_size", 2 // devices, "--steps_per_epoch", 3 * devices)
@@ -99,11 +107,11 @@ def test_more_devices_than_there_are_is_an_error_with_their_number(config_file):
         train(config)
 
 
+@pytest.mark.filterwarnings("ignore:precision mixed")
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_a_network_of_full_precision(config_file, tmp_path, precision):
     values = {"precision": precision, "output_dir": str(tmp_path / "run"), "epochs": 1}
-    with pytest.warns(UserWarning, match="many times slower than float32 on a CPU"):
-        run_dir = train(Config.checked({**json.loads(config_file.read_text()), **values}))
+    run_dir = train(Config.checked({**json.loads(config_file.read_text()), **values}))
     model = keras.saving.load_model(run_dir / "best.keras")
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert np.isfinite(history_of(run_dir)["loss"])

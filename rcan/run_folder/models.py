@@ -10,7 +10,7 @@ from rcan.run_folder.record import TrainingRecord
 
 __all__ = ["add_to_record", "digest_model", "find_model", "has_record", "load_model", "read_record", "save_model"]
 
-_ADDED = ("spread", "trusted_range")  # keys that are found out after the training
+_ADDED = ("bfloat16_check", "spread", "trusted_range")  # keys that are found out after the training
 
 
 def save_model(model, path):
@@ -98,8 +98,8 @@ def has_record(model_dir):
 def add_to_record(model_dir, name, facts):
     """Add to the `training.json` beside a model what was found out after its training, with the digest of the model.
 
-    `name` is ``"spread"`` with `facts` a SpreadRecord, or ``"trusted_range"`` with a TrustedRange. An OSError if there
-    is no such file, or it cannot be written.
+    `name` is ``"bfloat16_check"`` with `facts` a PrecisionCheck, ``"spread"`` with a SpreadRecord, or
+    ``"trusted_range"`` with a TrustedRange. An OSError if there is no such file, or it cannot be written.
     """
     path = find_model(model_dir).with_name("training.json")
     facts = facts.model_copy(update={"model": digest_model(model_dir)})

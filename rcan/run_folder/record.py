@@ -1,8 +1,8 @@
 """What is known of a trained network: `training.json`, typed.
 
-The training writes what it learned from and how. Studies of the finished network add what they find out: `spread` by
-`rcan evaluate`, `trusted_range` by `rcan limits`. Each carries the digest of its network, as a training that goes on
-makes another one.
+The training writes what it learned from and how, and in the end `bfloat16_check`. Studies of the finished network add
+what they find out: `spread` by `rcan evaluate`, `trusted_range` by `rcan limits`. Each carries the digest of its
+network, as a training that goes on makes another one.
 """
 
 import os
@@ -13,7 +13,7 @@ from rcan.config import DEFAULT_PERCENTILES
 from rcan.fingerprint.records import FINGERPRINT_VERSION, TrainingFingerprint, TrustedRange
 from rcan.records import Record
 
-__all__ = ["PairRecord", "SpreadRecord", "TrainingRecord"]
+__all__ = ["PairRecord", "PrecisionCheck", "SpreadRecord", "TrainingRecord"]
 
 RECORD_VERSION = 1
 _FINGERPRINT_KEYS = ("training_fingerprint", "seen")  # the second one until version 0.1.0
@@ -51,12 +51,21 @@ class SpreadRecord(Record):
     model: str | None = None  # digest of the network
 
 
+class PrecisionCheck(Record):
+    """How far the output of a network in bfloat16 is from that in float32, on validation patches."""
+
+    difference: float  # root mean square, in units of the error in float32
+    num_voxels: int
+    model: str | None = None  # digest of the network
+
+
 class TrainingRecord(Record):
     """What is known of a trained network; of a model file alone, the defaults."""
 
     version: int = RECORD_VERSION
     versions: dict[str, str] = Field(default_factory=dict)  # of this package, Python and others
     seed: int | None = None
+    precision: str | None = None  # policy of Keras that it was trained under; unset by version 0.1.0
     percentiles: tuple[float, float] = DEFAULT_PERCENTILES  # of a volume, that became 0 and 1
     patch_shape: tuple[int, ...] | None = None  # (Z, Y, X) or (Y, X)
     upscaling: tuple[int, ...] | None = None  # voxels of the ground truth for each raw voxel
@@ -65,6 +74,7 @@ class TrainingRecord(Record):
     training_fingerprint: TrainingFingerprint | None = Field(  # of the raw volumes; of this version alone
         None, validation_alias=AliasChoices(*_FINGERPRINT_KEYS)
     )
+    bfloat16_check: PrecisionCheck | None = None
     spread: SpreadRecord | None = None
     trusted_range: TrustedRange | None = None
 

@@ -19,6 +19,7 @@ _MAY_CHANGE = {  # keys that a run may go on with other values of; the rest woul
     "cache_gb",
     "devices",
     "jit_compile",
+    "precision",
     "test_data_dir",
     "test_image_pairs",
 }
@@ -38,10 +39,14 @@ def describe_resumed_run(config, data):
     """Write the configuration that a run goes on with, and what an earlier version has not measured."""
     run_dir = Path(config.output_dir)
     path = run_dir / "training.json"
-    if not TrainingRecord.load(path).training_fingerprint:
-        earlier = {key: value for key, value in read_json(path).items() if key != "seen"}
-        fingerprint = _measure_fingerprint(data).model_dump(mode="json")
-        write_json(path, {**earlier, "training_fingerprint": fingerprint})
+    record = TrainingRecord.load(path)
+    changed = {"precision": config.precision} if record.precision != config.precision else {}
+    if not record.training_fingerprint:
+        changed["training_fingerprint"] = _measure_fingerprint(data).model_dump(mode="json")
+    if changed:
+        outdated = "seen" if "training_fingerprint" in changed else None  # the name of an earlier version
+        kept = {key: value for key, value in read_json(path).items() if key != outdated}
+        write_json(path, {**kept, **changed})
     write_json(run_dir / "config.json", _as_json(config))
 
 
@@ -105,6 +110,7 @@ def _describe_training(config, data, fingerprint=None):
     return TrainingRecord(
         versions=list_versions("keras", "tensorflow", "numpy", "tifffile"),
         seed=config.seed,
+        precision=config.precision,
         percentiles=config.percentiles,
         patch_shape=config.patch_shape,
         upscaling=data.training[0].upscaling,

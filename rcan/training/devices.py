@@ -1,15 +1,17 @@
 """Devices that a run computes on: one or several, of one machine or several."""
 
 import contextlib
+import functools
 import json
 import os
-import warnings
 
-from rcan.keras_setup import keras, tf
+from rcan.hardware import ChosenPrecision
+from rcan.keras_setup import tf
+from rcan.precision import choose_precision
 
 
-def choose_strategy(devices, precision):
-    """Make the distribution strategy for the `devices` and the `precision` of a configuration.
+def choose_strategy(devices):
+    """Make the distribution strategy for the `devices` of a configuration.
 
     To be called before TensorFlow computes anything. One device gets TensorFlow's default strategy; where
     ``TF_CONFIG`` names a cluster, the strategy is one of several machines. A ValueError if there are fewer devices
@@ -18,8 +20,6 @@ def choose_strategy(devices, precision):
     if devices == "cpu":
         tf.config.set_visible_devices([], "GPU")
     kind = "GPU" if tf.config.list_physical_devices("GPU") and devices != "cpu" else "CPU"
-    if kind == "CPU" and precision != "float32":
-        warnings.warn(f"precision {precision} is many times slower than float32 on a CPU.", stacklevel=2)
     if _tf_config().get("cluster"):
         return tf.distribute.MultiWorkerMirroredStrategy()
     names = [device.name for device in tf.config.list_logical_devices(kind)]
@@ -50,6 +50,38 @@ def is_cluster(strategy):
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
+def choose_common_precision(asked, strategy):
+    """Choose what all devices of a strategy compute in, as `rcan.precision.choose_precision`.
+
+    Of several machines, all take float32 where one of them would.
+    """
+    num_gpus = len(tf.config.list_logical_devices("GPU"))
+    chosen = choose_precision(asked, on_gpu=num_gpus > 0, num_gpus=num_gpus)
+    if asked != "auto" or not is_cluster(strategy):
+        return chosen
+    num_lower = sum_over_devices(strategy, float(chosen.name != "float32"))
+    if 0 < num_lower < strategy.num_replicas_in_sync:
+        return ChosenPrecision("float32", "not all machines compute in bfloat16 fast")
+    return chosen
+
+
+def sum_over_devices(strategy, number):
+    """Sum of a number over all devices of all machines, each of which calls this at once."""
+    return float(_adder(strategy)(tf.constant(number)))
+
+
+@functools.cache
+def _adder(strategy):
+    """The function of TensorFlow that adds, made and traced once."""
+
+    @tf.function
+    def add(number):
+        numbers = strategy.run(tf.identity, args=(number,))
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
+
+    return add
+
+
 def is_chief():
     """Whether this process writes files: the only one, or the first of several."""
     task = _tf_config().get("task", {})
@@ -70,14 +102,3 @@ def report_lost_machine(strategy, run_dir):
             f"another machine of the cluster has stopped or cannot be reached ({type(failure).__name__}). Start "
             f"the command on all machines again, with --resume: {run_dir} keeps the last state."
         ) from failure
-
-
-@contextlib.contextmanager
-def dtype_policy(name):
-    """Build layers with a policy of Keras, such as ``mixed_bfloat16``."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -3,14 +3,17 @@
 from pathlib import Path
 
 from rcan.atomic_io import write_table
+from rcan.config import load_config
+from rcan.hardware import ChosenPrecision
 from rcan.model import build_rcan
 from rcan.run_folder.checkpoints import load_checkpoint
 from rcan.run_folder.layout import check_run_dir
-from rcan.run_folder.models import load_model
+from rcan.run_folder.models import add_to_record, load_model
 from rcan.run_folder.state import RunState
+from rcan.training.bfloat16 import compare_with_bfloat16
 from rcan.training.callbacks import RunWriter
 from rcan.training.description import check_resumable, describe_new_run, describe_resumed_run
-from rcan.training.devices import choose_strategy, is_chief
+from rcan.training.devices import choose_common_precision, choose_strategy, is_chief
 from rcan.training.forecast import forecast
 from rcan.training.loop import Loop
 from rcan.training.run_data import make_samplers, open_data, resolve_config
@@ -46,17 +49,18 @@ def train(config, data=None, *, overwrite=False, resume=False):
     """
     check_run_dir(config.output_dir, overwrite=overwrite or resume)
     run_dir = Path(config.output_dir)
-    strategy = choose_strategy(config.devices, config.precision)  # before TensorFlow computes anything
+    strategy = choose_strategy(config.devices)  # before TensorFlow computes anything
     data = data or open_data(config, resume=resume)
-    config = resolve_config(config, data)
     checkpoint = load_checkpoint(run_dir, repair=is_chief()) if resume else None
+    precision = _choose_precision(config, strategy, is_new=not checkpoint)
+    config = resolve_config(config, data, precision.name)
     if checkpoint:
         check_resumable(config, data, checkpoint.state)
     else:
         check_run_dir(run_dir, overwrite=overwrite)
     sampler, validation_sampler = make_samplers(config, data)
     learner = _make_learner(config, data.training[0], strategy, is_new=not checkpoint)
-    print(forecast(config, data, sampler, learner), flush=True)
+    print(f"{precision}\n{forecast(config, data, sampler, learner)}", flush=True)
     state = _go_on(config, learner, checkpoint) if checkpoint else RunState(epochs=config.epochs)
     writer = None
     if is_chief():
@@ -66,7 +70,18 @@ def train(config, data=None, *, overwrite=False, resume=False):
         else:
             describe_new_run(config, data, overwrite=overwrite)
     Loop(config, learner, sampler, validation_sampler, state=state, writer=writer).run()
+    if is_chief():
+        check = compare_with_bfloat16(load_model(run_dir)[0], validation_sampler or sampler)
+        add_to_record(run_dir, "bfloat16_check", check)
     return run_dir
+
+
+def _choose_precision(config, strategy, *, is_new):
+    """Choose what to compute in; a run goes on in that which it began with."""
+    if is_new or config.precision != "auto":
+        return choose_common_precision(config.precision, strategy)
+    earlier = load_config(Path(config.output_dir) / "config.json").precision
+    return ChosenPrecision(earlier, "as the run began")
 
 
 def _make_learner(config, pair, strategy, *, is_new):

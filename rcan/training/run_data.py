@@ -78,9 +78,10 @@ def _warn_of_overlap(training, test):
         )
 
 
-def resolve_config(config, data):
-    """Put into a configuration what depends on the data: percentiles, and a patch shape that fits all volumes."""
-    update = {"patch_shape": _fit_patch_shape(config, data.training), "percentiles": data.percentiles}
+def resolve_config(config, data, precision):
+    """Put into a configuration what was found out: percentiles, a patch shape that fits all volumes, a precision."""
+    patch_shape = _fit_patch_shape(config, data.training)
+    update = {"patch_shape": patch_shape, "percentiles": data.percentiles, "precision": precision}
     return config.model_copy(update=update)
 
 

@@ -5,7 +5,7 @@ import itertools
 from rcan.config import parse_loss
 from rcan.keras_setup import keras, ops, tf
 from rcan.losses import METRICS, weighted_loss
-from rcan.training.devices import dtype_policy
+from rcan.precision import with_precision
 from rcan.training.gradient import has_fast_stock_gradient, use_fast_gradient
 
 
@@ -13,7 +13,8 @@ class Learner:
     """A network, and all that changes its weights.
 
     `build` builds the network: once for the one that is saved, `network`, which is float32 and on one device, and
-    once, under the policy of `precision`, for the one that is trained. `weights` are those to begin with.
+    once, to be computed in the precision of the configuration, for the one that is trained. `weights` are those to
+    begin with.
     """
 
     def __init__(self, build, config, strategy, *, weights=None):
@@ -25,8 +26,7 @@ class Learner:
         self._loss = weighted_loss(parse_loss(config.loss))
         self._measures = {name: METRICS[name] for name in config.metrics}
         with strategy.scope():
-            with dtype_policy(config.precision):
-                self._model = build()
+            self._model = with_precision(build(), config.precision)
             self._model.set_weights(self.network.get_weights())
             if not (tf.config.list_logical_devices("GPU") or has_fast_stock_gradient()):
                 use_fast_gradient(self._model)

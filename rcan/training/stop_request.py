@@ -4,8 +4,7 @@ import signal
 import threading
 
 from rcan.failures import Terminated
-from rcan.keras_setup import tf
-from rcan.training.devices import is_cluster
+from rcan.training.devices import is_cluster, sum_over_devices
 
 _EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
@@ -38,12 +37,7 @@ class StopRequest:
         is_asked = self._signal is not None
         if not is_cluster(self._strategy):
             return is_asked
-        return float(self._sum_over_machines(tf.constant(float(is_asked)))) > 0
-
-    @tf.function
-    def _sum_over_machines(self, number):
-        numbers = self._strategy.run(tf.identity, args=(number,))
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
+        return sum_over_devices(self._strategy, float(is_asked)) > 0
 
     def exception(self, message):
         """Exception of the signal, with a message; that of Ctrl-C where another machine got the signal."""
