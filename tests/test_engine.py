@@ -99,7 +99,7 @@ def test_free_memory_is_that_of_the_fullest_gpu_in_use(monkeypatch, visible, ask
         commands.append(command)
         return SimpleNamespace(stdout="512\n256\n1\n")
 
-    monkeypatch.setattr("rcan.restoration.engine.subprocess.run", answer)
+    monkeypatch.setattr("rcan.hardware.subprocess.run", answer)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

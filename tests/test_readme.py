@@ -42,7 +42,9 @@ def test_python_example_restores_what_apply_restores(tmp_path, monkeypatch):
     code = re.search(r"^In Python:\n\n```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)[1]
     names = {}
     exec(code, names)
-    assert main(shlex.split("apply -m runs/sample -i sample/test/raw/mixture_000.tif -o out.tif")) == 0
+    assert (
+        main(shlex.split("apply -m runs/sample -i sample/test/raw/mixture_000.tif -o out.tif --precision float32")) == 0
+    )
     expected = tifffile.imread("out.tif")
     np.testing.assert_allclose(names["restored"][..., 0], expected, atol=1e-3 * np.ptp(expected))
 

@@ -12,8 +12,11 @@ from rcan.assess.records import Evaluation, EvaluationImages, NetworkFacts
 from rcan.assess.subjects import find_subjects
 from rcan.assess.volumes import FEWEST_VOLUMES, evaluate_subject, sum_up
 from rcan.atomic_io import list_versions
+from rcan.hardware import ChosenPrecision
+from rcan.precision import with_precision
 from rcan.progress import Progress
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
+from rcan.restoration.setup import choose_for_devices
 from rcan.restoration.tiled import TiledRestorer
 from rcan.run_folder.models import digest_model, find_model, load_model
 from rcan.run_folder.record import TrainingRecord
@@ -31,23 +34,26 @@ class LoadedNetwork:
     model_dir: Path
     record: TrainingRecord
     num_parameters: int
+    precision: ChosenPrecision
     engine: KerasEngine
     restorer: TiledRestorer
     ensemble: int | None
 
 
-def load_network(model_dir, *, ensemble=None, devices="auto"):
+def load_network(model_dir, *, ensemble=None, devices="auto", precision="auto"):
     """Load a run folder or ``.keras`` file, to restore with the mean over `ensemble` symmetries where that is given.
 
     A ValueError or OSError says why the network cannot be loaded, or the ensemble does not fit it.
     """
     model, record = load_model(model_dir)
     names = find_devices(devices)
+    chosen = choose_for_devices(precision, record, names)
+    model = with_precision(model, chosen.name)
     engine = KerasEngine(model, names)
     restorer = TiledRestorer(
         Ensemble(engine, ensemble) if ensemble else engine, max_voxels=voxels_within_memory(model, names)
     )
-    return LoadedNetwork(Path(model_dir), record, model.count_params(), engine, restorer, ensemble)
+    return LoadedNetwork(Path(model_dir), record, model.count_params(), chosen, engine, restorer, ensemble)
 
 
 def open_subjects(network, paths, *, axes=None, gt_axes=None, fwhm=None):
@@ -118,6 +124,7 @@ def evaluate_network(network, subjects, *, fwhm=None, with_calibration=True, see
             digest=digest_model(network.model_dir),
             num_parameters=network.num_parameters,
             percentiles=percentiles,
+            precision=network.precision.name,
         ),
         versions=list_versions(*_PACKAGES),
         volumes={subject.name: result for subject, result in zip(subjects, results, strict=True)},

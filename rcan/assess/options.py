@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rcan.config import Axes, Count, load_config, read_devices
+from rcan.config import PRECISION_HELP, Axes, Count, Precision, load_config, read_devices
 from rcan.options import Settings, option
 from rcan.simulation.options import Micrometres, MicroscopeOptions, PhantomKind
 
@@ -47,6 +47,7 @@ class EvaluateOptions(Settings):
     devices: Annotated[str, BeforeValidator(read_devices)] = option(
         "auto", "auto (all GPUs, or the CPU), cpu, or a number of GPUs"
     )
+    precision: Precision = option("auto", PRECISION_HELP)
     seed: int = option(0, "the same seed gives the same null images and intervals", ge=0)
 
 
@@ -96,6 +97,7 @@ class LimitsOptions(MicroscopeOptions):
     )
     photons: float = option(20, "detected photons at a voxel of full signal on the ladder of blur", gt=0)
     blur: float = option(2, "width of a point over that in the ground truth on the ladder of photons", ge=1)
+    precision: Precision = option("auto", PRECISION_HELP)
     seed: int = option(0, "the same seed gives the same phantoms, noise and intervals", ge=0)
 
     @model_validator(mode="after")

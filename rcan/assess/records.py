@@ -73,6 +73,7 @@ class NetworkFacts:
     digest: str
     num_parameters: int
     percentiles: tuple
+    precision: str  # policy of Keras that it was computed under
 
 
 @dataclass(frozen=True)

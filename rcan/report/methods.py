@@ -152,6 +152,7 @@ def describe_evaluation(evaluation):
     sentences = [
         f"The network (rcan {evaluation.versions['rcan']}; {_PAPER}) was evaluated on "
         f"{count(len(volumes), 'pair')} of raw and ground-truth images{of_them}.{parts}",
+        *_describe_precision(evaluation.model.precision),
         f"Images{restored} were compared with the ground truth, in which percentiles {low:g} and {high:g} are 0 and 1, "
         "after a least-squares affine match of intensities, by the peak signal-to-noise ratio (PSNR, data range 1), "
         "the structural similarity of volumes (SSIM, Gaussian window, doi:10.1109/TIP.2003.819861), the root mean "
@@ -191,6 +192,12 @@ def _describe_references(total):
         )
 
 
+def _describe_precision(name):
+    """What a network was computed in, where that is not float32."""
+    if name != "float32":
+        yield f"The network was computed in {name.removeprefix('mixed_')}, with a float32 first and last layer."
+
+
 def describe_limits(result):
     """Say how the limits of a network were found, and what they are, from a `LimitsResult`."""
     settings, snr, blur = result.settings, result.ladders["snr"], result.ladders["blur"]
@@ -209,6 +216,7 @@ def describe_limits(result):
         f"A point in the ground truth had a full width at half maximum of {widths} µm (ZYX). Noise was that of photons "
         f"(Poisson) over a background of {settings.background:g} photons, and of readout "
         f"({settings.read_noise:g} electrons). {settings.volumes} exposures were made at each step.",
+        *_describe_precision(settings.precision),
         "Restored images were compared with raw ones and with the best classical method for each exposure (Gaussian or "
         "median filter, Richardson–Lucy deconvolution, non-local means; setting of highest PSNR) after an affine match "
         "of intensities; a limit is where the lower end of the 95 % bootstrap interval of the mean paired difference "

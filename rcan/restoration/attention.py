@@ -33,9 +33,9 @@ def with_local_attention(model, window):
 
     def replace(layer):
         if type(layer) in pools:
-            return _WindowAverage(window, name=layer.name)
+            return _WindowAverage(window, name=layer.name, dtype=layer.dtype_policy.name)
         if type(layer) is layers.Multiply:
-            return _MultiplyInterpolated(window, name=layer.name)
+            return _MultiplyInterpolated(window, name=layer.name, dtype=layer.dtype_policy.name)
         return layer.__class__.from_config(layer.get_config())
 
     local = keras.models.clone_model(model, clone_function=replace)

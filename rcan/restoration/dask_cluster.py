@@ -45,14 +45,13 @@ class Cluster:
     """Workers that restore parts of files; a context manager.
 
     `address` is that of a scheduler, or ``"local"`` for processes of this machine, which end with the `with` block
-    and leave GPUs alone if `on_cpu`. The workers run ``work(num_processes, request)``, which returns what
-    `rcan.restoration.dask_worker.perform` does and must be importable by name without Keras. An ImportError says that
+    and leave GPUs alone if `on_cpu`. What they call must be importable by name without Keras. An ImportError says that
     Dask is not installed, a ConnectionError that no scheduler answers.
     """
 
-    def __init__(self, address, work, *, on_cpu=False):
+    def __init__(self, address, *, on_cpu=False):
         self._distributed = _import_distributed()
-        self._address, self._work, self._on_cpu = address, work, on_cpu
+        self._address, self._on_cpu = address, on_cpu
         self._num_processes = 1  # processes that share the memory of a machine
 
     def __enter__(self):
@@ -97,9 +96,23 @@ class Cluster:
             },
         )
 
-    def make_restorer(self):
-        """Let a worker load the network: a `FileRestorer` without an engine, whose parts this cluster restores."""
+    def ask_all(self, question):
+        """Call a function of no arguments on each worker there is: a list of what ``("done", answer)`` has given."""
         self._wait_for(self._submit(os.getpid))  # an adaptive cluster starts workers once there is work
+        try:
+            answers = self._client.run(question)
+        except Exception as failure:
+            raise self._cannot_begin(self._address, failure) from failure
+        return [self._unpack(answer, self._address) for answer in answers.values()]
+
+    def make_restorer(self, work):
+        """Let a worker load the network: a `FileRestorer` without an engine, whose parts this cluster restores.
+
+        The workers run ``work(num_processes, request)``, which returns what `rcan.restoration.dask_worker.perform`
+        does.
+        """
+        self._work = work
+        self._wait_for(self._submit(os.getpid))
         hosts = Counter(address.rpartition(":")[0] for address in self._workers())
         self._num_processes = max(hosts.values(), default=1)
         restorer = self._value_of(self._wait_for(self._submit(self._work, self._num_processes)))
@@ -224,10 +237,20 @@ class Cluster:
         except (OSError, CancelledError, self._distributed.TimeoutError) as failure:
             raise self._lost() from failure
         except Exception as failure:
-            raise ValueError(
-                f"{name}: a worker cannot begin ({describe_failure(failure)}). Scheduler and workers need the same "
-                "Python packages as this process."
-            ) from failure
+            raise self._cannot_begin(name, failure) from failure
+        return self._unpack((kind, value), name)
+
+    @staticmethod
+    def _cannot_begin(name, failure):
+        return ValueError(
+            f"{name}: a worker cannot begin ({describe_failure(failure)}). Scheduler and workers need the same Python "
+            "packages as this process."
+        )
+
+    @staticmethod
+    def _unpack(answer, name):
+        """What a worker has answered, or the exception that it tells of."""
+        kind, value = answer
         if kind == "done":
             return value
         raise (TileTooLarge if kind == "memory" else ValueError)(value if name in value else f"{name}: {value}")

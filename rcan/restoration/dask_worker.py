@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rcan.failures import describe_failure
+from rcan.run_folder.models import read_record
 
-__all__ = ["RemoteEngine", "perform", "work"]
+__all__ = ["RemoteEngine", "choose_precision", "perform", "work"]
 
 
 class RemoteEngine(NamedTuple):
@@ -21,6 +22,18 @@ class RemoteEngine(NamedTuple):
 
     factors: tuple
     num_channels: tuple
+
+
+def choose_precision(options):
+    """What this machine would compute the network in: ``"done"`` and a `ChosenPrecision`, or as `perform`."""
+    try:
+        from rcan.restoration.engine import find_devices
+        from rcan.restoration.setup import choose_for_devices
+
+        devices = find_devices(options.devices)
+        return "done", choose_for_devices(options.precision, read_record(options.model_dir), devices)
+    except Exception as failure:
+        return "failed", f"{describe_failure(failure)} (on {platform.node()})"
 
 
 def work(options, model_signature, num_processes, request=None):

@@ -3,18 +3,17 @@
 import contextlib
 import itertools
 import math
-import os
 import queue
-import subprocess
 
 import numpy as np
 
+from rcan.hardware import query_gpus
 from rcan.keras_setup import keras
 from rcan.memory import free_memory
 
 __all__ = ["Ensemble", "KerasEngine", "find_devices", "is_out_of_memory", "upscaling_of", "voxels_within_memory"]
 
-MAPS = 8  # feature maps of all channels that a forward pass holds at a time, at most: measured
+MAPS = 8  # feature maps of all channels that a forward pass holds at a time, at most: `benchmarks/memory.py`
 SHARE_OF_FREE_MEMORY = 0.5
 SMALLEST_TILE = 2**12  # voxels; where memory does not even hold this, it is not the tile that is too large
 MAX_TILE_VOXELS = 2**22  # larger tiles save little, and each is a step of the progress
@@ -62,8 +61,13 @@ def voxels_within_memory(model, devices):
     """
     on_cpu = devices[0].startswith("cpu")
     num_bytes = free_memory() / len(devices) if on_cpu else _free_gpu_memory(len(devices))
-    num_voxels = SHARE_OF_FREE_MEMORY * num_bytes / (MAPS * 4 * _widest_map(model))
+    num_voxels = SHARE_OF_FREE_MEMORY * num_bytes / (MAPS * _bytes_of_value(model) * _widest_map(model))
     return min(max(2 ** int(math.log2(max(num_voxels, 1))), SMALLEST_TILE), MAX_TILE_VOXELS)
+
+
+def _bytes_of_value(model):
+    """Bytes of a value of the feature maps that most layers make: the first and the last one may be float32."""
+    return min(2 if layer.compute_dtype.endswith("float16") else 4 for layer in model.layers)
 
 
 def _widest_map(model):
@@ -75,14 +79,7 @@ def _widest_map(model):
 
 def _free_gpu_memory(num_devices):
     """Free bytes of the fullest of the first GPUs that this process sees."""
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        query.append(f"--id={visible}")
-    try:
-        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
-        return 2**20 * min(map(int, lines[:num_devices]))
-    except (OSError, ValueError, subprocess.CalledProcessError):
-        return ASSUMED_GPU_BYTES
+    return 2**20 * min(query_gpus("memory.free")[:num_devices], default=ASSUMED_GPU_BYTES / 2**20)
 
 
 def is_out_of_memory(failure):

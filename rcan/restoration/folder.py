@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rcan.atomic_io import file_signature, other_writers, remove_stale_partials
 from rcan.failures import UsageError, describe_failure
@@ -118,11 +119,17 @@ class FolderRestoration:
     @contextmanager
     def loaded_restorer(self, jobs):
         """Load the network; refuse to replace its training data, and say what is not known of it."""
-        with _open_restorer(self.options) as restorer:
+        options = self.options
+        goes_on = options.precision == "auto" and not options.overwrite and self._folder.is_in_float32()
+        if goes_on:
+            options = options.model_copy(update={"precision": "float32"})
+        with _open_restorer(options) as restorer:
             record = read_record(self.options.model_dir)
             self._training_files = record.real_paths()
             for job in jobs:
                 self._check_training_files(job)
+            precision = restorer.settings.precision
+            print(precision._replace(reason="as the images that are there") if goes_on else precision, flush=True)
             if self.options.uncertainty:
                 print(describe_uncertainty(self.options, record), flush=True)
             if not record.training_fingerprint:
@@ -190,7 +197,7 @@ class FolderRestoration:
                     f"{path} is being written by another call ({partials[0].name}): wait for it, or remove that file "
                     "if nobody writes it any more."
                 )
-        origin = self._folder.describe_origin(job)
+        origin = self._folder.describe_origin(job, restorer.settings.precision.name)
         if not self.options.overwrite and self._folder.has_images(job):
             self._skip(job)
         else:
@@ -243,10 +250,13 @@ def _open_restorer(options):
         yield load_restorer(options)
         return
     from rcan.restoration.dask_cluster import Cluster
-    from rcan.restoration.dask_worker import work
+    from rcan.restoration.dask_worker import choose_precision, work
 
     for_workers = options.model_copy(update={"model_dir": options.model_dir.absolute()})
     signature = tuple(file_signature(find_model(options.model_dir)))
-    task = functools.partial(work, for_workers, signature)
-    with Cluster(options.scheduler, task, on_cpu=options.devices == "cpu") as cluster:
-        yield cluster.make_restorer()
+    with Cluster(options.scheduler, on_cpu=options.devices == "cpu") as cluster:
+        choices = cluster.ask_all(functools.partial(choose_precision, for_workers))
+        chosen = next((choice for choice in choices if choice.name == "float32"), choices[0])
+        for_workers = for_workers.model_copy(update={"precision": chosen.name})
+        restorer = cluster.make_restorer(functools.partial(work, for_workers, signature))
+        yield replace(restorer, settings=replace(restorer.settings, precision=chosen))

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from rcan.atomic_io import file_signature, report_errors_as
 
-__all__ = ["Manifest"]
+__all__ = ["KEYS_OF_IMAGES", "Manifest"]
 
 _NAME = "manifest.jsonl"
+KEYS_OF_IMAGES = ("format", "ground_truth")  # settings that the images of a call may differ in
 _KEYS = {"output", "state", "input", "input_state", "settings"}  # the states are file signatures
 
 
@@ -63,7 +64,7 @@ class Manifest:
         entry = self.entry(output_path)
         if not entry:
             return "foreign"
-        if entry["settings"] != settings:
+        if not _agree(entry["settings"], settings):
             return "other settings"
         same_path = entry["input"] == os.path.realpath(raw_path)
         return "done" if same_path and entry["input_state"] == file_signature(raw_path) else "outdated"
@@ -73,10 +74,22 @@ class Manifest:
         entry = self.entry(output_path)
         if not entry:
             return ""
-        earlier = entry["settings"]
+        earlier = _with_precision(entry["settings"])
+        settings = {"precision": earlier["precision"], **settings}
         differences = ["another network"] if earlier.get("model") != settings["model"] else []
         changed = [key for key in sorted({*earlier, *settings} - {"model"}) if earlier.get(key) != settings.get(key)]
         return ", ".join([*differences, *(f"{key} {_shown(earlier.get(key, 'not given'))}" for key in changed)])
+
+    def newest_precision(self, settings):
+        """Precision of the newest output that was made with the same settings; None if there is none."""
+
+        def of_call(each):
+            return {key: value for key, value in each.items() if key not in ("precision", *KEYS_OF_IMAGES)}
+
+        entries = (entry for entries in self._entries.values() for entry in entries)
+        made = [entry for entry in entries if of_call(entry["settings"]) == of_call(settings)]
+        newest = max(made, key=lambda entry: entry.get("time", ""), default=None)
+        return newest and _with_precision(newest["settings"])["precision"]
 
     def append(self, origin, output_path, present_path, facts=()):
         """Add an output that is complete and still has its partial name, `present_path`.
@@ -101,6 +114,17 @@ class Manifest:
             file.flush()
             os.fsync(file.fileno())
         self._read()
+
+
+def _with_precision(made):
+    """Settings of an entry; version 0.1.0 computed in float32 alone and did not say so."""
+    return {"precision": "float32", **made}
+
+
+def _agree(made, settings):
+    """Whether an output was made with settings; where these leave the precision open, with any."""
+    made = _with_precision(made)
+    return made == {"precision": made["precision"], **settings}
 
 
 def _shown(value):

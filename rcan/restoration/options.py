@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rcan.config import Axes, Count, read_devices
+from rcan.config import PRECISION_HELP, Axes, Count, Precision, read_devices
 from rcan.options import Settings, option
 
 __all__ = ["RestoreOptions", "describe_uncertainty"]
@@ -94,6 +94,7 @@ class RestoreOptions(Settings):
     devices: Annotated[str, BeforeValidator(read_devices)] = option(
         "auto", "auto (all GPUs, or the CPU), cpu, or a number of GPUs"
     )
+    precision: Precision = option("auto", PRECISION_HELP)
     scheduler: str | None = option(
         None,
         "address of a Dask cluster whose machines restore parts of the image at once, or local for processes of this "

@@ -74,14 +74,18 @@ class OutputFolder:
             settings["ground_truth"] = _identify(job.gt)
         return settings
 
-    def describe_origin(self, job):
+    def is_in_float32(self):
+        """Whether the images that are there, made with the settings of this call, were computed in float32."""
+        return bool(self._manifest) and self._manifest.newest_precision(self._settings) == "float32"
+
+    def describe_origin(self, job, precision):
         """What the outputs of a job will be made of, for the manifest: to be asked before the image is read."""
         if not self._manifest:
             return {}
         return {
             "input": os.path.realpath(job.raw),
             "input_state": file_signature(job.raw),
-            "settings": self._settings_of(job),
+            "settings": {**self._settings_of(job), "precision": precision},
         }
 
     def add(self, origin, path, present_path, facts=()):
@@ -118,4 +122,5 @@ def _deciding_settings(options):
     return {
         "model": digest_model(options.model_dir),
         **{name: value for name, value in values.items() if value is not None and value is not False},
+        **({"precision": options.precision} if options.precision != "auto" else {}),
     }

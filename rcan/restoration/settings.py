@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rcan.config import DEFAULT_PERCENTILES
+from rcan.hardware import FLOAT32, ChosenPrecision
 
 __all__ = ["CACHE_BYTES", "RestoreSettings"]
 
@@ -21,6 +22,7 @@ class RestoreSettings:
     axes: str | None = None  # of the input, where its metadata is wrong
     gt_axes: str | None = None
     channels: tuple | None = None  # of the input, to restore; all where None
+    precision: ChosenPrecision = FLOAT32  # that the network is computed in
     bits: int = 32  # of an output value: 32 float32, 16 uint16, 8 uint8
     as_channels: bool = False  # write raw, restored and ground truth as channels, normalised
     rescale: bool = False  # match the result to the ground truth, and write it in its unit

@@ -3,6 +3,7 @@
 import numpy as np
 
 from rcan.io.cache import limit_cache
+from rcan.precision import choose_for_network, with_precision
 from rcan.restoration.attention import with_local_attention
 from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
 from rcan.restoration.file import FileRestorer
@@ -10,7 +11,7 @@ from rcan.restoration.settings import CACHE_BYTES, RestoreSettings
 from rcan.restoration.tiled import TiledRestorer
 from rcan.run_folder.models import load_model
 
-__all__ = ["load_restorer"]
+__all__ = ["choose_for_devices", "load_restorer"]
 
 
 def load_restorer(options, *, num_processes=1):
@@ -20,11 +21,13 @@ def load_restorer(options, *, num_processes=1):
     """
     limit_cache(CACHE_BYTES)
     model, record = load_model(options.model_dir)
-    settings = _choose_settings(options, record)
+    devices = find_devices(options.devices)
+    precision = choose_for_devices(options.precision, record, devices)
+    settings = _choose_settings(options, record, precision)
     _check_dimensions(options, len(model.input_shape) - 2)
+    model = with_precision(model, precision.name)
     if options.attention == "local":
         model = with_local_attention(model, _require(record.patch_shape, "--attention local"))
-    devices = find_devices(options.devices)
     engine = KerasEngine(model, devices)
     if options.ensemble:
         engine = Ensemble(engine, options.ensemble, with_spread=options.uncertainty)
@@ -37,7 +40,13 @@ def load_restorer(options, *, num_processes=1):
     return FileRestorer(tiled, settings)
 
 
-def _choose_settings(options, record):
+def choose_for_devices(asked, record, devices):
+    """Choose what the network of a `TrainingRecord` is computed in on devices of `find_devices`."""
+    on_gpu = devices[0].startswith("gpu")
+    return choose_for_network(asked, record.bfloat16_check, on_gpu=on_gpu, num_gpus=len(devices))
+
+
+def _choose_settings(options, record, precision):
     percentiles = options.choose_percentiles(record)
     if percentiles[0] >= percentiles[1]:
         raise ValueError(f"percentiles {percentiles[0]:g} and {percentiles[1]:g}: --p_min must be below --p_max.")
@@ -57,6 +66,7 @@ def _choose_settings(options, record):
         axes=options.axes,
         gt_axes=options.gt_axes,
         channels=options.channels,
+        precision=precision,
         bits=options.bpp,
         as_channels=options.compare,
         rescale=options.rescale,

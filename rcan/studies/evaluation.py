@@ -69,7 +69,10 @@ def run_evaluation(options):
 
     limit_cache(_CACHE_BYTES)
     paths = pair_images(options.input, options.ground_truth, options.repeat)
-    network = load_network(options.model_dir, ensemble=options.ensemble, devices=options.devices)
+    network = load_network(
+        options.model_dir, ensemble=options.ensemble, devices=options.devices, precision=options.precision
+    )
+    print(network.precision, flush=True)
     subjects = open_subjects(network, paths, axes=options.axes, gt_axes=options.gt_axes, fwhm=options.fwhm)
     evaluation, images = evaluate_network(
         network,

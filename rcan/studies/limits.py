@@ -70,8 +70,12 @@ def run_limits(options):
     _warn_of_learned(record, tested or [])
     settings = _make_settings(options, record, learned, tested)
     _check_output(options)
-    from rcan.assess.limits.tables import format_ladder  # which imports Keras
+    from rcan.assess.limits.networks import choose_study_precision  # which import Keras
+    from rcan.assess.limits.tables import format_ladder
 
+    precision = choose_study_precision(options, record)
+    settings = settings.model_copy(update={"precision": precision.name})
+    print(precision, flush=True)
     with each_warning_once(), _told_how_to_go_on(options):
         result, shown = _measure(options, settings, learned, tested)
     _write_results(options, result, shown)
@@ -89,6 +93,7 @@ def _measure(options, settings, learned, tested):
     from rcan.assess.limits.networks import adapt_network, train_networks
     from rcan.assess.limits.specimens import choose_specimens
     from rcan.assess.limits.steps import choose_shown_steps, measure_steps, open_study, show_step, summarise_steps
+    from rcan.precision import with_precision
 
     ladders = {
         "snr": [Step(photons, options.blur) for photons in sorted(set(options.photon_ladder))],
@@ -98,7 +103,7 @@ def _measure(options, settings, learned, tested):
     specimens, notes = choose_specimens(options, settings, tested, options.volumes)
     num_channels = specimens[0].gt.shape[-1]
     if not options.train:  # a network that does not fit is refused before anything is replaced
-        restorer = adapt_network(load_model(options.model_dir)[0], num_channels)
+        restorer = adapt_network(with_precision(load_model(options.model_dir)[0], settings.precision), num_channels)
         restorer_of = dict.fromkeys(steps, restorer).__getitem__
     open_study(options.steps_folder, settings.as_json(), overwrite=options.overwrite)
     print("\n".join(notes), flush=True)

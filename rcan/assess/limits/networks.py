@@ -9,13 +9,18 @@ import numpy as np
 
 from rcan.assess.limits.exposures import noise_seed, take_exposure
 from rcan.assess.limits.specimens import choose_specimens
+from rcan.assess.limits.steps import SETTINGS
+from rcan.atomic_io import read_json
+from rcan.hardware import ChosenPrecision
 from rcan.io.opening import create_volume
-from rcan.restoration.engine import upscaling_of
+from rcan.precision import LARGEST_DIFFERENCE, choose_precision, with_precision
+from rcan.restoration.engine import find_devices, upscaling_of
+from rcan.restoration.setup import choose_for_devices
 from rcan.restoration.tiled import restore
 from rcan.run_folder.checkpoints import load_checkpoint
 from rcan.run_folder.models import load_model
 
-__all__ = ["adapt_network", "train_networks"]
+__all__ = ["adapt_network", "choose_study_precision", "train_networks"]
 
 _TRAINING_SERIES = 1  # of random numbers; the phantoms to test on have 0
 
@@ -37,6 +42,18 @@ def adapt_network(model, num_channels):
     if ndim == 3:
         return lambda raw: restore(model, raw)
     return lambda raw: np.stack([restore(model, plane) for plane in raw])
+
+
+def choose_study_precision(options, record):
+    """Choose what the networks of a study restore in; a study that goes on stays with what it began with."""
+    settings = options.steps_folder / SETTINGS
+    if options.precision == "auto" and settings.is_file() and not options.overwrite:
+        earlier = read_json(settings).get("precision", "float32")
+        return ChosenPrecision(earlier, "as the study began")
+    devices = find_devices("auto")[:1]
+    if options.train:  # each network is checked once it is there
+        return choose_precision(options.precision, on_gpu=devices[0].startswith("gpu"), num_gpus=1)
+    return choose_for_devices(options.precision, record, devices)
 
 
 def train_networks(steps, options, settings, paths, num_channels):
@@ -64,7 +81,14 @@ def train_networks(steps, options, settings, paths, num_channels):
                 picture, _ = take_exposure(specimen, step, settings.microscope, np.random.default_rng(seed))
                 _write(path, picture, specimen.voxel_size)
         train(config, resume=True)
-    return lambda step: adapt_network(load_model(run_dirs[step])[0], num_channels)
+
+    def restorer_of(step):
+        model, record = load_model(run_dirs[step])
+        check = record.bfloat16_check
+        is_unlike = options.precision == "auto" and (not check or check.difference > LARGEST_DIFFERENCE)
+        return adapt_network(with_precision(model, "float32" if is_unlike else settings.precision), num_channels)
+
+    return restorer_of
 
 
 def _is_finished(run_dir):

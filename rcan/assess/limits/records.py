@@ -103,6 +103,7 @@ class LimitsSettings(Record):
     fwhm: tuple[Number, Number, Number]  # of a point in the ground truth, µm, (Z, Y, X)
     percentiles: tuple[Number, Number]  # that become 0 and 1
     input: list[tuple[str, list[int]]] | None = None  # images to test on, with their signatures
+    precision: str = "float32"  # policy of Keras that networks are computed under; unset by version 0.1.0
     phantoms: str | None = None  # kind of phantom; unset for images
     voxel_size: tuple[Number, Number, Number] | None = None
     config: dict | None = None  # of the networks that are trained, without their data

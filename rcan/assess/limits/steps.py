@@ -17,9 +17,9 @@ from rcan.atomic_io import read_json, write_json
 from rcan.intensity import match_affine
 from rcan.progress import Progress
 
-__all__ = ["choose_shown_steps", "measure_steps", "open_study", "show_step", "summarise_steps"]
+__all__ = ["SETTINGS", "choose_shown_steps", "measure_steps", "open_study", "show_step", "summarise_steps"]
 
-_SETTINGS = "settings.json"
+SETTINGS = "settings.json"
 
 
 def open_study(folder, settings, *, overwrite=False):
@@ -29,8 +29,8 @@ def open_study(folder, settings, *, overwrite=False):
     FileExistsError says that it holds steps of other settings, or is not of a study.
     """
     settings = json.loads(json.dumps(settings, default=str))
-    path = folder / _SETTINGS
-    earlier = read_json(path) if path.is_file() else None
+    path = folder / SETTINGS
+    earlier = {"precision": "float32", **read_json(path)} if path.is_file() else None
     if earlier is None and folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not of this command: name another folder with -o.")
     is_begun = earlier is not None and any(part != path for part in folder.iterdir())
