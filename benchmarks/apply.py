@@ -1,6 +1,6 @@
 """How much of the time of `apply` is the network's, and how little is computed twice.
 
-    python benchmarks/apply.py [--shape 64,512,512] [--rounds 3]
+    python benchmarks/apply.py [--shape 64,512,512] [--rounds 3] [--precision auto]
 
 1. Time of the bare network over the fewest tiles that cover a volume, over the time of restoring the same volume from
    file to file (reading, normalising, blending and writing included, start-up excluded), with the default network.
@@ -105,15 +105,19 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", default="64,512,512")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="auto", help="as of apply.py")
     arguments = parser.parse_args()
     shape = tuple(map(int, arguments.shape.split(",")))
     from rcan.model import build_rcan
+    from rcan.precision import choose_precision, with_precision
 
     show_voxels()
+    chosen = choose_precision(arguments.precision, on_gpu=False)
+    print(chosen)
     tiny = build_rcan(num_channels=4, num_residual_groups=1, num_residual_blocks=1, channel_reduction=2)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        measure_efficiency("tiny network", tiny, shape, arguments.rounds, Path(folder))
-        measure_efficiency("default network", build_rcan(), shape, arguments.rounds, Path(folder))
+        for name, model in (("tiny network", tiny), ("default network", build_rcan())):
+            measure_efficiency(name, with_precision(model, chosen.name), shape, arguments.rounds, Path(folder))
 
 
 if __name__ == "__main__":

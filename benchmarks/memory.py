@@ -1,17 +1,25 @@
-"""Peak memory of a training step, with TensorFlow's gradient of Conv3D and with ours.
+"""Peak memory of a training step and of restoring a tile, in float32 and in bfloat16.
 
     python benchmarks/memory.py
 
-The default network (5 groups of 3 blocks, 32 channels) at 16x128x128, batch 1; each side in a process of its own.
-What is counted is the largest resident memory minus that before the first step.
+The default network (5 groups of 3 blocks, 32 channels) at 16x128x128, batch 1; each side in a process of its own. A
+step is done with TensorFlow's gradient of Conv3D and with ours, which is in float32 alone. What is counted is the
+largest resident memory minus that before the first step or tile. A map has 32 channels of a float32 for each voxel.
 """
 
+import math
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-PATCH_SHAPE = (16, 128, 128)
+SHAPE = (16, 128, 128)
+SIDES = {
+    "step, TensorFlow's gradient, float32": ("step", "stock", "float32"),
+    "step, TensorFlow's gradient, bfloat16": ("step", "stock", "mixed_bfloat16"),
+    "step, our gradient, float32": ("step", "fast", "float32"),
+    "tile, float32": ("tile", "", "float32"),
+    "tile, bfloat16": ("tile", "", "mixed_bfloat16"),
+}
 
 
 def peak():
@@ -20,37 +28,52 @@ def peak():
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def measure(side, *shape):
-    """Print the memory of three steps on a patch, in bytes."""
-    import numpy as np
-
+def make_step(gradient, precision, image):
+    """A training step on an image."""
     import rcan.training.steps as steps_module
     from rcan.config import Config
     from rcan.keras_setup import tf
     from rcan.model import build_rcan
 
-    steps_module.has_fast_stock_gradient = lambda: side == "stock"
+    steps_module.has_fast_stock_gradient = lambda: gradient == "stock"
     pairs = [{"raw": "a", "gt": "b"}]
-    with tempfile.TemporaryDirectory() as folder:
-        config = Config.checked({"training_image_pairs": pairs, "output_dir": folder, "metrics": []})
-        learner = steps_module.Learner(build_rcan, config, tf.distribute.get_strategy())
-        patch = tf.constant(np.random.default_rng(0).random((1, *shape, 1), np.float32))
-        before = peak()
-        for _ in range(3):
-            learner.train(patch, patch)
+    config = Config.checked({"training_image_pairs": pairs, "metrics": [], "precision": precision})
+    learner = steps_module.Learner(build_rcan, config, tf.distribute.get_strategy())
+    patch = tf.constant(image[None])
+    return lambda: learner.train(patch, patch)
+
+
+def make_tile(precision, image):
+    """A tile that is restored, the size of an image."""
+    from rcan.model import build_rcan
+    from rcan.precision import with_precision
+    from rcan.restoration.engine import KerasEngine
+
+    engine = KerasEngine(with_precision(build_rcan(), precision))
+    engine(image[:8, :8, :8])  # traced
+    return lambda: engine(image)
+
+
+def measure(kind, gradient, precision):
+    """Print the memory of three steps or tiles, in bytes."""
+    import numpy as np
+
+    image = np.random.default_rng(0).random((*SHAPE, 1), np.float32)
+    work = make_step(gradient, precision, image) if kind == "step" else make_tile(precision, image)
+    before = peak()
+    for _ in range(3):
+        work()
     print(peak() - before)
 
 
 if __name__ == "__main__":
     if "--measure" in sys.argv:
-        side, *sizes = sys.argv[2:]
-        measure(side, *map(int, sizes))
+        measure(*sys.argv[2:])
         sys.exit()
-    num_voxels = 1
-    for size in PATCH_SHAPE:
-        num_voxels *= size
-    for side in ("stock", "fast"):
-        command = [sys.executable, __file__, "--measure", side, *map(str, PATCH_SHAPE)]
+    for title, side in SIDES.items():
+        command = [sys.executable, __file__, "--measure", *side]
         num_bytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        size = f"{num_bytes / 2**30:.2f} GiB, {num_bytes / num_voxels:.0f} bytes a voxel"
-        print(f"{side}: {size}, {num_bytes / num_voxels / (4 * 32):.0f} maps of 32 channels")
+        each = num_bytes / math.prod(SHAPE)
+        print(
+            f"{title}: {num_bytes / 2**30:.2f} GiB, {each:.0f} bytes a voxel, {each / (4 * 32):.1f} maps of 32 channels"
+        )

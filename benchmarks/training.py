@@ -2,8 +2,8 @@
 
     python benchmarks/training.py
 
-1. Steps per second as `train.py` does them, with patches from the sample's files, over steps per second with one
-   batch that stays in memory: 1 means that the network never waits for data.
+1. Steps per second as `train.py` does them, in the precision that it chooses, with patches from the sample's files,
+   over steps per second with one batch that stays in memory: 1 means that the network never waits for data.
 2. Pairs of patches per second of the pipeline alone, 16x256x256 with augmentation, from uncompressed and from
    compressed files, whose decoded strips the cache may keep, and with a cache of nothing.
 3. Floating-point operations per second of the training step of the default network over those of a product of two
@@ -42,12 +42,15 @@ def make_learner(config):
 
 def measure_waiting(folder, *, rounds=9, steps=40):
     """Ratio of the steps per second with and without the pipeline, at the sample's network."""
-
     from rcan.config import load_config
+    from rcan.precision import choose_precision
     from rcan.training.batches import distribute_batches
     from rcan.training.run_data import make_samplers, open_data
 
-    config = load_config(ROOT / "config.json", {"output_dir": str(folder), "epochs": 10**4})
+    chosen = choose_precision("auto", on_gpu=False)
+    print(chosen)
+    values = {"output_dir": str(folder), "epochs": 10**4, "precision": chosen.name}
+    config = load_config(ROOT / "config.json", values)
     sampler, _ = make_samplers(config, open_data(config))
     learner = make_learner(config)
     options = {"batch_size": config.batch_size, "strategy": learner.strategy}
@@ -107,8 +110,8 @@ def measure_arithmetic(folder, *, rounds=5):
     """Operations per second of a training step and of a matrix product."""
     from rcan.config import Config
 
-    pairs = [{"raw": "a", "gt": "b"}]
-    config = Config.checked({"training_image_pairs": pairs, "output_dir": str(folder), "epochs": 10**4, "metrics": []})
+    values = {"training_image_pairs": [{"raw": "a", "gt": "b"}], "metrics": [], "precision": "float32"}
+    config = Config.checked({**values, "output_dir": str(folder), "epochs": 10**4})
     patch = np.random.default_rng(0).random((16, 64, 64, 1), np.float32)
     learner = make_learner(config)
     batch = patch[np.newaxis], patch[np.newaxis]
