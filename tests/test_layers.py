@@ -180,6 +180,12 @@ def test_scoring_a_finished_folder_again_does_not_wait_for_keras(tmp_path, write
     assert not imported & {"keras", "tensorflow"}
 
 
+def test_restoring_imports_no_library_that_it_does_not_need():
+    imported, _ = imports_of(["-c", "import rcan.restoration.setup"])
+    assert "rcan.keras_setup" in imported
+    assert not imported & {"scipy.signal", "scipy.stats", "skimage", "matplotlib", "zarr", "dask"}
+
+
 def test_applying_says_nothing_on_standard_error_that_is_not_for_the_user(tmp_path, write_tiff):
     keras.utils.set_random_seed(0)
     build_rcan(num_channels=4, num_residual_groups=1, num_residual_blocks=1).save(tmp_path / "a.keras")

@@ -14,7 +14,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from rcan.fingerprint.records import FINGERPRINT_VERSION, ChannelRange, FeatureRange, TrainingFingerprint, TrustedRange
 
@@ -190,7 +190,7 @@ def _tolerance(known, error):
     num = known.num_volumes
     error = np.clip(error or 0, known.error, _MOST_ERROR * known.error)  # few blocks scatter more than many
     spread = math.hypot((1 + 1 / num) * error, known.step)
-    quantile = stats.t.ppf(1 - _FALSE_ALARMS / 2 / len(_FEATURES), _FREEDOM * num)
+    quantile = special.stdtrit(_FREEDOM * num, 1 - _FALSE_ALARMS / 2 / len(_FEATURES))  # of Student's t
     return float(quantile * math.sqrt(1 + 1 / num) * spread)
 
 

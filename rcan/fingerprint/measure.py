@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy import fft, ndimage, signal, stats
+from scipy import fft, ndimage, special
 
 from rcan.fingerprint.noise import estimate_noise, saturated_level, smooth
 from rcan.fingerprint.records import ChannelFingerprint, Fingerprint, NoiseLevels, Spectrum
@@ -174,6 +174,11 @@ def _sum_up(blocks):
     return (edges[:-1] + edges[1:]) / 2, {key: np.array(values) for key, values in sums.items()}
 
 
+def _hann(size):
+    """Hann's window, periodic; of one sample, 1."""
+    return (0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, size + 1)))[:-1] if size > 1 else np.ones(1)
+
+
 def _power(block):
     """Power of a block, lateral and axial, in windows that overlap by half; white noise has its own variance in it.
 
@@ -188,7 +193,7 @@ def _power(block):
     shape = (depth, side, side)
     taper = np.ones(shape, np.float32)
     for axis, size in enumerate(shape):
-        taper = taper * signal.get_window("hann", size).reshape([-1 if i == axis else 1 for i in range(3)])
+        taper = taper * _hann(size).reshape([-1 if i == axis else 1 for i in range(3)])
     windows = sliding_window_view(np.asarray(block, np.float32), shape)
     windows = windows[tuple(slice(None, None, max(1, size // 2)) for size in shape)].reshape(-1, *shape)
     windows = (windows - windows.mean(axis=(1, 2, 3), keepdims=True)) * taper.astype(np.float32)
@@ -255,7 +260,7 @@ def _noise_free_range(levels, counts, noise, white):
     low, middle, high = _percentiles(levels, counts, (SIGNAL_PERCENTILES[0], 50, SIGNAL_PERCENTILES[1]))
     ends = []
     for percentile, end in zip(SIGNAL_PERCENTILES, (low, high), strict=True):
-        widened = stats.norm.ppf(percentile / 100) ** 2 * white * noise.variance(middle)
+        widened = special.ndtri(percentile / 100) ** 2 * white * noise.variance(middle)
         ends.append(math.sqrt(max((end - middle) ** 2 - widened, 0)))
     return middle - ends[0], middle + ends[1]
 

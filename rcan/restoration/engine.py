@@ -72,6 +72,8 @@ def _bytes_of_value(model):
 
 def _widest_map(model):
     """Most values that a layer makes of one voxel of the input."""
+    if set(upscaling_of(model)) == {1}:  # no map has more voxels than the input
+        return max(layer.output.shape[-1] for layer in model.layers)
     ndim, size = len(model.input_shape) - 2, 16
     fixed = keras.models.clone_model(model, input_tensors=keras.Input((*(size,) * ndim, model.input_shape[-1])))
     return max(math.prod(layer.output.shape[1:]) for layer in fixed.layers) / size**ndim
