@@ -130,10 +130,11 @@ def test_xla_trains_the_same_network(config_file, tmp_path):
 # Several machines
 
 ONE_OF_SEVERAL = """
+import os
 import sys
 import time
 import numpy as np
-import rcan.keras_setup
+import rcan.precision
 from rcan.training.loop import Loop
 
 def run_and_write(self):
@@ -141,12 +142,15 @@ def run_and_write(self):
     np.savez(sys.argv[1], *self._learner.weights_for_evaluation())
 
 run, Loop.run = Loop.run, run_and_write
+if "HAS_BFLOAT16" in os.environ:
+    support = rcan.hardware.Support(os.environ["HAS_BFLOAT16"] == "True", "this test says so")
+    rcan.precision.find_bfloat16 = lambda **_: support
 from rcan.commands.train import main
 sys.exit(main(sys.argv[2:]))
 """
 
 
-def start_machines(folder, *flags):
+def start_machines(folder, *flags, has_bfloat16=None):
     """Two processes on this machine, as a queue would start them; each writes its weights and a log."""
     with socket.socket() as one, socket.socket() as two:
         one.bind(("localhost", 0))
@@ -158,6 +162,8 @@ def start_machines(folder, *flags):
         command = [sys.executable, "-W", "ignore", "-c", ONE_OF_SEVERAL, folder / f"{index}.npz", *flags]
         with open(folder / f"{index}.log", "a") as log:
             environment = {**os.environ, "TF_CONFIG": json.dumps(cluster)}
+            if has_bfloat16:
+                environment["HAS_BFLOAT16"] = str(has_bfloat16[index])
             processes.append(subprocess.Popen([*map(str, command)], env=environment, stdout=log, stderr=log))
     return processes
 
@@ -187,6 +193,16 @@ def test_of_two_machines_only_the_first_writes(two_machines):
     assert len(list((two_machines / "run/train").iterdir())) == 1
     assert "Run folder" in (two_machines / "0.log").read_text()
     assert "Run folder" not in (two_machines / "1.log").read_text()
+
+
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [((True, True), "mixed_bfloat16"), ((True, False), "float32")])
+def test_two_machines_compute_in_what_both_have(config_file, tmp_path, has_bfloat16, expected):
+    flags = ("-c", config_file, "-o", tmp_path / "run", "--epochs", 1, "--steps_per_epoch", 2, "--precision", "auto")
+    for index, process in enumerate(start_machines(tmp_path, *flags, has_bfloat16=has_bfloat16)):
+        assert process.wait() == 0, (tmp_path / f"{index}.log").read_text()
+    assert json.loads((tmp_path / "run/training.json").read_text())["precision"] == expected
+    for index in range(2):
+        assert f"Computing in {expected.removeprefix('mixed_')}: " in (tmp_path / f"{index}.log").read_text()
 
 
 def test_lost_machine_ends_the_others_with_a_line_and_the_run_goes_on(config_file, tmp_path):
