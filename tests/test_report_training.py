@@ -173,7 +173,7 @@ def test_the_words_of_an_evaluation_have_its_scores():
         "restored": {"psnr": interval(23.456), "ssim": interval(0.75)},
     }
     evaluation = Evaluation(
-        model=NetworkFacts(path="best.keras", digest="", num_parameters=1, percentiles=(2, 99.9)),
+        model=NetworkFacts(path="best.keras", digest="", num_parameters=1, percentiles=(2, 99.9), precision="float32"),
         versions={"rcan": "0.1.0"},
         volumes={"a.tif": volume(False), "b.tif": volume(True)},
         total=Summary(over="blocks", best="median", methods=methods, gains={}),

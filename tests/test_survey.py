@@ -147,11 +147,17 @@ def voxels_read(monkeypatch):
     return counts
 
 
+def train_nothing(monkeypatch):
+    """Let a training end before its first step."""
+    monkeypatch.setattr(Loop, "run", lambda self: None)
+    monkeypatch.setattr("rcan.training.fit._check_bfloat16", lambda *_: None)
+
+
 @pytest.mark.parametrize("num_pairs", [2, 6])
 def test_before_the_first_step_raw_is_read_once_and_gt_twice(
     tmp_path, tiny_config, monkeypatch, voxels_read, num_pairs
 ):
-    monkeypatch.setattr(Loop, "run", lambda self: None)
+    train_nothing(monkeypatch)
     values = tiny_config(
         tmp_path, num_pairs=num_pairs, intensity_threshold=0.1, area_ratio_threshold=0.1, validation_split=0.2
     )
@@ -164,7 +170,7 @@ def test_before_the_first_step_raw_is_read_once_and_gt_twice(
 
 
 def test_a_second_training_reads_nothing_before_the_first_step(tmp_path, tiny_config, monkeypatch, voxels_read):
-    monkeypatch.setattr(Loop, "run", lambda self: None)
+    train_nothing(monkeypatch)
     values = tiny_config(tmp_path, intensity_threshold=0.1, area_ratio_threshold=0.1)
     train(Config.checked(values))
     voxels_read.clear()
@@ -175,7 +181,7 @@ def test_a_second_training_reads_nothing_before_the_first_step(tmp_path, tiny_co
 def test_a_plane_of_more_rows_than_are_counted_at_a_time_is_read_in_bands(
     tmp_path, tiny_config, monkeypatch, voxels_read
 ):
-    monkeypatch.setattr(Loop, "run", lambda self: None)
+    train_nothing(monkeypatch)
     monkeypatch.setattr("rcan.data.foreground._MOST_VOXELS", 20 * 28)  # 5 rows more than a patch is high
     values = tiny_config(tmp_path, intensity_threshold=0.1, area_ratio_threshold=0.1, validation_split=0)
     train(Config.checked(values))

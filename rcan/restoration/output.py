@@ -102,9 +102,9 @@ class Output:
         if is_spread:
             display_range = np.stack([0 * display_range[:, 0], np.ptp(display_range, axis=1)], axis=-1)
         file.display_range = display_range[np.arange(num_channels) % len(display_range)]
-        file.notes = {"precision": self._settings.precision.name}
         if self._verdict:
-            file.notes |= {"trained_range": self._verdict.domain_status, "reasons": self._verdict.reasons}
+            file.notes = {"trained_range": self._verdict.domain_status, "reasons": self._verdict.reasons}
+        file.notes = {**file.notes, "precision": self._settings.precision.name}
         if is_spread:
             file.notes |= {"spread_factor": f"{self._settings.spread_factor:.6g}"}
         return file

@@ -71,9 +71,14 @@ def train(config, data=None, *, overwrite=False, resume=False):
             describe_new_run(config, data, overwrite=overwrite)
     Loop(config, learner, sampler, validation_sampler, state=state, writer=writer).run()
     if is_chief():
-        check = compare_with_bfloat16(load_model(run_dir)[0], validation_sampler or sampler)
-        add_to_record(run_dir, "bfloat16_check", check)
+        _check_bfloat16(run_dir, validation_sampler or sampler)
     return run_dir
+
+
+def _check_bfloat16(run_dir, sampler):
+    """Keep with the best network how much bfloat16 changes it."""
+    check = compare_with_bfloat16(load_model(run_dir)[0], sampler)
+    add_to_record(run_dir, "bfloat16_check", check)
 
 
 def _choose_precision(config, strategy, *, is_new):
