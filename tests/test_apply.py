@@ -611,7 +611,8 @@ def test_a_volume_that_memory_holds_is_one_tile_unless_tiles_are_given(
 
 def test_what_train_leaves_is_what_apply_takes(run, tiny_config, tmp_path):
     run_dir = train(Config.checked(tiny_config(tmp_path, epochs=2, steps_per_epoch=4, initial_learning_rate=0.01)))
-    run("-m", run_dir, "-i", tmp_path / "raw", "-g", tmp_path / "gt", "-o", tmp_path / "out")
+    folders = ("-i", tmp_path / "raw", "-g", tmp_path / "gt", "-o", tmp_path / "out")
+    run("-m", run_dir, *folders, "--precision", "float32")
     raw = tifffile.imread(tmp_path / "raw" / "0.tif")
     low, high = ranges(raw, None)
     model = keras.saving.load_model(run_dir / "best.keras")

@@ -251,3 +251,8 @@ def test_diverging_run_keeps_the_state_before(tmp_path, tiny_config, monkeypatch
     with pytest.raises(ValueError, match=r"loss has become nan in epoch 3.*Lower initial_learning_rate"):
         train_with(tiny_config(tmp_path, epochs=4))
     assert load_checkpoint(tmp_path / "run").state.epoch == 2
+
+
+def test_a_run_is_not_replaced_and_resumed_at_once(tmp_path, tiny_config):
+    with pytest.raises(ValueError, match="overwrite and resume contradict each other"):
+        train(Config.checked(tiny_config(tmp_path)), overwrite=True, resume=True)

@@ -1,1 +1,1 @@
-"""Restoring: any Keras model (`engine`) over any volume (`tiles`, `blocks`), and over image files (`files`)."""
+"""Restoring: any Keras model (`engine`) over volumes (`tiles`, `tiled`), files (`file`) and folders (`folder`)."""

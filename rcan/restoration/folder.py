@@ -39,7 +39,8 @@ def restore_folder(model_dir, input, output, **options):
     Returns
     -------
     summary : RestoreSummary
-        One image that cannot be restored does not stop the others of a folder.
+        One image that cannot be restored does not stop the others of a folder: ``summary.failed`` has the reasons, and
+        ``summary.check()`` raises an exception if there is one.
 
     Raises
     ------

@@ -25,7 +25,8 @@ def evaluate(model_dir, input, ground_truth, output, **options):
     Parameters
     ----------
     model_dir : path
-        Run folder of a training, or a ``.keras`` file.
+        Run folder of a training, or a ``.keras`` file. The factor of the ensemble's spread is kept in the
+        training.json of a run folder; ``calibrate=False`` leaves it alone.
     input, ground_truth : path
         Two images, or two folders of images that are paired by name.
     output : path

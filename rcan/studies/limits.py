@@ -21,7 +21,7 @@ _VOXEL_RATIO = 1.5  # beyond it `apply` takes images for others than the trainin
 _PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "tifffile")
 
 
-def find_limits(*, output, model_dir=None, **options):
+def find_limits(model_dir=None, *, output, **options):
     """Find the noise and the blur at which a network stops helping, and write a report, as `rcan limits` does.
 
     Ground truth, phantoms or sharp images of yours, is degraded step by step. At each step the restored image is
@@ -30,11 +30,12 @@ def find_limits(*, output, model_dir=None, **options):
 
     Parameters
     ----------
-    output : path
-        Folder for the report, the tables and the finished steps.
     model_dir : path, optional
         Run folder of a training, or a ``.keras`` file. Without one, ``train=True, config="config.json"`` trains a
-        network for each step.
+        network for each step. The trusted range is kept in the training.json of a run folder, where `apply.py` finds
+        it.
+    output : path
+        Folder for the report, the tables and the finished steps.
     **options
         The flags of the command without dashes, such as ``input="gt", volumes=8``; see
         `rcan.assess.options.LimitsOptions`.
@@ -55,7 +56,7 @@ def find_limits(*, output, model_dir=None, **options):
 
     Examples
     --------
-    >>> result = find_limits(output="limits", model_dir="runs/sample")  # doctest: +SKIP
+    >>> result = find_limits("runs/sample", output="limits")  # doctest: +SKIP
     >>> print(result.limits["snr_low"].end)  # doctest: +SKIP
     3.9 (between the steps 2 and 4; mean difference 0 at 3.1, 95 % interval 2.4 to 3.9)
     """
@@ -70,7 +71,7 @@ def run_limits(options):
     _warn_of_learned(record, tested or [])
     settings = _make_settings(options, record, learned, tested)
     _check_output(options)
-    from rcan.assess.limits.networks import choose_study_precision  # which import Keras
+    from rcan.assess.limits.networks import choose_study_precision  # which imports Keras
     from rcan.assess.limits.tables import format_ladder
 
     precision = choose_study_precision(options, record)

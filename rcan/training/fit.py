@@ -37,16 +37,19 @@ def train(config, data=None, *, overwrite=False, resume=False):
     Returns
     -------
     run_dir : Path
-        Folder with `best.keras`, `last.keras`, `history.csv`, `config.json`, `training.json` and
-        TensorBoard events.
+        Folder with `best.keras`, `last.keras`, `history.csv`, `config.json`, `training.json` and TensorBoard events.
+        `rcan.report.finish.finish_training` adds scores, a picture and a report.
 
     Raises
     ------
     ValueError, OSError
-        If the data cannot be trained on or the folder cannot be written; nothing is changed then.
+        If the data cannot be trained on or the folder cannot be written; nothing is changed then. A ValueError, too, if
+        both `overwrite` and `resume` are asked for.
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, once the state is saved.
     """
+    if overwrite and resume:
+        raise ValueError("overwrite and resume contradict each other: choose one.")
     check_run_dir(config.output_dir, overwrite=overwrite or resume)
     run_dir = Path(config.output_dir)
     strategy = choose_strategy(config.devices)  # before TensorFlow computes anything
