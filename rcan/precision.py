@@ -78,7 +78,7 @@ def choose_for_network(asked, check, *, on_gpu, num_gpus=None):
     if asked != "auto" or chosen.name == "float32":
         return chosen
     if not check:
-        return ChosenPrecision("float32", "nothing tells how this network is in bfloat16, as it was not trained here")
+        return ChosenPrecision("float32", "no training.json says that bfloat16 is as good for this network")
     if check.difference > LARGEST_DIFFERENCE:
         share = f"{100 * check.difference:.2g} % of its error"
         return ChosenPrecision("float32", f"in bfloat16 the output of this network differs by {share}")

@@ -131,7 +131,7 @@ def test_the_trial_times_both_precisions():
     [
         (0.049, "mixed_bfloat16", "the processor has it"),
         (0.051, "float32", "in bfloat16 the output of this network differs by 5.1 % of its error"),
-        (None, "float32", "nothing tells how this network is in bfloat16, as it was not trained here"),
+        (None, "float32", "no training.json says that bfloat16 is as good for this network"),
     ],
 )
 def test_a_network_that_changes_in_bfloat16_is_computed_in_float32(bfloat16_is, difference, name, reason):
