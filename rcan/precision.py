@@ -19,9 +19,9 @@ import numpy as np
 from rcan.hardware import ChosenPrecision, Support, find_bfloat16
 from rcan.keras_setup import keras, layers
 
-__all__ = ["LARGEST_DIFFERENCE", "choose_for_network", "choose_precision", "with_precision"]
+__all__ = ["choose_for_network", "choose_precision", "suit_network", "with_precision"]
 
-LARGEST_DIFFERENCE = 1 / 20  # between outputs in bfloat16 and in float32, in units of the error of the latter
+_LARGEST_DIFFERENCE = 1 / 20  # between outputs in bfloat16 and in float32, in units of the error of the latter
 _FAST_BACKENDS = ("tensorflow", "torch")  # JAX takes as long in bfloat16 as in float32 on a CPU
 _TRIAL_SECONDS = 0.2  # for each precision
 _NOTICED = 1.1  # times as long
@@ -75,11 +75,16 @@ def choose_for_network(asked, check, *, on_gpu, num_gpus=None):
     training makes at its end, says that their output hardly changes with it; `check` is None where there is none.
     """
     chosen = choose_precision(asked, on_gpu=on_gpu, num_gpus=num_gpus)
-    if asked != "auto" or chosen.name == "float32":
+    return suit_network(chosen, check) if asked == "auto" else chosen
+
+
+def suit_network(chosen, check):
+    """What was chosen for the hardware, or float32 where the `check` of a network does not allow for less."""
+    if chosen.name == "float32":
         return chosen
     if not check:
         return ChosenPrecision("float32", "no training.json says that bfloat16 is as good for this network")
-    if check.difference > LARGEST_DIFFERENCE:
+    if check.difference > _LARGEST_DIFFERENCE:
         share = f"{100 * check.difference:.2g} % of its error"
         return ChosenPrecision("float32", f"in bfloat16 the output of this network differs by {share}")
     return chosen

@@ -118,7 +118,7 @@ def test_a_slow_choice_is_warned_of_with_the_factor_that_was_measured(bfloat16_i
 def test_a_choice_that_is_as_fast_is_not_warned_of(bfloat16_is, monkeypatch):
     bfloat16_is(False)
     monkeypatch.setattr(precision, "_time_convolutions", {"float32": 2.0, "mixed_bfloat16": 2.1}.get)
-    choose_precision("mixed_bfloat16", on_gpu=False)
+    assert choose_precision("mixed_bfloat16", on_gpu=False) == ("mixed_bfloat16", "as asked for")
 
 
 def test_the_trial_times_both_precisions():

@@ -33,18 +33,21 @@ def survey(raw, gt, percentiles=PERCENTILES):
 
 def test_a_good_pair_passes(tmp_path, rng, gt):
     raw = rng.poisson(gt).astype(np.float32)
-    survey(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", gt))
+    ranges = survey(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", gt))
+    assert [found.shape for found in ranges] == [(1, 2)] * 2
 
 
 def test_a_finer_ground_truth_passes(tmp_path, rng, gt):
     raw = rng.poisson(gt).astype(np.float32)
     fine = gt.repeat(2, axis=1).repeat(3, axis=2)
-    survey(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", fine))
+    ranges = survey(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", fine))
+    assert [found.shape for found in ranges] == [(1, 2)] * 2
 
 
 def test_a_plane_is_checked_as_a_volume_is(tmp_path, rng, gt):
     raw = volume(tmp_path / "raw.tif", rng.poisson(gt[0]).astype(np.uint16), "YX", block_axes="YX")
-    survey(raw, volume(tmp_path / "gt.tif", gt[0], "YX", block_axes="YX"))
+    ranges = survey(raw, volume(tmp_path / "gt.tif", gt[0], "YX", block_axes="YX"))
+    assert [found.shape for found in ranges] == [(1, 2)] * 2
 
 
 def test_values_that_are_not_finite_are_counted(tmp_path, gt):
@@ -72,7 +75,8 @@ def test_images_that_do_not_correlate_are_a_warning(tmp_path, gt, monkeypatch, s
 
 def test_a_large_offset_does_not_hide_a_correlation(tmp_path, rng, gt):
     raw = (2.0**20 + rng.poisson(gt)).astype(np.float32)
-    survey(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", gt))
+    ranges = survey(volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", gt))
+    assert [found.shape for found in ranges] == [(1, 2)] * 2
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "float32", "float64"])

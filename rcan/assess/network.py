@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rcan.assess.calibration import calibrate, plan_calibration
 from rcan.assess.nulls import null_voxels, run_null_tests
+from rcan.assess.options import PACKAGES
 from rcan.assess.records import Evaluation, EvaluationImages, NetworkFacts
 from rcan.assess.subjects import find_subjects
 from rcan.assess.volumes import FEWEST_VOLUMES, evaluate_subject, sum_up
@@ -24,7 +25,6 @@ from rcan.run_folder.record import TrainingRecord
 __all__ = ["LoadedNetwork", "evaluate_network", "load_network", "open_subjects"]
 
 _ENSEMBLE = 8  # whose spread is calibrated where no ensemble is chosen
-_PACKAGES = "keras", "numpy", "scipy", "scikit-image", "tifffile"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def evaluate_network(network, subjects, *, fwhm=None, with_calibration=True, see
             percentiles=percentiles,
             precision=network.precision.name,
         ),
-        versions=list_versions(*_PACKAGES),
+        versions=list_versions(*PACKAGES),
         volumes={subject.name: result for subject, result in zip(subjects, results, strict=True)},
         total=sum_up(results, seed=seed),
         nulls=nulls,

@@ -7,13 +7,12 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rcan.config import PRECISION_HELP, Axes, Count, Precision, load_config, read_devices
 from rcan.options import Settings, option
-from rcan.simulation.options import Micrometres, MicroscopeOptions, PhantomKind
+from rcan.simulation.options import MicroscopeOptions, PhantomKind, Positive, Width
 
-__all__ = ["EvaluateOptions", "LimitsOptions"]
+__all__ = ["PACKAGES", "EvaluateOptions", "LimitsOptions"]
 
-Positive = Annotated[float, Field(gt=0)]
+PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "tifffile")  # whose versions a study records
 Factor = Annotated[float, Field(ge=1)]
-Width = Annotated[float, Field(ge=0)]
 
 
 class EvaluateOptions(Settings):
@@ -83,7 +82,7 @@ class LimitsOptions(MicroscopeOptions):
     shape: tuple[Count, Count, Count] = option(
         (24, 96, 96), "voxels of a phantom, or of the largest part taken from an image (its centre first), Z,Y,X"
     )
-    voxel_size: tuple[Micrometres, Micrometres, Micrometres] | None = option(
+    voxel_size: tuple[Positive, Positive, Positive] | None = option(
         None,
         "size of a voxel, µm, Z,Y,X (default: the input's; of phantoms that of the training data, else 0.3,0.1,0.1)",
     )

@@ -18,14 +18,14 @@ from scipy import special
 
 from rcan.fingerprint.records import FINGERPRINT_VERSION, ChannelRange, FeatureRange, TrainingFingerprint, TrustedRange
 
-__all__ = ["DOMAIN_STATUSES", "Verdict", "compare_fingerprint", "summarise_fingerprints"]
+__all__ = ["DOMAIN_STATUSES", "VOXEL_RATIOS", "Verdict", "compare_fingerprint", "summarise_fingerprints"]
 
 DOMAIN_STATUSES = ("inside", "edge", "outside")
 _FALSE_ALARMS = 0.05
 _FREEDOM = 4  # degrees of freedom of the spread for each volume
 _INSIDE = 0.5  # of the tolerance
 _MOST_ERROR = 2.0  # times the error of the training data, that of an image may take its place
-_VOXEL_RATIOS = (1.1, 1.5)  # from which voxels of another size are on the edge, and outside
+VOXEL_RATIOS = (1.1, 1.5)  # from which voxels of another size are on the edge, and outside
 _MOST_REASONS = 3  # in a line
 _SATURATED = 0.001  # share of the voxels below which saturation is nothing to mention
 
@@ -231,7 +231,7 @@ def _compare_voxels(fingerprint, training):
     findings = []
     for (shown, *ends), sides in groups.items():
         ratio = max(max(known[0] / size, size / known[1], 1) for _, size, known in sides)
-        excess = np.interp(np.log(ratio), np.log([1, *_VOXEL_RATIOS, 1000]), [0, _INSIDE, 1, 1000])
+        excess = np.interp(np.log(ratio), np.log([1, *VOXEL_RATIOS, 1000]), [0, _INSIDE, 1, 1000])
         axes = " and ".join(axis for axis, *_ in sides)
         trained = " to ".join(dict.fromkeys(ends))
         findings.append(_Finding("voxels", float(excess), f"voxels of {shown} µm along {axes}, trained on {trained}"))

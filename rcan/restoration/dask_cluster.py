@@ -96,9 +96,13 @@ class Cluster:
             },
         )
 
+    def _start_workers(self):
+        """Wait for a worker; an adaptive cluster starts them once there is work."""
+        self._wait_for(self._submit(os.getpid))
+
     def ask_all(self, question):
         """Call a function of no arguments on each worker there is: a list of what ``("done", answer)`` has given."""
-        self._wait_for(self._submit(os.getpid))  # an adaptive cluster starts workers once there is work
+        self._start_workers()
         try:
             answers = self._client.run(question)
         except Exception as failure:
@@ -112,7 +116,7 @@ class Cluster:
         does.
         """
         self._work = work
-        self._wait_for(self._submit(os.getpid))
+        self._start_workers()
         hosts = Counter(address.rpartition(":")[0] for address in self._workers())
         self._num_processes = max(hosts.values(), default=1)
         restorer = self._value_of(self._wait_for(self._submit(self._work, self._num_processes)))

@@ -33,7 +33,7 @@ def choose_precision(options):
         devices = find_devices(options.devices)
         return "done", choose_for_devices(options.precision, read_record(options.model_dir), devices)
     except Exception as failure:
-        return "failed", f"{describe_failure(failure)} (on {platform.node()})"
+        return "failed", _describe(failure)
 
 
 def work(options, model_signature, num_processes, request=None):
@@ -75,8 +75,12 @@ def perform(load, key, request=None):
     except Exception as failure:
         from rcan.restoration.engine import is_out_of_memory
 
-        message = " ".join(describe_failure(failure).splitlines())
-        return "memory" if is_out_of_memory(failure) else "failed", f"{message} (on {platform.node()})"
+        return "memory" if is_out_of_memory(failure) else "failed", _describe(failure)
+
+
+def _describe(failure):
+    """A line about a failure, with the machine it came from."""
+    return f"{' '.join(describe_failure(failure).splitlines())} (on {platform.node()})"
 
 
 def _restore_part(restorer, *, raw_path, writers, signs, ranges, part, tile_shape, overlap):

@@ -257,7 +257,7 @@ def _open_restorer(options):
     signature = tuple(file_signature(find_model(options.model_dir)))
     with Cluster(options.scheduler, on_cpu=options.devices == "cpu") as cluster:
         choices = cluster.ask_all(functools.partial(choose_precision, for_workers))
-        chosen = next((choice for choice in choices if choice.name == "float32"), choices[0])
+        chosen = min(choices, key=lambda choice: choice.name != "float32")  # what all machines compute fast
         for_workers = for_workers.model_copy(update={"precision": chosen.name})
         restorer = cluster.make_restorer(functools.partial(work, for_workers, signature))
         yield replace(restorer, settings=replace(restorer.settings, precision=chosen))

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from rcan.atomic_io import file_signature, report_errors_as
 
-__all__ = ["KEYS_OF_IMAGES", "Manifest"]
+__all__ = ["Manifest"]
 
 _NAME = "manifest.jsonl"
-KEYS_OF_IMAGES = ("format", "ground_truth")  # settings that the images of a call may differ in
+_KEYS_OF_IMAGES = ("format", "ground_truth")  # settings that the images of a call may differ in
 _KEYS = {"output", "state", "input", "input_state", "settings"}  # the states are file signatures
 
 
@@ -84,7 +84,7 @@ class Manifest:
         """Precision of the newest output that was made with the same settings; None if there is none."""
 
         def of_call(each):
-            return {key: value for key, value in each.items() if key not in ("precision", *KEYS_OF_IMAGES)}
+            return {key: value for key, value in each.items() if key not in ("precision", *_KEYS_OF_IMAGES)}
 
         entries = (entry for entries in self._entries.values() for entry in entries)
         made = [entry for entry in entries if of_call(entry["settings"]) == of_call(settings)]

@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 from rcan.config import Axes, Count
 from rcan.options import Settings, option
 
-__all__ = ["Micrometres", "MicroscopeOptions", "PhantomKind", "SimulateOptions"]
+__all__ = ["DEFAULT_VOXEL_SIZE", "MicroscopeOptions", "PhantomKind", "Positive", "SimulateOptions", "Width"]
 
-Micrometres = Annotated[float, Field(gt=0)]
+DEFAULT_VOXEL_SIZE = (0.3, 0.1, 0.1)  # µm, (Z, Y, X), of phantoms
+Positive = Annotated[float, Field(gt=0)]
 PhantomKind = Literal["spheres", "hollow", "filaments", "membranes", "mixture"]
 Width = Annotated[float, Field(ge=0)]
 _OPTICS = ("numerical_aperture", "wavelength", "refractive_index")
@@ -62,7 +63,7 @@ class SimulateOptions(MicroscopeOptions):
     pairs: Count = option(8, "pairs to make")
     kind: PhantomKind = option("mixture", "kind of phantom")
     shape: tuple[Count, Count, Count] = option((32, 128, 128), "voxels of a phantom, Z,Y,X")
-    voxel_size: tuple[Micrometres, Micrometres, Micrometres] | None = option(
+    voxel_size: tuple[Positive, Positive, Positive] | None = option(
         None, "size of a voxel, µm, Z,Y,X (default: 0.3,0.1,0.1, or the source's)"
     )
     source: Path | None = option(

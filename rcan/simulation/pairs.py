@@ -8,13 +8,12 @@ from rcan.io.opening import create_volume, open_volume
 from rcan.progress import Progress
 from rcan.simulation.camera import digitise, each_warning_once, expose
 from rcan.simulation.optics import blur
-from rcan.simulation.options import SimulateOptions
+from rcan.simulation.options import DEFAULT_VOXEL_SIZE, SimulateOptions
 from rcan.simulation.phantoms import make_phantom
 
 __all__ = ["degrade", "density_from_image", "simulate_folder", "simulate_pair", "simulate_pairs"]
 
 _GT_SCALE = 20_000  # grey value of signal 1 in the ground truth of a phantom
-_VOXEL_SIZE = (0.3, 0.1, 0.1)  # µm, (Z, Y, X), of a phantom
 
 
 def density_from_image(image):
@@ -141,7 +140,7 @@ def simulate_folder(options):
 def _choose_voxel_size(options, source):
     """What the user says, else what the source says; the size of phantoms is no guess for a source."""
     if options.voxel_size or not source:
-        return options.voxel_size or _VOXEL_SIZE
+        return options.voxel_size or DEFAULT_VOXEL_SIZE
     if None in source.voxel_size:
         raise ValueError(f"{source.path} does not give its voxel size: name it in µm with --voxel_size Z,Y,X.")
     return source.voxel_size

@@ -5,20 +5,18 @@ import warnings
 from contextlib import contextmanager
 
 from rcan.assess.limits.records import LimitsResult, LimitsSettings, Step
-from rcan.assess.options import LimitsOptions
+from rcan.assess.options import PACKAGES, LimitsOptions
 from rcan.atomic_io import atomic_file, file_signature, list_versions, write_json, write_table
 from rcan.failures import describe_failure
 from rcan.io.paths import is_folder_of_images, list_volumes
 from rcan.run_folder.models import add_to_record, digest_model, has_record, load_model, read_record
 from rcan.run_folder.record import TrainingRecord
 from rcan.simulation.camera import each_warning_once
+from rcan.simulation.options import DEFAULT_VOXEL_SIZE
 
 __all__ = ["find_limits", "run_limits"]
 
 _RESULTS = ("limits.csv", "limits.json", "snr.png", "blur.png", "report.html")
-_VOXEL_SIZE = (0.3, 0.1, 0.1)  # µm, (Z, Y, X), of phantoms where the training data do not give theirs
-_VOXEL_RATIO = 1.5  # beyond it `apply` takes images for others than the training data
-_PACKAGES = ("keras", "numpy", "scipy", "scikit-image", "tifffile")
 
 
 def find_limits(model_dir=None, *, output, **options):
@@ -124,7 +122,7 @@ def _measure(options, settings, learned, tested):
     limits = apply_rules(ladders, seed=options.seed)
     shown = [show_step(restorer_of(step), specimens[0], step, settings) for step in choose_shown_steps(ladders, limits)]
     intervals = summarise_steps(ladders, seed=options.seed)
-    return LimitsResult(list_versions(*_PACKAGES), settings, limits, ladders, intervals, notes), shown
+    return LimitsResult(list_versions(*PACKAGES), settings, limits, ladders, intervals, notes), shown
 
 
 # Before anything is computed
@@ -176,7 +174,7 @@ def _make_settings(options, record, learned, tested):
         settings |= {"input": _identify(tested), "voxel_size": options.voxel_size}
     else:
         sizes = [pair.voxel_size for pair in record.training]
-        known = sizes[0] if sizes and None not in sizes[0] else _VOXEL_SIZE
+        known = sizes[0] if sizes and None not in sizes[0] else DEFAULT_VOXEL_SIZE
         settings |= {"phantoms": options.phantoms, "voxel_size": options.voxel_size or known}
     if not options.train:
         return LimitsSettings(model=digest_model(options.model_dir), **settings)
@@ -230,13 +228,15 @@ def _write_results(options, result, shown):
 def _keep_range(options, record, result, voxel_size):
     """Keep the trusted range with the network, if it was found on images of its kind."""
     from rcan.assess.limits.ends import trusted_range
+    from rcan.fingerprint.domain import VOXEL_RATIOS
 
     if not has_record(options.model_dir):
         print(f"{options.model_dir} has no training.json: its trusted range is in the report alone.")
         return
     fingerprint = record.training_fingerprint
+    ratio = VOXEL_RATIOS[-1]  # beyond it `apply` takes images for others than the training data
     known = zip(voxel_size, fingerprint.voxel_size if fingerprint else [None] * 3, strict=True)
-    if any(ends and not ends[0] / _VOXEL_RATIO < size < ends[1] * _VOXEL_RATIO for size, ends in known):
+    if any(ends and not ends[0] / ratio < size < ends[1] * ratio for size, ends in known):
         warnings.warn(
             "the trusted range is in the report alone: the voxels of these images have another size than those of the "
             "training data.",

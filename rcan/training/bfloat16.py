@@ -4,8 +4,7 @@ import numpy as np
 
 from rcan.precision import with_precision
 from rcan.regions import central_region, count_voxels, scale_region
-from rcan.restoration.engine import upscaling_of
-from rcan.restoration.tiled import restore
+from rcan.restoration.engine import KerasEngine
 from rcan.run_folder.record import PrecisionCheck
 
 __all__ = ["compare_with_bfloat16"]
@@ -16,14 +15,14 @@ _MOST_VOXELS = 2**14  # of a patch: a second where bfloat16 is fast, some where 
 
 def compare_with_bfloat16(model, sampler):
     """Restore the middle of some patches of a sampler in float32 and in bfloat16: a `PrecisionCheck`."""
-    lower, factors = with_precision(model, "mixed_bfloat16"), upscaling_of(model)
+    engine, lower = (KerasEngine(with_precision(model, name)) for name in ("float32", "mixed_bfloat16"))
     differences, errors, num_voxels = [], [], 0
     for index in range(_NUM_PATCHES):
         raw, gt = sampler.sample(index)
         region = central_region(raw.shape[:-1], _MOST_VOXELS)
-        raw, gt = raw[region], gt[scale_region(region, factors)]
-        restored, restored_lower = (restore(each, raw, tile_shape=raw.shape[:-1]) for each in (model, lower))
-        differences.append(np.mean((restored_lower - restored) ** 2, dtype=np.float64))
+        raw, gt = raw[region], gt[scale_region(region, engine.factors)]
+        restored = engine(raw)
+        differences.append(np.mean((lower(raw) - restored) ** 2, dtype=np.float64))
         errors.append(np.mean((restored - gt) ** 2, dtype=np.float64))
         num_voxels += count_voxels(region)
     error = max(np.sqrt(np.mean(errors)), 1e-6)  # of signal 1; smaller ones are rounding

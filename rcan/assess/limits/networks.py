@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from rcan.assess.limits.exposures import noise_seed, take_exposure
+from rcan.assess.limits.records import LimitsSettings
 from rcan.assess.limits.specimens import choose_specimens
 from rcan.assess.limits.steps import SETTINGS
-from rcan.atomic_io import read_json
 from rcan.hardware import ChosenPrecision
 from rcan.io.opening import create_volume
-from rcan.precision import LARGEST_DIFFERENCE, choose_precision, with_precision
+from rcan.precision import choose_precision, suit_network, with_precision
 from rcan.restoration.engine import find_devices, upscaling_of
 from rcan.restoration.setup import choose_for_devices
 from rcan.restoration.tiled import restore
@@ -46,10 +46,9 @@ def adapt_network(model, num_channels):
 
 def choose_study_precision(options, record):
     """Choose what the networks of a study restore in; a study that goes on stays with what it began with."""
-    settings = options.steps_folder / SETTINGS
-    if options.precision == "auto" and settings.is_file() and not options.overwrite:
-        earlier = read_json(settings).get("precision", "float32")
-        return ChosenPrecision(earlier, "as the study began")
+    path = options.steps_folder / SETTINGS
+    if options.precision == "auto" and path.is_file() and not options.overwrite:
+        return ChosenPrecision(LimitsSettings.load(path).precision, "as the study began")
     devices = find_devices("auto")[:1]
     if options.train:  # each network is checked once it is there
         return choose_precision(options.precision, on_gpu=devices[0].startswith("gpu"), num_gpus=1)
@@ -84,9 +83,10 @@ def train_networks(steps, options, settings, paths, num_channels):
 
     def restorer_of(step):
         model, record = load_model(run_dirs[step])
-        check = record.bfloat16_check
-        is_unlike = options.precision == "auto" and (not check or check.difference > LARGEST_DIFFERENCE)
-        return adapt_network(with_precision(model, "float32" if is_unlike else settings.precision), num_channels)
+        chosen = ChosenPrecision(settings.precision, "as the study began")
+        if options.precision == "auto":
+            chosen = suit_network(chosen, record.bfloat16_check)
+        return adapt_network(with_precision(model, chosen.name), num_channels)
 
     return restorer_of
 
