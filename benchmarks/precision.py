@@ -3,6 +3,7 @@
     python benchmarks/precision.py speed
     python benchmarks/precision.py quality FOLDER --data ../shared/data
     python benchmarks/precision.py training FOLDER --data ../shared/data
+    python benchmarks/precision.py sample FOLDER [--before CHECKOUT]
 
 `speed`: CPU seconds of a forward pass and of a training step of the default network and of the sample's, in float32
 and in bfloat16, in turns; the medians and their ratio, and floating-point operations a second over those of a product
@@ -14,15 +15,20 @@ and a clean image. The networks are trained in FOLDER, as `train.py` does by its
 there.
 
 `training`: the network for nuclei is trained in float32, and by itself for as many seconds; PSNR of both.
+
+`sample`: wall seconds and test scores of `python train.py -c config.json`, with two seeds, in float32 and by itself,
+in turns; with `--before` an older checkout of this program takes its turns, too.
 """
 
 import argparse
 import functools
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -148,9 +154,11 @@ def compare(title, works, num_operations, peaks):
 # Quality
 
 
-def call(*command):
-    """Run a command of ours, without its output."""
-    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+def call(*command, cwd=ROOT):
+    """Run a command of ours; what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(cwd)}
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, cwd=cwd, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def make_nuclei(folder, data):
@@ -255,6 +263,22 @@ def measure_training(folder, data):
         print(f"{precision}: {num_epochs[precision]} epochs in {seconds[precision]:.0f} s: {psnr:.2f} dB", flush=True)
 
 
+def measure_sample(folder, before):
+    """Print wall seconds and scores of trainings of the sample."""
+    sides = {"float32": (ROOT, ["--precision", "float32"]), "auto": (ROOT, [])}
+    if before:
+        sides = {"before": (before, []), **sides}
+    for seed in (0, 1):
+        for name, (checkout, flags) in sides.items():
+            run_dir = folder / f"{name}_{seed}"
+            command = ["train.py", "-c", "config.json", "-o", run_dir, "--seed", seed, *flags]
+            start = time.perf_counter()
+            printed = call(*command, cwd=checkout)
+            seconds = time.perf_counter() - start
+            (mean,) = (line.split() for line in printed.splitlines() if line.startswith("mean "))
+            print(f"{name}, seed {seed}: {seconds:.0f} s; PSNR {mean[2]} dB, SSIM {mean[5]}", flush=True)
+
+
 def read_seconds(run_dir):
     """Seconds of each epoch of a run."""
     return np.genfromtxt(run_dir / "history.csv", delimiter=",", names=True)["seconds"]
@@ -262,12 +286,15 @@ def read_seconds(run_dir):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("speed", "quality", "training"))
+    parser.add_argument("what", choices=("speed", "quality", "training", "sample"))
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
+    parser.add_argument("--before", type=Path)
     options = parser.parse_args()
     if options.what == "speed":
         measure_speed()
+    elif options.what == "sample":
+        measure_sample(options.folder.absolute(), options.before and options.before.absolute())
     else:
         work = measure_quality if options.what == "quality" else measure_training
         work(options.folder.absolute(), options.data.absolute())

@@ -4,6 +4,7 @@ import json
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -23,6 +24,7 @@ from rcan.precision import choose_for_network, choose_precision, with_precision
 from rcan.restoration import engine
 from rcan.restoration.engine import voxels_within_memory
 from rcan.run_folder.record import PrecisionCheck
+from rcan.training import devices as training_devices
 from rcan.training.bfloat16 import compare_with_bfloat16
 from rcan.training.fit import train
 
@@ -84,6 +86,15 @@ def test_the_weakest_of_the_gpus_that_compute_decides(tmp_path, monkeypatch, cap
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert find_bfloat16(on_gpu=True, num_gpus=num_gpus).is_fast == is_fast
+
+
+@pytest.mark.parametrize(("num_used", "name"), [(1, "mixed_bfloat16"), (2, "float32")])
+def test_a_training_asks_the_gpus_it_uses(monkeypatch, num_used, name):
+    names = [f"/device:GPU:{number}" for number in range(2)]
+    strategy = SimpleNamespace(num_replicas_in_sync=num_used)
+    monkeypatch.setattr(training_devices.tf.config, "list_logical_devices", lambda kind: names)
+    monkeypatch.setattr(hardware, "query_gpus", lambda field: [9.0, 7.5])
+    assert training_devices.choose_common_precision("auto", strategy).name == name
 
 
 # The choice

@@ -56,6 +56,8 @@ def choose_common_precision(asked, strategy):
     Of several machines, all take float32 where one of them would.
     """
     num_gpus = len(tf.config.list_logical_devices("GPU"))
+    if not is_cluster(strategy):  # which uses all of its machines
+        num_gpus = min(num_gpus, strategy.num_replicas_in_sync)
     chosen = choose_precision(asked, on_gpu=num_gpus > 0, num_gpus=num_gpus)
     if asked != "auto" or not is_cluster(strategy):
         return chosen
