@@ -131,6 +131,12 @@ class Config(Settings):
     num_residual_blocks: Count = option(3, "residual channel attention blocks in a group")
     num_residual_groups: Count = option(5, "residual groups")
     channel_reduction: Count = option(8, "feature channels for each one in the attention's bottleneck")
+    downsampling: Annotated[tuple[Annotated[int, Field(ge=1, le=8)], ...], Field(min_length=2, max_length=3)] | None = (
+        option(
+            None,
+            "raw voxels for each voxel of the feature maps, Z,Y,X or Y,X, such as 1,2,2 (default: one, as published)",
+        )
+    )
 
     epochs: Count = option(300, "epochs to train")
     steps_per_epoch: Count = option(256, "training steps in an epoch")
@@ -171,6 +177,11 @@ class Config(Settings):
         if not (self.training_data_dir or self.training_image_pairs):
             raise ValueError(
                 "training_data_dir is missing: a run needs it or training_image_pairs, each with raw and gt."
+            )
+        if self.patch_shape and self.downsampling and len(self.patch_shape) != len(self.downsampling):
+            raise ValueError(
+                f"downsampling is {list(self.downsampling)}, patch_shape {list(self.patch_shape)}: give both as many "
+                "numbers."
             )
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}: it must be below epochs, which is {self.epochs}.")

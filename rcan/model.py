@@ -6,11 +6,14 @@ works on what the raw image lacks instead of on carrying the image through.
 
 Conventions: arrays are `(N, Z, Y, X, C)` or, for the 2D network, `(N, Y, X, C)`, float32, background 0
 and signal 1. All convolutions have kernel size 3, 'same' padding, stride 1 and a bias unless said.
+With `downsampling` the first one has a stride, and all between it and the last one work on a coarser grid
+of features: fewer operations for each voxel, and a wider view.
 Spatial dimensions are `None`: one trained model takes tiles of any size.
 
 References: Chen et al., Nat. Methods 18, 678 (2021), doi:10.1038/s41592-021-01155-x;
 Zhang et al., ECCV (2018), arXiv:1807.02758; Hu et al., CVPR (2018), arXiv:1709.01507;
-for the upscaling head Shi et al., CVPR (2016), arXiv:1609.05158.
+for the upscaling head Shi et al., CVPR (2016), arXiv:1609.05158; for features on a coarser grid
+Dong et al., ECCV (2016), arXiv:1608.00367.
 """
 
 import itertools
@@ -31,6 +34,7 @@ def build_rcan(
     num_residual_groups=5,
     channel_reduction=8,
     residual_scaling=1.0,
+    downsampling=None,
     upscaling=None,
 ):
     """Build the residual channel attention network of Chen et al. (2021).
@@ -50,6 +54,9 @@ def build_rcan(
         The attention's bottleneck has ``num_channels // channel_reduction`` channels (at least 1).
     residual_scaling : float
         Weight of a block's residual branch.
+    downsampling : tuple of int, optional
+        Input voxels for one voxel of the feature maps on each spatial axis; ``None`` is one, as published. The input's
+        sizes are multiples of it: of another size, the output is larger by the missing voxels at its ends.
     upscaling : tuple of int, optional
         Output voxels for one input voxel on each spatial axis; ``None`` keeps the size.
 
@@ -65,6 +72,7 @@ def build_rcan(
     1002621
     """
     conv = _numbered({3: layers.Conv3D, 2: layers.Conv2D}[ndim])
+    transposed_conv = _numbered({3: layers.Conv3DTranspose, 2: layers.Conv2DTranspose}[ndim])
     pool = _numbered({3: layers.GlobalAveragePooling3D, 2: layers.GlobalAveragePooling2D}[ndim])
     shuffle, rescale = _numbered(PixelShuffle), _numbered(layers.Rescaling)
     add, multiply = _numbered(layers.Add), _numbered(layers.Multiply)
@@ -107,12 +115,24 @@ def build_rcan(
             y = residual_group(y)
         return add()([x, conv3(y, num_channels)])  # long skip connection
 
+    def to_features(x):
+        if not is_coarse:
+            return conv3(x, num_channels)
+        return conv(num_channels, _kernel_of(downsampling), strides=downsampling, padding="same")(x)
+
+    def to_voxels(x, channels):
+        return transposed_conv(channels, _kernel_of(downsampling), strides=downsampling, padding="same")(x)
+
+    is_coarse = max(downsampling or (1,)) > 1
+    stages = _upscaling_stages(upscaling or (1,) * ndim)
     inputs = keras.Input((None,) * ndim + (num_input_channels,), name="raw")
     x = rescale(2, offset=-1)(inputs)  # [0, 1] -> [-1, 1]
-    x = residual_in_residual(conv3(x, num_channels))
-    for factors in _upscaling_stages(upscaling or (1,) * ndim):
+    x = residual_in_residual(to_features(x))
+    if is_coarse and stages:
+        x = to_voxels(x, num_channels)
+    for factors in stages:
         x = shuffle(factors)(conv3(x, num_channels * math.prod(factors)))
-    x = conv3(x, num_output_channels)
+    x = to_voxels(x, num_output_channels) if is_coarse and not stages else conv3(x, num_output_channels)
     x = rescale(0.5, offset=0.5)(x)  # [-1, 1] -> [0, 1]
     return keras.Model(inputs, x, name="rcan")
 
@@ -125,6 +145,11 @@ def _numbered(kind):
     """
     numbers = itertools.count(1)
     return lambda *args, **options: kind(*args, name=f"{kind.__name__.lower()}_{next(numbers):03}", **options)
+
+
+def _kernel_of(downsampling):
+    """Size of a kernel with a stride: each voxel has the same number of weights, so that no pattern shows."""
+    return tuple(2 * factor if factor > 1 else 3 for factor in downsampling)
 
 
 def _upscaling_stages(factors):

@@ -37,7 +37,7 @@ class Engine:
     """A function of a tile as an engine."""
 
     def __init__(self, function, *, factors=(1, 1, 1), num_channels=(1, 1), num_devices=1):
-        self.function, self.factors = function, factors
+        self.function, self.factors, self.grid = function, factors, (1,) * len(factors)
         self.num_channels, self.num_devices = num_channels, num_devices
 
     def __call__(self, tile):

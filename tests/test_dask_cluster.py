@@ -232,7 +232,7 @@ def test_a_worker_loads_a_network_once():
 
     def load(key):
         loaded.append(key)
-        return FileRestorer(TiledRestorer(worker.RemoteEngine((1, 1, 1), (1, 1))))
+        return FileRestorer(TiledRestorer(worker.RemoteEngine((1, 1, 1), (1, 1, 1), (1, 1))))
 
     for key in (1, 1, 2):
         assert worker.perform(load, (key,))[0] == "done"

@@ -11,8 +11,34 @@ from scipy import ndimage
 
 from rcan.model import build_rcan
 from rcan.restoration.attention import with_local_attention
-from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
+from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, grid_of, voxels_within_memory
 from rcan.restoration.tiled import restore_blocks
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("downsampling", "upscaling", "expected"),
+    [(None, None, (1, 1, 1)), ((1, 2, 2), None, (1, 2, 2)), ((2, 3, 1), (2, 2, 2), (2, 3, 1)), ((4, 2), None, (4, 2))],
+)
+def test_grid_of_the_features_is_read_off_a_model(downsampling, upscaling, expected):
+    model = build_rcan(
+        ndim=len(expected), downsampling=downsampling, upscaling=upscaling, num_channels=4, num_residual_groups=1,
+        num_residual_blocks=1,
+    )  # fmt: skip
+    assert grid_of(model) == expected
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_tile_that_does_not_fit_the_grid_is_continued_at_its_end(rng, factor):
+    model = build_rcan(
+        downsampling=(1, 2, 3), upscaling=(factor,) * 3, num_channels=4, num_residual_groups=1, num_residual_blocks=1
+    )
+    tile = rng.uniform(size=(3, 7, 11, 1)).astype(np.float32)
+    expected = KerasEngine(model)(np.pad(tile, [(0, 0), (0, 1), (0, 1), (0, 0)], mode="edge"))
+    restored = KerasEngine(model)(tile)
+    np.testing.assert_array_equal(restored, expected[:, : 7 * factor, : 11 * factor])
+
 
 # Devices
 

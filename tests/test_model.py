@@ -15,6 +15,8 @@ STOCK = {
     "Rescaling",
     "Conv2D",
     "Conv3D",
+    "Conv2DTranspose",
+    "Conv3DTranspose",
     "GlobalAveragePooling2D",
     "GlobalAveragePooling3D",
     "Multiply",
@@ -187,6 +189,29 @@ def test_upscaling_multiplies_the_size(upscaling, num_stages, rng):
     output = model(rng.uniform(size=(1, *size, 1)))
     assert output.shape == (1, *np.multiply(size, upscaling), 1)
     assert sum(isinstance(layer, PixelShuffle) for layer in model.layers) == num_stages
+
+
+@pytest.mark.parametrize("downsampling", [(1, 2, 2), (2, 2, 2), (1, 3, 2), (2, 2)])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_features_on_a_coarser_grid_keep_the_size_of_the_output(downsampling, factor, rng):
+    ndim = len(downsampling)
+    model = build_rcan(ndim=ndim, downsampling=downsampling, upscaling=(factor,) * ndim, **TINY)
+    size = np.multiply((3, 4, 5)[-ndim:], downsampling)
+    assert model(rng.uniform(size=(1, *size, 1))).shape == (1, *(factor * size), 1)
+    attended = next(layer.input for layer in model.layers if "global_average" in layer.name or "Pooling" in str(layer))
+    features = keras.Model(model.input, attended)(rng.uniform(size=(1, *size, 1)))
+    assert features.shape == (1, *(3, 4, 5)[-ndim:], 8)
+
+
+def test_features_on_a_coarser_grid_take_parameters_of_two_layers_only():
+    plain, coarse = build_rcan(**TINY), build_rcan(downsampling=(1, 2, 2), **TINY)
+    # kernels of 3x4x4 instead of 3x3x3 in the first and in the last convolution, of 8 feature channels
+    assert coarse.count_params() - plain.count_params() == 2 * 8 * (48 - 27)
+
+
+def test_downsampling_of_one_is_the_published_network():
+    names = [[layer.name for layer in build_rcan(downsampling=each, **TINY).layers] for each in (None, (1, 1, 1))]
+    assert names[0] == names[1]
 
 
 def test_upscaling_of_one_is_no_upscaling():

@@ -86,19 +86,17 @@ def test_model_of_other_channels_out_than_in_is_taken(rng):
 
 @pytest.mark.parametrize(("tile_shape", "expected"), [((8, 24, 80), (2, 6, 16)), ((64, 256, 256), (16, 16, 16))])
 def test_default_overlap_is_16_voxels_or_a_quarter_of_a_given_tile(tile_shape, expected):
-    planned = TiledRestorer(None, max_voxels=2**22, tile_shape=tile_shape).plan((100, 300, 300))
+    planned = TiledRestorer(Engine(repeated), max_voxels=2**22, tile_shape=tile_shape).plan((100, 300, 300))
     assert planned == (tile_shape, expected)
 
 
 def test_given_overlap_is_kept():
-    assert TiledRestorer(None, max_voxels=2**22, tile_shape=(50, 60), overlap=(0, 7)).plan((100, 300))[1] == (
-        0,
-        7,
-    )
+    plane = Engine(repeated, factors=(1, 1))
+    assert TiledRestorer(plane, tile_shape=(50, 60), overlap=(0, 7)).plan((100, 300))[1] == (0, 7)
 
 
 def test_chosen_tile_is_larger_than_the_overlap_where_memory_is_little():
-    tile_shape, overlap = TiledRestorer(None, max_voxels=10_000).plan((100, 300, 300))
+    tile_shape, overlap = TiledRestorer(Engine(repeated), max_voxels=10_000).plan((100, 300, 300))
     assert math.prod(tile_shape) <= 10_000
     assert all(tile > 2 * shared for tile, shared in zip(tile_shape, overlap, strict=True))
 
@@ -107,6 +105,41 @@ def test_chosen_tile_is_larger_than_the_overlap_where_memory_is_little():
 def test_upscaling_is_read_off_a_model(factors, expected):
     model = build_rcan(upscaling=factors, num_channels=4, num_residual_groups=1, num_residual_blocks=1)
     assert upscaling_of(model) == expected
+
+
+# Features on a coarser grid
+
+
+@pytest.fixture
+def coarse():
+    """A network whose output depends on where the grid lies."""
+    model = build_rcan(
+        ndim=2, num_channels=4, num_residual_groups=1, num_residual_blocks=1, channel_reduction=1, downsampling=(2, 2)
+    )
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, layers.GlobalAveragePooling2D):  # the attention sees the whole tile: let it see nothing
+            (attention,) = [node.operation for node in layer._outbound_nodes]
+            attention.set_weights([np.zeros_like(weights) for weights in attention.get_weights()])
+        elif "conv" in layer.name and not np.any(layer.get_weights()[1]):
+            layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
+    return model
+
+
+@pytest.mark.parametrize("size", [64, 63])
+def test_result_does_not_depend_on_how_a_grid_is_cut_into_tiles(coarse, rng, size):
+    raw = rng.uniform(size=(size, size, 1)).astype(np.float32)
+    whole = restore(coarse, raw)
+    tiled = restore(coarse, raw, tile_shape=(42, 40), overlap=(36, 37))
+    np.testing.assert_allclose(tiled, whole, atol=2e-6)
+
+
+def test_a_column_less_changes_nothing_away_from_it(coarse, rng):
+    raw = rng.uniform(size=(40, 64, 1)).astype(np.float32)
+    whole, less = restore(coarse, raw), restore(coarse, raw[:, :63])
+    assert less.shape == (40, 63, 1)
+    np.testing.assert_allclose(less[:, :44], whole[:, :44], atol=2e-6)
+    assert np.abs(less[:, 44:] - whole[:, 44:63]).max() > 1e-3
 
 
 # Block by block

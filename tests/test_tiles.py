@@ -82,6 +82,33 @@ def test_tiles_are_spread_evenly(size, tile):
     assert not steps.size or np.ptp(steps) <= 1
 
 
+@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("overlap", OVERLAPS)
+@pytest.mark.parametrize(("size", "tile"), SIZES)
+def test_tiles_of_a_grid_start_and_end_on_it_or_at_the_border(size, tile, overlap, step):
+    cuts = tile_axis(size, tile, overlap, step=step)
+    reads = [cut.read for cut in cuts]
+    assert all(read.start % step == 0 and (read.stop % step == 0 or read.stop == size) for read in reads)
+    assert len({math.ceil((read.stop - read.start) / step) for read in reads}) == 1
+    assert (reads[0].start, reads[-1].stop) == (0, size)
+    shared = [before.stop - after.start for before, after in itertools.pairwise(reads)]
+    longest = max(read.stop - read.start for read in reads)
+    assert all(each >= min(overlap, longest - step) for each in shared)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize(("size", "tile"), SIZES)
+def test_weights_of_tiles_of_a_grid_add_up_to_one(size, tile, factor, step):
+    total = np.zeros(size * factor)
+    for cut in tile_axis(size, tile, 8, factor, step):
+        assert cut.write.stop - cut.write.start == cut.crop.stop - cut.crop.start == len(cut.weight)
+        assert cut.write.start - cut.crop.start == factor * cut.read.start
+        assert cut.crop.stop <= factor * (cut.read.stop - cut.read.start)
+        total[cut.write] += cut.weight
+    np.testing.assert_allclose(total, 1, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("size", "tile"), [(1, 16), (13, 64), (64, 64)])
 def test_axis_no_longer_than_a_tile_is_one_tile_of_weight_one(size, tile):
     (cut,) = tile_axis(size, tile, 8)
@@ -125,6 +152,14 @@ def test_a_third_more_voxels_than_a_volume_has_are_enough(shape):
     tile_shape = choose_tile(shape, overlap, max_voxels=2**22)
     assert math.prod(tile_shape) <= 2**22
     assert num_computed(shape, tile_shape, overlap) <= 1.35 * math.prod(shape)
+
+
+@pytest.mark.parametrize("shape", REAL_SHAPES)
+def test_tile_of_a_grid_is_a_multiple_of_it(shape):
+    tile_shape = choose_tile(shape, (16, 32, 32), max_voxels=2**22, grid=(1, 2, 2))
+    assert not np.mod(tile_shape, (1, 2, 2)).any()
+    assert math.prod(tile_shape) <= 2**22
+    assert num_computed(shape, tile_shape, (16, 32, 32)) <= 1.5 * math.prod(shape)
 
 
 @pytest.mark.parametrize("max_voxels", [300, 1000, 5000])

@@ -168,6 +168,28 @@ def test_recorded_patch_shape_is_the_one_that_was_used(tmp_path, tiny_config):
     assert read_training_json(run_dir)["patch_shape"] == [8, 16, 16]
 
 
+def test_patch_is_cut_down_to_the_grid_of_the_features(tmp_path, tiny_config):
+    with pytest.warns(UserWarning, match=r"\[8, 17, 17\] is cut down .* downsampling \[1, 2, 2\]: \[8, 16, 16\]"):
+        run_dir = train_with(tiny_config(tmp_path, patch_shape=[8, 17, 17], downsampling=[1, 2, 2]))
+    assert read_training_json(run_dir)["patch_shape"] == [8, 16, 16]
+    assert json.loads((run_dir / "config.json").read_text())["downsampling"] == [1, 2, 2]
+    (strided, *_) = (layer for layer in keras.saving.load_model(run_dir / "best.keras").layers if layer.weights)
+    assert strided.strides == (1, 2, 2)
+
+
+def test_downsampling_of_two_numbers_trains_a_2d_network(tmp_path, tiny_config):
+    values = tiny_config(tmp_path, axes="YX", downsampling=[2, 2], data_augmentation=False)
+    del values["patch_shape"]
+    with pytest.warns(UserWarning, match=r"\[256, 256\] is cut down .*: \[24, 24\]"):
+        run_dir = train_with(values)
+    assert keras.saving.load_model(run_dir / "best.keras").input_shape == (None, None, None, 1)
+
+
+def test_downsampling_larger_than_a_volume_is_refused(tmp_path, tiny_config):
+    with pytest.raises(ValueError, match=r"downsampling is \[1, 8, 8\], the patch \[8, 4, 4\], .* \[8, 24, 25\]"):
+        train_with(tiny_config(tmp_path, patch_shape=[8, 4, 4], downsampling=[1, 8, 8]))
+
+
 def test_patch_that_is_not_square_is_said_to_lose_quarter_turns(tmp_path, tiny_config):
     with pytest.warns(UserWarning, match=r"quarter turns need .* Set patch_shape to \[8, 16, 16\]"):
         train_with(tiny_config(tmp_path, patch_shape=[8, 16, 18]))

@@ -56,6 +56,9 @@ def _describe_network(record, config, ndim, num_parameters):
     versions = record.versions
     factors = record.upscaling
     larger = f", enlarging {format_sizes(factors)} times ({'ZYX'[-ndim:]})" if max(factors) > 1 else ""
+    grid = config.get("downsampling") or [1]
+    if max(grid) > 1:
+        size += f", one voxel of the feature maps for {format_sizes(grid)} voxels of the image ({'ZYX'[-ndim:]})"
     first = config["initial_model"]
     begun = f", beginning with the weights of {Path(first).name}" if first else ""
     return (

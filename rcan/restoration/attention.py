@@ -13,7 +13,10 @@ References
    arXiv:2112.04491
 """
 
+import math
+
 from rcan.keras_setup import keras, layers, ops
+from rcan.restoration.engine import grid_of
 
 __all__ = ["with_local_attention"]
 
@@ -23,13 +26,16 @@ _PLACES = 8  # along a side of the window
 def with_local_attention(model, window):
     """Let the channel attention of a network average over a moving window of a spatial shape.
 
-    The window is that of the training patch: on a tile no larger than it nothing changes. The network has the same
-    weights and cannot be saved. A ValueError says that it has no global average pooling that multiplies feature maps.
+    The window, in voxels of the input, is that of the training patch: on a tile no larger than it nothing changes.
+    The network has the same weights and cannot be saved. A ValueError says that it has no global average pooling
+    that multiplies feature maps.
     """
     kinds = {type(layer) for layer in model.layers}
     pools = {layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D}
     if not (kinds & pools and layers.Multiply in kinds):
         raise ValueError("the network has no channel attention that could be local: leave --attention out.")
+
+    window = tuple(math.ceil(side / step) for side, step in zip(window, grid_of(model), strict=True))
 
     def replace(layer):
         if type(layer) in pools:

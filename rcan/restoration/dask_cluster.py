@@ -130,9 +130,11 @@ class Cluster:
         that a worker has too little memory for a tile, a ConnectionError that the scheduler is gone, or all workers
         are for `PATIENCE` seconds.
         """
-        shape, factors = raw.volume.shape[:-1], restorer.tiled.engine.factors
+        shape, engine = raw.volume.shape[:-1], restorer.tiled.engine
+        factors = engine.factors
         chunk_shape = files[0].chunk_shape
-        cuts = [tile_axis(*axis) for axis in zip(shape, report.tile_shape, report.overlap, factors, strict=True)]
+        tiles = report.tile_shape, report.overlap
+        cuts = [tile_axis(*axis) for axis in zip(shape, *tiles, factors, engine.grid, strict=True)]
         groups = group_frames(raw.frames, chunk_shape[0])
         parts = split_volume(
             cuts,

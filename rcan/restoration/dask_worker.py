@@ -21,6 +21,7 @@ class RemoteEngine(NamedTuple):
     """What the main process knows of an engine that only the workers have."""
 
     factors: tuple
+    grid: tuple
     num_channels: tuple
 
 
@@ -70,7 +71,7 @@ def perform(load, key, request=None):
         if request:
             return "done", _restore_part(restorer, **request)
         engine = restorer.tiled.engine
-        tiled = restorer.tiled.with_engine(RemoteEngine(engine.factors, engine.num_channels))
+        tiled = restorer.tiled.with_engine(RemoteEngine(engine.factors, engine.grid, engine.num_channels))
         return "done", dataclasses.replace(restorer, tiled=tiled)
     except Exception as failure:
         from rcan.restoration.engine import is_out_of_memory

@@ -11,21 +11,43 @@ from rcan.hardware import query_gpus
 from rcan.keras_setup import keras
 from rcan.memory import free_memory
 
-__all__ = ["Ensemble", "KerasEngine", "find_devices", "is_out_of_memory", "upscaling_of", "voxels_within_memory"]
+__all__ = [
+    "Ensemble",
+    "KerasEngine",
+    "find_devices",
+    "grid_of",
+    "is_out_of_memory",
+    "upscaling_of",
+    "voxels_within_memory",
+]
 
 MAPS = 8  # feature maps of all channels that a forward pass holds at a time, at most: `benchmarks/memory.py`
 SHARE_OF_FREE_MEMORY = 0.5
 SMALLEST_TILE = 2**12  # voxels; where memory does not even hold this, it is not the tile that is too large
 MAX_TILE_VOXELS = 2**22  # larger tiles save little, and each is a step of the progress
+_MULTIPLE = 840  # voxels, of all grids up to 8
 # Where the free memory of a GPU cannot be read; too much is halved when it fails:
 ASSUMED_GPU_BYTES = 4 * 2**30
 
 
 def upscaling_of(model):
     """Voxels that a model writes for each voxel that it reads, on each spatial axis."""
-    ndim, size = len(model.input_shape) - 2, 16
-    shape = model.compute_output_shape((1, *(size,) * ndim, model.input_shape[-1]))
-    return tuple(length // size for length in shape[1:-1])
+    return tuple(length // _MULTIPLE for length in _output_sizes(model, _MULTIPLE))
+
+
+def grid_of(model):
+    """Voxels that a model reads for each voxel of its feature maps, on each spatial axis: it reads multiples of it.
+
+    Of one voxel more than a multiple it makes as many as of the next multiple.
+    """
+    sizes, factors = _output_sizes(model, _MULTIPLE + 1), upscaling_of(model)
+    return tuple(length // factor - _MULTIPLE for length, factor in zip(sizes, factors, strict=True))
+
+
+def _output_sizes(model, size):
+    """Voxels that a model writes on each spatial axis of an input of this size."""
+    shape = (1, *(size,) * (len(model.input_shape) - 2), model.input_shape[-1])
+    return model.compute_output_shape(shape)[1:-1]
 
 
 def find_devices(devices):
@@ -72,7 +94,7 @@ def _bytes_of_value(model):
 
 def _widest_map(model):
     """Most values that a layer makes of one voxel of the input."""
-    if set(upscaling_of(model)) == {1}:  # no map has more voxels than the input
+    if set(upscaling_of(model) + grid_of(model)) == {1}:  # all maps have as many voxels as the input
         return max(layer.output.shape[-1] for layer in model.layers)
     ndim, size = len(model.input_shape) - 2, 16
     fixed = keras.models.clone_model(model, input_tensors=keras.Input((*(size,) * ndim, model.input_shape[-1])))
@@ -94,12 +116,13 @@ class KerasEngine:
     """A network as a function from a tile to the restored tile. Several threads may call it.
 
     Each device gets a copy of the model; one call uses one that is free. `factors` are the voxels written for each
-    voxel read, on each spatial axis; `num_channels` the channels read and written.
+    voxel read, on each spatial axis, `grid` those read for each voxel of the feature maps; `num_channels` the channels
+    read and written.
     """
 
     def __init__(self, model, devices=(None,)):
         self.num_devices = len(devices)
-        self.factors = upscaling_of(model)
+        self.factors, self.grid = upscaling_of(model), grid_of(model)
         self.num_channels = model.input_shape[-1], model.output_shape[-1]
         self._free = queue.SimpleQueue()
         for device in devices:
@@ -113,11 +136,18 @@ class KerasEngine:
             self._free.put((device, copy))
 
     def __call__(self, tile):
-        """Restore one tile `(Z, Y, X, C)` or `(Y, X, C)`, background 0 and signal 1, float32."""
+        """Restore one tile `(Z, Y, X, C)` or `(Y, X, C)`, background 0 and signal 1, float32.
+
+        Where a size is no multiple of the grid, the voxels at its end are repeated.
+        """
+        missing = [-size % step for size, step in zip(tile.shape[:-1], self.grid, strict=True)]
+        inside = tuple(slice(size * factor) for size, factor in zip(tile.shape[:-1], self.factors, strict=True))
+        if any(missing):
+            tile = np.pad(tile, [*((0, count) for count in missing), (0, 0)], mode="edge")
         device, model = self._free.get()
         try:
             with _on(device):
-                return model.predict_on_batch(np.ascontiguousarray(tile)[np.newaxis])[0]
+                return model.predict_on_batch(np.ascontiguousarray(tile)[np.newaxis])[0][inside]
         finally:
             self._free.put((device, model))
 
@@ -142,7 +172,7 @@ class Ensemble:
                 f"--ensemble turns tiles in XY but the network enlarges {engine.factors} (Y and X differently): "
                 "leave it out."
             )
-        self.num_devices, self.factors = engine.num_devices, engine.factors
+        self.num_devices, self.factors, self.grid = engine.num_devices, engine.factors, engine.grid
         self.num_channels = engine.num_channels[0], engine.num_channels[1] * (2 if with_spread else 1)
         self._engine, self._size, self._with_spread = engine, size, with_spread
 

@@ -14,7 +14,7 @@ from rcan.restoration.tiles import Blender, choose_tile, tile_axis
 
 __all__ = ["OVERLAP", "TileTooLarge", "TiledRestorer", "is_computing", "restore", "restore_blocks"]
 
-OVERLAP = 16  # voxels; what lies 8 voxels from the edge of a tile is right to some 0.1 % (docs/tiling.md)
+OVERLAP = 16  # voxels of the feature maps; what lies 8 from the edge of a tile is right to 0.1 % (docs/tiling.md)
 _THREAD_NAME = "rcan-tile"
 
 
@@ -30,7 +30,7 @@ def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progr
     alone is restored, with the same values as in the whole. `progress` is advanced after every tile, by all raw
     voxels together. The regions cover the output once.
     """
-    cuts = [tile_axis(*axis) for axis in zip(shape, tile_shape, overlap, engine.factors, strict=True)]
+    cuts = [tile_axis(*axis) for axis in zip(shape, tile_shape, overlap, engine.factors, engine.grid, strict=True)]
     if part:
         cuts = [
             [cut for cut in axis if cut.write.start < inside.stop and inside.start < cut.write.stop]
@@ -112,7 +112,7 @@ class TiledRestorer:
 
     The one place where tiles are planned and, where memory turns out to be too small for them, made smaller. A tile
     has at most `max_voxels` voxels, and the shape that computes the fewest, unless `tile_shape` says otherwise.
-    Neighbouring tiles share `overlap` voxels: 16, or a quarter of a tile that is given or small.
+    Neighbouring tiles share `overlap` voxels: 16 of the feature maps, or a quarter of a tile that is given or small.
     """
 
     def __init__(self, engine, *, max_voxels=2**22, tile_shape=None, overlap=None):
@@ -131,12 +131,13 @@ class TiledRestorer:
 
     def plan(self, shape):
         """Tile and overlap for a volume of a spatial shape."""
-        if self._tile_shape:
-            overlap = self._overlap or tuple(min(OVERLAP, tile // 4) for tile in self._tile_shape)
-            return tuple(map(min, self._tile_shape, shape)), overlap
+        grid = self.engine.grid
         side = math.floor(self._max_voxels ** (1 / len(shape)))
-        overlap = self._overlap or (min(OVERLAP, side // 4),) * len(shape)
-        tile_shape = choose_tile(shape, overlap, max_voxels=self._max_voxels)
+        sides = self._tile_shape or (side,) * len(shape)
+        overlap = self._overlap or tuple(min(OVERLAP * step, tile // 4) for step, tile in zip(grid, sides, strict=True))
+        if self._tile_shape:
+            return tuple(map(min, self._tile_shape, shape)), overlap
+        tile_shape = choose_tile(shape, overlap, max_voxels=self._max_voxels, grid=grid)
         return tuple(map(min, tile_shape, shape)), overlap
 
     def with_fitting_tiles(self, shape, work):

@@ -32,21 +32,23 @@ class Cut(NamedTuple):
     weight: np.ndarray  # of each voxel of that part, above 0; sums to one over all tiles
 
 
-def tile_axis(size, tile, overlap, factor=1):
+def tile_axis(size, tile, overlap, factor=1, step=1):
     """Cut one axis into tiles, as few as possible, and weigh them so that they blend.
 
     `tile` is cut down to `size`; neighbours share `overlap` voxels at least; `factor` voxels are written for each
-    read.
+    read. Tiles start at multiples of `step`, and so long are they, too; the last one may be shorter.
 
     >>> [(cut.read.start, cut.read.stop) for cut in tile_axis(100, tile=64, overlap=8)]
     [(0, 64), (36, 100)]
     >>> [(cut.write.start, cut.write.stop) for cut in tile_axis(100, tile=64, overlap=8)]
     [(0, 51), (49, 100)]
     """
-    tile = min(tile, size)
-    overlap = min(overlap, tile - 1)
-    num_tiles = max(1, math.ceil((size - overlap) / (tile - overlap)))
-    starts = [i * (size - tile) // max(1, num_tiles - 1) for i in range(num_tiles)]
+    num_steps = math.ceil(size / step)
+    tile = min(math.ceil(tile / step), num_steps)
+    overlap = min(math.ceil(overlap / step), tile - 1)
+    num_tiles = max(1, math.ceil((num_steps - overlap) / (tile - overlap)))
+    starts = [step * (i * (num_steps - tile) // max(1, num_tiles - 1)) for i in range(num_tiles)]
+    tile, overlap = step * tile, step * overlap
     middles = [(start + tile + after) // 2 for start, after in itertools.pairwise(starts)]
     steps = (after - middle for middle, after in itertools.pairwise(middles))
     ramp = min(ramp_of(overlap), *steps, size)  # no voxel belongs to more than two tiles
@@ -60,7 +62,7 @@ def tile_axis(size, tile, overlap, factor=1):
         weight[: factor * (rises - low)] = rise[: factor * (rises - low)]
         weight[factor * (falls - low) :] = rise[::-1][: factor * (high - falls)]
         offset = factor * start
-        cut = slice(start, start + tile), slice(first - offset, last - offset), slice(first, last)
+        cut = slice(start, min(start + tile, size)), slice(first - offset, last - offset), slice(first, last)
         cuts.append(Cut(*cut, weight.astype(np.float32)))
     return cuts
 
@@ -70,27 +72,30 @@ def ramp_of(overlap):
     return math.ceil(overlap / RAMP_SHARE)
 
 
-def choose_tile(shape, overlap, *, max_voxels):
+def choose_tile(shape, overlap, *, max_voxels, grid=(1, 1, 1)):
     """Choose the spatial shape of tile that computes the fewest voxels for a volume.
 
-    Equal tiles cover the volume. They are larger than the overlap, even where that is more than `max_voxels`.
+    Equal tiles cover the volume, of sizes that are multiples of `grid`. They are larger than the overlap, even where
+    that is more than `max_voxels`.
 
     >>> choose_tile((32, 512, 512), (16, 16, 16), max_voxels=2**22)
     (32, 264, 264)
     """
+    grid = grid[-len(shape) :]
+    shape, overlap = ([*map(math.ceil, np.divide(sizes, grid))] for sizes in (shape, overlap))
     candidates = [_tile_sizes(size, shared) for size, shared in zip(shape, overlap, strict=True)]
-    grid = np.meshgrid(*(np.arange(len(tiles)) for tiles in candidates), indexing="ij", sparse=True)
-    tiles = [sizes[index] for sizes, index in zip(candidates, grid, strict=True)]
+    indices = np.meshgrid(*(np.arange(len(tiles)) for tiles in candidates), indexing="ij", sparse=True)
+    tiles = [sizes[index] for sizes, index in zip(candidates, indices, strict=True)]
     counts = [
         np.ceil((size - shared) / np.maximum(1, tile - shared)).clip(1)
         for size, shared, tile in zip(shape, overlap, tiles, strict=True)
     ]
-    voxels = math.prod(tiles)
+    voxels = math.prod(tiles) * math.prod(grid)
     computed = np.where(voxels <= max_voxels, voxels * math.prod(counts), np.inf)
     if np.isinf(computed).all():
         computed = voxels  # none is small enough: the smallest
     best = np.unravel_index(np.argmin(computed), computed.shape)
-    return tuple(int(sizes[i]) for sizes, i in zip(candidates, best, strict=True))
+    return tuple(int(sizes[i]) * step for sizes, i, step in zip(candidates, best, grid, strict=True))
 
 
 def _tile_sizes(size, overlap):

@@ -104,6 +104,7 @@ def _make_learner(config, pair, strategy, *, is_new):
             num_residual_blocks=config.num_residual_blocks,
             num_residual_groups=config.num_residual_groups,
             channel_reduction=config.channel_reduction,
+            downsampling=config.downsampling,
             upscaling=pair.upscaling,
         )
 
@@ -119,7 +120,7 @@ def _load_initial_weights(config, network):
         raise ValueError(
             f"{config.initial_model} is another network: {model.count_params():,} parameters, "
             f"{network.count_params():,} here. Use its num_channels, num_residual_blocks, num_residual_groups, "
-            "channel_reduction and channels."
+            "channel_reduction, downsampling and channels."
         )
     return model.get_weights()
 

@@ -43,7 +43,7 @@ def open_data(config, *, resume=False):
         "gt_axes": config.gt_data_format,
         "percentiles": percentiles,
         "cache": cache,
-        "ndim": len(config.patch_shape) if config.patch_shape else None,
+        "ndim": len(config.patch_shape or config.downsampling or ()) or None,
     }
     limit_cache(None if config.cache_gb is None else int(config.cache_gb * 1e9))
     training = open_pairs(config.training_data_dir, config.training_image_pairs, **options)
@@ -86,12 +86,15 @@ def resolve_config(config, data, precision):
 
 
 def _fit_patch_shape(config, pairs):
-    """Cut the patch shape down to the smallest volume, with a warning."""
+    """Cut the patch shape down to the smallest volume and to the grid of the features, with a warning."""
     smallest = _smallest_shape(pairs)
     asked = config.patch_shape or (16, 256, 256)[-len(smallest) :]
-    fitting = tuple(map(min, asked, smallest))
+    fitting = _cut_down(asked, smallest, config.downsampling)
     if fitting != asked:
-        warnings.warn(f"patch_shape {list(asked)} is cut down to the smallest volume: {list(fitting)}.", stacklevel=2)
+        grid = f" and to multiples of downsampling {list(config.downsampling)}" if config.downsampling else ""
+        warnings.warn(
+            f"patch_shape {list(asked)} is cut down to the smallest volume{grid}: {list(fitting)}.", stacklevel=2
+        )
     if config.data_augmentation and fitting[-1] != fitting[-2]:
         side = min(fitting[-2:])
         warnings.warn(
@@ -100,6 +103,18 @@ def _fit_patch_shape(config, pairs):
             stacklevel=2,
         )
     return fitting
+
+
+def _cut_down(patch_shape, smallest, downsampling):
+    """The largest patch within a patch shape and the smallest volume whose sizes are multiples of a grid."""
+    grid = downsampling or (1,) * len(patch_shape)
+    sizes = tuple(min(sides) // step * step for *sides, step in zip(patch_shape, smallest, grid, strict=True))
+    if not all(sizes):
+        raise ValueError(
+            f"downsampling is {list(grid)}, the patch {list(patch_shape)}, the smallest volume {list(smallest)}: it "
+            "must not be larger than they are."
+        )
+    return sizes
 
 
 def _smallest_shape(pairs):
@@ -119,7 +134,7 @@ def make_samplers(config, data):
     )
     if not data.validation:
         return training, None
-    shape = tuple(map(min, config.patch_shape, _smallest_shape(data.validation)))
+    shape = _cut_down(config.patch_shape, _smallest_shape(data.validation), config.downsampling)
     options |= {"seed": config.seed + _VALIDATION_SEED, "augmented": False}
     try:
         return training, PatchSampler(data.validation, shape, **options)
