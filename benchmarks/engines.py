@@ -185,7 +185,7 @@ def work(name, folder):
 class Worker:
     """An engine in a process of its own; takes tiles as `rcan.restoration.engine.KerasEngine` does."""
 
-    num_devices, factors, num_channels = 1, (1, 1, 1), (1, 1)
+    num_devices, factors, grid, num_channels = 1, (1, 1, 1), (1, 1, 1), (1, 1)
 
     def __init__(self, name, folder, threads):
         self._folder, self._result = folder, folder / f"{name}.npy"
@@ -227,7 +227,6 @@ def prepare(name, source, folder):
 
     from rcan.config import ImagePair
     from rcan.data.pairs import open_pairs
-    from rcan.io.paths import pair_paths
     from rcan.model import build_rcan
     from rcan.run_folder.models import load_model
 
@@ -235,8 +234,8 @@ def prepare(name, source, folder):
     model, record = load_model(run_dir)
 
     def read(data):
-        pairs = [ImagePair(raw=raw, gt=gt) for raw, gt in pair_paths(data / "raw", data / "gt")]
-        opened = open_pairs(None, pairs, percentiles=record.percentiles, ndim=3)
+        folders = ImagePair(raw=data / "raw", gt=data / "gt")
+        opened = open_pairs(folders, [], percentiles=record.percentiles, ndim=3)
         return [pair.read(number) for pair in opened for number in range(pair.num_frames)]
 
     learned, judged = read(train), read(test)
@@ -251,9 +250,10 @@ def prepare(name, source, folder):
 
 def crop(volume, shape, rng):
     """A part of a volume, somewhere."""
+    from rcan.regions import region_at
+
     starts = [rng.integers(size - side + 1) for size, side in zip(volume.shape[:-1], shape, strict=True)]
-    parts = tuple(slice(start, start + side) for start, side in zip(starts, shape, strict=True))
-    return np.ascontiguousarray(volume[parts], np.float32)
+    return np.ascontiguousarray(volume[region_at(starts, shape)], np.float32)
 
 
 def race(name, source, rounds, threads):

@@ -211,13 +211,12 @@ def measure_psnr(run_dir, test, precision):
     from rcan.assess.volumes import score_pair
     from rcan.config import ImagePair
     from rcan.data.pairs import open_pairs
-    from rcan.io.paths import pair_paths
     from rcan.precision import with_precision
     from rcan.run_folder.models import load_model
 
     model, record = load_model(run_dir)
-    pairs = [ImagePair(raw=raw, gt=gt) for raw, gt in pair_paths(test / "raw", test / "gt")]
-    opened = open_pairs(None, pairs, percentiles=record.percentiles, ndim=len(model.input_shape) - 2)
+    folders = ImagePair(raw=test / "raw", gt=test / "gt")
+    opened = open_pairs(folders, [], percentiles=record.percentiles, ndim=len(model.input_shape) - 2)
     network = with_precision(model, precision)
     return float(np.mean([score_pair(network, pair)[0]["psnr_restored"] for pair in opened]))
 
