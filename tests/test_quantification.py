@@ -146,4 +146,6 @@ def test_chart_shows_truth_across_and_restored_upwards(rng):
 
 def test_chart_of_constant_images_is_drawn():
     image = np.full((4, 8, 8, 1), 0.5, np.float32)
-    draw_intensities(image, image, quantify(image, image)).canvas.draw()
+    figure = draw_intensities(image, image, quantify(image, image))
+    figure.canvas.draw()
+    assert figure.axes[0].images[0].get_array().filled(0).sum() == image.size
