@@ -78,6 +78,7 @@ def build_rcan(
     add, multiply = _numbered(layers.Add), _numbered(layers.Multiply)
 
     def conv3(x, channels, **options):
+        """Convolve with kernels of 3 voxels a side."""
         return conv(channels, 3, padding="same", **options)(x)
 
     def channel_attention(x):
@@ -95,6 +96,7 @@ def build_rcan(
         return multiply()([x, s])
 
     def residual_channel_attention_block(x):
+        """Add to `x` what two convolutions and the attention make of it."""
         y = conv3(x, num_channels, activation="relu")
         y = channel_attention(conv3(y, num_channels))
         if residual_scaling != 1:
@@ -102,6 +104,7 @@ def build_rcan(
         return add()([x, y])
 
     def residual_group(x):
+        """Add to `x` what some blocks and a convolution make of it."""
         y = x
         for _ in range(num_residual_blocks):
             y = residual_channel_attention_block(y)
@@ -110,29 +113,28 @@ def build_rcan(
         return add()([x, conv3(y, num_channels)])  # short skip connection
 
     def residual_in_residual(x):
+        """Add to `x` what all groups and a convolution make of it."""
         y = x
         for _ in range(num_residual_groups):
             y = residual_group(y)
         return add()([x, conv3(y, num_channels)])  # long skip connection
 
-    def to_features(x):
-        if not is_coarse:
-            return conv3(x, num_channels)
-        return conv(num_channels, _kernel_of(downsampling), strides=downsampling, padding="same")(x)
+    def resample(x, kind, channels):
+        """Go from the grid of the image to that of the features, or back, as the `kind` of convolution does."""
+        return kind(channels, _kernel_of(downsampling), strides=downsampling, padding="same")(x)
 
-    def to_voxels(x, channels):
-        return transposed_conv(channels, _kernel_of(downsampling), strides=downsampling, padding="same")(x)
-
-    is_coarse = max(downsampling or (1,)) > 1
+    downsampling = downsampling or (1,) * ndim
+    is_coarse = max(downsampling) > 1
     stages = _upscaling_stages(upscaling or (1,) * ndim)
     inputs = keras.Input((None,) * ndim + (num_input_channels,), name="raw")
     x = rescale(2, offset=-1)(inputs)  # [0, 1] -> [-1, 1]
-    x = residual_in_residual(to_features(x))
-    if is_coarse and stages:
-        x = to_voxels(x, num_channels)
+    x = residual_in_residual(resample(x, conv, num_channels))
+    if is_coarse:
+        x = resample(x, transposed_conv, num_channels if stages else num_output_channels)
     for factors in stages:
         x = shuffle(factors)(conv3(x, num_channels * math.prod(factors)))
-    x = to_voxels(x, num_output_channels) if is_coarse and not stages else conv3(x, num_output_channels)
+    if stages or not is_coarse:
+        x = conv3(x, num_output_channels)
     x = rescale(0.5, offset=0.5)(x)  # [-1, 1] -> [0, 1]
     return keras.Model(inputs, x, name="rcan")
 
@@ -148,7 +150,7 @@ def _numbered(kind):
 
 
 def _kernel_of(downsampling):
-    """Size of a kernel with a stride: each voxel has the same number of weights, so that no pattern shows."""
+    """Size of the kernel for a stride: 3 for one, else twice the stride, so that no voxel has more weights."""
     return tuple(2 * factor if factor > 1 else 3 for factor in downsampling)
 
 

@@ -30,7 +30,7 @@ from rcan.failures import describe_failure
 from rcan.regions import count_voxels
 from rcan.restoration.dask_parts import group_frames, split_volume
 from rcan.restoration.tiled import TileTooLarge
-from rcan.restoration.tiles import tile_axis
+from rcan.restoration.tiles import cut_volume
 
 __all__ = ["Cluster"]
 
@@ -133,8 +133,7 @@ class Cluster:
         shape, engine = raw.volume.shape[:-1], restorer.tiled.engine
         factors = engine.factors
         chunk_shape = files[0].chunk_shape
-        tiles = report.tile_shape, report.overlap
-        cuts = [tile_axis(*axis) for axis in zip(shape, *tiles, factors, engine.grid, strict=True)]
+        cuts = cut_volume(shape, report.tile_shape, report.overlap, engine)
         groups = group_frames(raw.frames, chunk_shape[0])
         parts = split_volume(
             cuts,

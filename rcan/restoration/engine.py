@@ -1,6 +1,7 @@
 """What tiles are computed with: a network on one device or several, alone or as an ensemble of its symmetries."""
 
 import contextlib
+import functools
 import itertools
 import math
 import queue
@@ -44,6 +45,7 @@ def grid_of(model):
     return tuple(length // factor - _MULTIPLE for length, factor in zip(sizes, factors, strict=True))
 
 
+@functools.lru_cache(maxsize=2)  # both sizes of the network in use: each takes a call of all its layers
 def _output_sizes(model, size):
     """Voxels that a model writes on each spatial axis of an input of this size."""
     shape = (1, *(size,) * (len(model.input_shape) - 2), model.input_shape[-1])

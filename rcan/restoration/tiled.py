@@ -10,7 +10,7 @@ import numpy as np
 
 from rcan.regions import intersect, region_shape, relative_region, scale_region, whole_region
 from rcan.restoration.engine import SMALLEST_TILE, KerasEngine, find_devices, is_out_of_memory, voxels_within_memory
-from rcan.restoration.tiles import Blender, choose_tile, tile_axis
+from rcan.restoration.tiles import Blender, choose_tile, cut_volume
 
 __all__ = ["OVERLAP", "TileTooLarge", "TiledRestorer", "is_computing", "restore", "restore_blocks"]
 
@@ -30,7 +30,7 @@ def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progr
     alone is restored, with the same values as in the whole. `progress` is advanced after every tile, by all raw
     voxels together. The regions cover the output once.
     """
-    cuts = [tile_axis(*axis) for axis in zip(shape, tile_shape, overlap, engine.factors, engine.grid, strict=True)]
+    cuts = cut_volume(shape, tile_shape, overlap, engine)
     if part:
         cuts = [
             [cut for cut in axis if cut.write.start < inside.stop and inside.start < cut.write.stop]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Blender", "Cut", "choose_tile", "ramp_of", "tile_axis"]
+__all__ = ["Blender", "Cut", "choose_tile", "cut_volume", "ramp_of", "tile_axis"]
 
 RAMP_SHARE = 4  # one tile fades into the next over a quarter of the overlap
 
@@ -65,6 +65,12 @@ def tile_axis(size, tile, overlap, factor=1, step=1):
         cut = slice(start, min(start + tile, size)), slice(first - offset, last - offset), slice(first, last)
         cuts.append(Cut(*cut, weight.astype(np.float32)))
     return cuts
+
+
+def cut_volume(shape, tile_shape, overlap, engine):
+    """Cut all spatial axes of a volume into tiles that suit an engine: a list of `Cut` for each axis."""
+    sides = zip(shape, tile_shape, overlap, engine.factors, engine.grid, strict=True)
+    return [tile_axis(*side) for side in sides]
 
 
 def ramp_of(overlap):
