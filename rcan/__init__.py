@@ -20,6 +20,7 @@ _PUBLIC = {
     "restore_folder": "rcan.restoration.folder",
     "simulate_pairs": "rcan.simulation.pairs",
     "train": "rcan.training.fit",
+    "view_image": "rcan.data.views",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -47,6 +47,12 @@ def _check_percentiles(percentiles):
     return percentiles
 
 
+def _check_photon_range(factors):
+    if not 0 < factors[0] <= factors[1]:
+        raise ValueError("must be 0 < least <= most, such as 0.01,1")
+    return factors
+
+
 def parse_loss(text):
     """Weight of each loss in a sum of losses.
 
@@ -121,6 +127,16 @@ class Config(Settings):
     percentiles: Annotated[tuple[float, float], AfterValidator(_check_percentiles)] = option(
         DEFAULT_PERCENTILES, "percentiles that become 0 and 1"
     )
+    normalization: Literal["percentiles", "anscombe"] = option(
+        "percentiles",
+        "of the raw image: by its percentiles, as published; or anscombe, by those of its smoothed voxels, and with "
+        "noise made even everywhere (generalised Anscombe transform), for a range of light",
+    )
+    photon_range: Annotated[tuple[float, float], AfterValidator(_check_photon_range)] | None = option(
+        None,
+        "least and most light to train for, as factors of that of the raw images, such as 0.01,1: each patch is made "
+        "darker by thinning its photons, or brighter towards a gt that is registered and as sharp (default: as it is)",
+    )
     data_augmentation: bool = option(True, "turn and flip patches")
     intensity_threshold: float = option(
         0.25, "normalised gt above which a voxel is signal; 0 or less accepts every patch"
@@ -150,7 +166,7 @@ class Config(Settings):
         "mae", f"{', '.join(LOSS_NAMES)} (1 - SSIM), or a weighted sum such as mae+0.2*ssim"
     )
     metrics: list[Literal["psnr", "ssim"]] = option(["psnr"], "measures to follow besides the loss")
-    initial_model: Path | None = option(None, "run folder or .keras file whose weights and percentiles to begin with")
+    initial_model: Path | None = option(None, "run folder or .keras file whose weights and normalisation to begin with")
     early_stopping: Count | None = option(None, "epochs without a better validation loss after which to stop")
     ema: float = option(
         0,

@@ -12,6 +12,8 @@ from rcan.intensity import (
     match_affine,
     normalise,
     percentile_range,
+    scale_noise,
+    stabilise,
     to_dtype,
 )
 from rcan.io.opening import open_volume
@@ -251,3 +253,71 @@ def test_sampled_values_do_not_keep_the_slabs_they_come_from(monkeypatch, rng):
     intensity.percentile_range(Stack(), (2, 99.9))
     assert len(slabs) == 10
     assert max(alive) <= 1
+
+
+def test_stabilised_noise_is_the_same_at_all_levels(rng):
+    """Photons and read noise at levels of 3 to 300 photons: one standard deviation within a tenth."""
+    gain, offset, read_noise, top = 2.0, 100.0, 3.0, 300.0
+    spreads = []
+    for photons in (3, 10, 30, 100, 300):
+        grey = offset + gain * (rng.poisson(photons, 100_000) + rng.normal(0, read_noise, 100_000))
+        ranges = np.array([[offset, offset + gain * top]])
+        noise = scale_noise([[gain, offset, (gain * read_noise) ** 2]], ranges)
+        spreads.append(stabilise(normalise(grey[:, np.newaxis], ranges), noise).std())
+    assert np.ptp(spreads) < 0.1 * np.mean(spreads)
+
+
+@pytest.mark.parametrize("noise", [(0.02, 0.0, 1e-4), (0.0, 0.0, 1e-3), (1e-3, -0.1, 0.0), (0.5, 0.2, 1e-3)])
+def test_stabilised_values_rise_from_0_at_the_background_to_1_at_the_signal(noise):
+    values = stabilise(np.linspace(0, 1, 50)[:, np.newaxis], np.array([noise]))[:, 0]
+    assert values[0] == 0
+    assert values[-1] == pytest.approx(1, abs=1e-5)
+    assert np.all(np.diff(values) >= 0)
+
+
+def test_without_photon_noise_stabilising_changes_nothing(rng):
+    block = rng.normal(0.3, 0.5, (4, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(stabilise(block, np.array([[0.0, 0.1, 1e-4]])), block, atol=1e-5)
+
+
+def test_noise_above_the_signal_keeps_a_spread_of_one(rng):
+    """Where noise is ten times the signal, values are in units of the noise: no network sees values of 50."""
+    block = rng.normal(0.5, 10, (100_000, 1)).astype(np.float32)
+    assert stabilise(block, np.array([[0.0, 0.0, 100.0]])).std() == pytest.approx(1, abs=0.02)
+
+
+def test_noise_is_scaled_with_the_range():
+    """Gain 2 at level 110 and variance 50, where 100 becomes 0 and 300 becomes 1: 1/100, 1/20 and 1/800."""
+    np.testing.assert_allclose(scale_noise([[2, 110, 50]], [[100, 300]]), [[0.01, 0.05, 0.00125]])
+
+
+def test_smoothed_ranges_are_percentiles_of_means_of_squares(tmp_path, rng):
+    values = rng.integers(0, 4000, (3, 16, 24)).astype(np.uint16)
+    save(tmp_path / "v.tif", values, "ZYX")
+    means = values.reshape(3, 4, 4, 6, 4).mean(axis=(2, 4))
+    volume = open_volume(tmp_path / "v.tif")
+    np.testing.assert_allclose(
+        percentile_range(volume, (2, 99.9), smoothed=True), [np.percentile(means, (2, 99.9))], rtol=1e-6
+    )
+
+
+def test_smoothed_ranges_leave_out_what_fills_no_square(tmp_path, rng):
+    """Of 18 columns the last two make no square of 4; of a volume that is narrower than 4, squares are as narrow."""
+    values = rng.integers(0, 4000, (2, 8, 18)).astype(np.uint8)
+    save(tmp_path / "v.tif", values, "ZYX")
+    save(tmp_path / "n.tif", values[:, :, :2], "ZYX")
+    means = values[..., :16].reshape(2, 2, 4, 4, 4).mean(axis=(2, 4))
+    narrow = values[..., :2].reshape(2, 2, 4, 2).mean(axis=(2, 3))
+    for name, expected in (("v.tif", means), ("n.tif", narrow)):
+        found = percentile_range(open_volume(tmp_path / name), (0, 100), smoothed=True)
+        np.testing.assert_allclose(found, [[expected.min(), expected.max()]], rtol=1e-6)
+
+
+def test_the_noise_hardly_moves_a_smoothed_range(tmp_path, rng):
+    """White noise of 100 on an image of 0 and 1000: single voxels reach far beyond, means of 16 a quarter as far."""
+    image = np.repeat([0.0, 1000.0], 32)[np.newaxis, np.newaxis] + rng.normal(0, 100, (8, 64, 64))
+    save(tmp_path / "v.tif", image.astype(np.float32), "ZYX")
+    volume = open_volume(tmp_path / "v.tif")
+    ((low, high),) = percentile_range(volume, (2, 99.9), smoothed=True)
+    assert -70 < low < -30
+    assert 1040 < high < 1090

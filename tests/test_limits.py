@@ -26,6 +26,7 @@ from rcan.run_folder.models import read_record
 from rcan.simulation.camera import expose
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
+SCALING = {"percentiles": (2, 99.9)}
 MICROSCOPE = Microscope(fwhm=(0.52, 0.19, 0.19), background=2, offset=100, gain=2, read_noise=1.6)
 TINY = [
     "--shape",
@@ -331,7 +332,7 @@ def test_identity_restores_what_is_raw(identity):
         phantoms(1)[0],
         Step(20, 2),
         microscope=MICROSCOPE,
-        percentiles=(2, 99.9),
+        scaling=SCALING,
         rng=np.random.default_rng(0),
     )
     raw, restored = (exposure.images[name].model_dump(exclude_unset=True) for name in ("raw", "restored"))
@@ -341,7 +342,7 @@ def test_identity_restores_what_is_raw(identity):
 
 def test_perfect_restoration_is_as_sharp_as_the_ground_truth():
     specimen = phantoms(1)[0]
-    options = {"microscope": MICROSCOPE, "percentiles": (2, 99.9), "rng": np.random.default_rng(0)}
+    options = {"microscope": MICROSCOPE, "scaling": SCALING, "rng": np.random.default_rng(0)}
     images = measure_exposure(lambda raw: specimen.gt, specimen, Step(20, 2), **options).images
     assert images["restored"].psnr == pytest.approx(120)
     assert all(getattr(images["restored"], name) == getattr(images["gt"], name) for name in ("lateral", "axial"))
@@ -362,7 +363,7 @@ def test_network_of_other_channels_is_refused_and_planes_are_restored_one_by_one
 
 def test_study_that_was_interrupted_goes_on_to_the_same_results(tmp_path):
     steps = [Step(5, 2), Step(50, 2)]
-    options = {"num_exposures": 2, "microscope": MICROSCOPE, "percentiles": (2, 99.9), "seed": 0}
+    options = {"num_exposures": 2, "microscope": MICROSCOPE, "scaling": SCALING, "seed": 0}
     folders = [tmp_path / name for name in ("whole", "cut")]
     for folder in folders:
         open_study(folder, {"seed": 0})
@@ -384,7 +385,7 @@ def test_study_that_was_interrupted_goes_on_to_the_same_results(tmp_path):
 
 def test_exposures_of_one_specimen_differ_in_noise(tmp_path):
     open_study(tmp_path / "steps", {})
-    options = {"num_exposures": 2, "microscope": MICROSCOPE, "percentiles": (2, 99.9), "seed": 0}
+    options = {"num_exposures": 2, "microscope": MICROSCOPE, "scaling": SCALING, "seed": 0}
     step = Step(20, 2)
     found = measure_steps([step], phantoms(1), lambda step: np.abs, folder=tmp_path / "steps", **options)
     one, other = found[step].exposures

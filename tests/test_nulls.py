@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rcan.assess.nulls import make_nulls, measure_contrast, measure_nulls, shuffle_phases
+from rcan.assess.nulls import classical_filter, make_nulls, measure_contrast, measure_nulls, shuffle_phases
 
-PERCENTILES = (2, 99.9)
+SCALING = {"percentiles": (2, 99.9)}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_linear_filter_leaves_of_noise_what_theory_says(rng, blobs):
     def smooth(image):
         return ndimage.gaussian_filter(image, (width, width, width, 0))
 
-    facts, _ = measure_nulls({"linear": smooth}, gt, gt, nulls, percentiles=PERCENTILES)
+    facts, _ = measure_nulls({"linear": classical_filter(smooth, SCALING)}, gt, gt, nulls)
     gain = np.polyfit(smooth(gt).ravel(), gt.ravel(), 1)[0]
     expected = gain * 0.3 * (4 * np.pi * width**2) ** -0.75 / measure_contrast(gt)
     assert facts["noise"]["linear"].contrast == pytest.approx(expected, rel=0.1)
@@ -91,8 +91,8 @@ def test_a_linear_filter_leaves_of_noise_what_theory_says(rng, blobs):
 def test_the_unit_is_that_of_the_ground_truth(blobs, rng):
     """The same raw image in another unit, with the same filter, makes the same contrast."""
     nulls = {"noise": rng.normal(0, 0.1, blobs.shape)}
-    one, _ = measure_nulls({"same": lambda x: x}, blobs, blobs, nulls, percentiles=PERCENTILES)
-    other, _ = measure_nulls({"same": lambda x: 7 * x + 3}, blobs, blobs, nulls, percentiles=PERCENTILES)
+    one, _ = measure_nulls({"same": classical_filter(lambda x: x, SCALING)}, blobs, blobs, nulls)
+    other, _ = measure_nulls({"same": classical_filter(lambda x: 7 * x + 3, SCALING)}, blobs, blobs, nulls)
     assert one["none"]["same"].contrast == pytest.approx(1, abs=1e-4)
     assert other["noise"]["same"] == pytest.approx(one["noise"]["same"], rel=1e-3)
 
@@ -105,8 +105,8 @@ def test_a_network_that_invents_spots_is_told_from_one_that_does_not(blobs, rng)
         return honest(image) + blobs[:, ::-1] * (image.max() < 0.9)  # spots where there is nothing bright
 
     nulls = {"noise": rng.normal(0, 0.1, blobs.shape).astype(np.float32)}
-    filters = {"honest": honest, "inventing": inventing}
-    facts, pictures = measure_nulls(filters, blobs, blobs, nulls, percentiles=PERCENTILES)
+    filters = {f.__name__: classical_filter(f, SCALING) for f in (honest, inventing)}
+    facts, pictures = measure_nulls(filters, blobs, blobs, nulls)
     assert facts["noise"]["honest"].contrast < 0.01
     assert facts["noise"]["inventing"].contrast == pytest.approx(1, rel=0.2)
     assert facts["noise"]["inventing"].brightest > 0.5 > facts["noise"]["honest"].brightest
@@ -116,7 +116,7 @@ def test_a_network_that_invents_spots_is_told_from_one_that_does_not(blobs, rng)
 def test_an_empty_image_restored_alone_is_stretched_by_its_own_percentiles(blobs, rng):
     """From percentile 2 to 99.9 a normal distribution measures 2.054 + 3.090 standard deviations."""
     nulls = {"noise": rng.normal(5, 0.01, blobs.shape).astype(np.float32)}
-    facts, _ = measure_nulls({"same": lambda x: x}, blobs, blobs, nulls, percentiles=PERCENTILES)
+    facts, _ = measure_nulls({"same": classical_filter(lambda x: x, SCALING)}, blobs, blobs, nulls)
     found = facts["noise"]["same"]
     assert found.stretched_contrast == pytest.approx(1 / 5.144 / measure_contrast(blobs), rel=0.02)
     assert found.contrast < found.stretched_contrast / 10
@@ -125,6 +125,7 @@ def test_an_empty_image_restored_alone_is_stretched_by_its_own_percentiles(blobs
 def test_smaller_results_are_enlarged(blobs, rng):
     gt = blobs.repeat(2, axis=1).repeat(2, axis=2)
     nulls = {"noise": rng.normal(0, 0.1, blobs.shape)}
-    filters = {"raw": lambda x: x, "network": lambda x: x.repeat(2, axis=1).repeat(2, axis=2)}
-    facts, _ = measure_nulls(filters, blobs, gt, nulls, percentiles=PERCENTILES)
+    functions = {"raw": lambda x: x, "network": lambda x: x.repeat(2, axis=1).repeat(2, axis=2)}
+    filters = {name: classical_filter(function, SCALING) for name, function in functions.items()}
+    facts, _ = measure_nulls(filters, blobs, gt, nulls)
     assert facts["noise"]["raw"] == pytest.approx(facts["noise"]["network"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rcan.data.views import open_network_view
+from rcan.data.views import open_network_view, view_image
 from rcan.io.opening import open_volume
 
 SEEN = {"ndim": 3, "num_channels": 1, "percentiles": (2, 99.9)}
@@ -111,3 +111,52 @@ def test_constant_channel_is_named_by_its_number_in_the_file(tmp_path, write_tif
     path = write_tiff(tmp_path / "raw.tif", image, "ZCYX")
     with open_volume(path) as volume, pytest.raises(ValueError, match="channel 1 are both 7"):
         open_network_view(volume, **SEEN)
+
+
+@pytest.fixture
+def photons(tmp_path, write_tiff, rng):
+    """Two channels of photons, of 2 and 5 grey values each, on an offset of 100: a file and the expected image."""
+    expected = 200 * np.clip(np.sin(np.arange(64) / 6), 0, 1) * np.ones((2, 8, 64, 1))
+    gains = np.array([2, 5])[:, np.newaxis, np.newaxis, np.newaxis]
+    image = 100 + gains * (rng.poisson(expected) + rng.normal(0, 2, expected.shape))
+    path = write_tiff(tmp_path / "photons.tif", np.moveaxis(image, 0, 1).astype(np.uint16), "ZCYX")
+    with open_volume(path) as volume:
+        yield volume
+
+
+def test_the_input_of_a_stabilised_network_has_even_noise(photons):
+    """Along Y the expected image does not change: differences of neighbours are noise, at 0 and at 200 photons."""
+    seen = open_network_view(photons, normalization="anscombe", **SEEN)
+    for number in range(2):
+        noise = np.diff(seen.read_input(number)[..., 0], axis=1)
+        dark, bright = noise[:, :, 24:36].std(), noise[:, :, 5:14].std()
+        assert bright == pytest.approx(dark, rel=0.25)
+        linear = np.diff(seen.read(number)[..., 0], axis=1)
+        assert linear[:, :, 5:14].std() > 3 * linear[:, :, 24:36].std()
+
+
+def test_a_stabilised_view_of_some_channels_is_as_of_all(photons):
+    whole = open_network_view(photons, normalization="anscombe", **SEEN)
+    second = open_network_view(photons, normalization="anscombe", channels=(1,), **SEEN)
+    np.testing.assert_array_equal(second.read_input(0), whole.read_input(1))
+
+
+def test_channels_of_one_block_are_stabilised_each_by_its_own_noise(photons):
+    whole = open_network_view(photons, normalization="anscombe", **SEEN)
+    both = open_network_view(photons, normalization="anscombe", **{**SEEN, "num_channels": 2})
+    np.testing.assert_allclose(both.read_input(0)[..., 1], whole.read_input(1)[..., 0], atol=1e-6)
+
+
+def test_a_part_of_a_stabilised_view_is_stabilised_as_the_whole(photons):
+    seen = open_network_view(photons, normalization="anscombe", **SEEN)
+    region = (slice(0, 2), slice(4, 8), slice(10, 30))
+    part = seen.crop(region).read_input(1, (slice(0, 2), slice(0, 4), slice(0, 20)))
+    np.testing.assert_array_equal(part, seen.read_input(1, region))
+
+
+def test_an_image_in_memory_is_seen_as_its_file(photons):
+    seen = open_network_view(photons, normalization="anscombe", **SEEN)
+    block = photons.with_block_axes("ZYX").read({"C": 1}, dtype=None)
+    alone = view_image(block, percentiles=(2, 99.9), normalization="anscombe")
+    np.testing.assert_allclose(alone.read_input(0), seen.read_input(1), atol=1e-6)
+    np.testing.assert_allclose(alone.ranges, seen.range_of(1))

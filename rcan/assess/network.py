@@ -62,7 +62,7 @@ def open_subjects(network, paths, *, axes=None, gt_axes=None, fwhm=None):
     `axes` and `gt_axes` are those of the files, where their metadata is wrong; `fwhm`, the blur of raw in µm, needs a
     known voxel size. A warning names pairs that the network has learned from.
     """
-    options = {"percentiles": network.record.percentiles, "axes": axes, "gt_axes": gt_axes}
+    options = {"axes": axes, "gt_axes": gt_axes, **network.record.scaling}
     subjects = find_subjects(paths, network.engine, **options)
     for subject in subjects if fwhm else ():
         if None in subject.voxel_size[-len(subject.upscaling) :]:
@@ -113,17 +113,15 @@ def evaluate_network(network, subjects, *, fwhm=None, with_calibration=True, see
             shown = result.methods["restored"].scores["psnr"], subject.name, images
             first = first or shown
             worst = min(worst or shown, shown, key=lambda each: each[0])
-        percentiles = network.record.percentiles
-        nulls, planes = run_null_tests(
-            subjects, network.restorer, percentiles=percentiles, seed=seed, progress=progress
-        )
+        scaling = network.record.scaling
+        nulls, planes = run_null_tests(subjects, network.restorer, scaling=scaling, seed=seed, progress=progress)
         calibration = calibrate(plan, progress) if plan else None
     evaluation = Evaluation(
         model=NetworkFacts(
             path=str(find_model(network.model_dir).absolute()),
             digest=digest_model(network.model_dir),
             num_parameters=network.num_parameters,
-            percentiles=percentiles,
+            percentiles=network.record.percentiles,
             precision=network.precision.name,
         ),
         versions=list_versions(*PACKAGES),

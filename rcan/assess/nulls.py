@@ -27,20 +27,25 @@ References
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from scipy import fft, ndimage
 
+from rcan.data.views import NetworkView, view_image
 from rcan.fingerprint.noise import estimate_noise
 from rcan.intensity import fit_affine
+from rcan.io.memory import volume_of_array
 from rcan.regions import central_region, count_voxels, whole_region
 from rcan.scores import enlarge
 
 __all__ = [
     "NULLS",
+    "Filter",
     "NullResult",
     "best_gaussian",
+    "classical_filter",
     "make_nulls",
     "measure_contrast",
     "measure_nulls",
@@ -118,12 +123,21 @@ def _inside(image):
     return image[tuple(slice(margin, size - margin) for margin, size in zip(margins, image.shape, strict=False))]
 
 
-def measure_nulls(filters, raw, gt, nulls, *, percentiles):
+class Filter(NamedTuple):
+    """The network, or what it is compared with: a function of a normalised raw image, and one of an image alone.
+
+    The second one gets an image in any unit, and normalises it by itself.
+    """
+
+    apply: Callable
+    apply_alone: Callable
+
+
+def measure_nulls(filters, raw, gt, nulls):
     """Measure what filters make of the null images of `make_nulls`.
 
-    `filters`, the network and what it is compared with, are functions of a normalised raw image by name; results of its
-    size are enlarged to that of the ground truth. `raw` and `gt` are the real image and its ground truth; `percentiles`
-    become 0 and 1 of an image that is restored alone.
+    `filters` are `Filter`s by name; results of the size of raw are enlarged to that of the ground truth. `raw` and `gt`
+    are the real image and its ground truth.
 
     Returns a `NullResult` by null image and filter, where the null image ``"none"`` is the real one, and the middle
     plane (Y, X) of the first channel of each result in the unit of gt. Filters of the planes are also ``"input"``, in
@@ -132,14 +146,14 @@ def measure_nulls(filters, raw, gt, nulls, *, percentiles):
     images, truth = {"none": raw, **nulls}, measure_contrast(gt)
     results = {null: {} for null in images}
     planes = {null: {"input": _middle_plane(enlarge(image, gt.shape))} for null, image in images.items()}
-    for name, apply in filters.items():
+    for name, (apply, apply_alone) in filters.items():
         line = fit_affine([(enlarge(apply(raw), gt.shape), gt)])
         for null, image in images.items():
             result = _in_unit(apply(image), line, gt)
             measured = _measure(result, truth)
             planes[null][name] = _middle_plane(result)
             if null != "none":
-                stretched = _in_unit(apply(_stretch(image, percentiles)), line, gt)
+                stretched = _in_unit(apply_alone(image), line, gt)
                 measured += _measure(stretched, truth)
                 planes[null][f"{name} alone"] = _middle_plane(stretched)
             results[null][name] = NullResult(*measured)
@@ -162,10 +176,17 @@ def _middle_plane(image):
     return image[..., 0] if image.ndim == 3 else image[len(image) // 2, ..., 0]
 
 
-def _stretch(image, percentiles):
-    """The image in the unit of its own percentiles."""
-    low, high = np.percentile(image, percentiles, axis=tuple(range(image.ndim - 1)))
-    return ((image - low) / np.where(high > low, high - low, 1)).astype(np.float32)
+def classical_filter(apply, scaling):
+    """Make a `Filter` of a function; it gets images in the ranges that the network has, but not stabilised."""
+    return Filter(apply, lambda image: apply(_view_alone(image, scaling).read(0)))
+
+
+def _view_alone(image, scaling):
+    """An image in memory as the network sees it; one that is constant, in the unit that it has."""
+    try:
+        return view_image(image, **scaling)
+    except ValueError:
+        return NetworkView(volume_of_array(image), fixed_range=[(0, 1)] * image.shape[-1])
 
 
 def best_gaussian(raw, gt):
@@ -187,22 +208,23 @@ def best_gaussian(raw, gt):
     return functools.partial(smooth, sigma=best), best[:-1]
 
 
-def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
+def run_null_tests(subjects, restorer, *, scaling, seed, progress):
     """Give a network the null images of at most three pairs, evenly chosen: their first frame, its central part.
 
-    `percentiles` are the network's; `progress` is advanced by `null_voxels`. Returns what `measure_nulls` does:
-    medians over the pairs, for the filters ``raw`` and ``best Gaussian`` (where raw and ground truth have the same
-    channels) and ``restored``; and the planes of the first pair.
+    `scaling` is the network's, as of a `TrainingRecord`; `progress` is advanced by `null_voxels`. Returns what
+    `measure_nulls` does: medians over the pairs, for the filters ``raw`` and ``best Gaussian`` (where raw and ground
+    truth have the same channels) and ``restored``; and the planes of the first pair.
     """
     measured, shown = [], None
     for number, (subject, part) in enumerate(_choose_parts(subjects)):
         raw, gt = subject.read(subject.numbers[0], part)
         filters = {}
         if raw.shape[-1] == gt.shape[-1]:
-            filters = {"raw": lambda image: image, "best Gaussian": best_gaussian(raw, gt)[0]}
-        filters["restored"] = restorer.restore_array
+            filters["raw"] = classical_filter(lambda image: image, scaling)
+            filters["best Gaussian"] = classical_filter(best_gaussian(raw, gt)[0], scaling)
+        filters["restored"] = _network_filter(restorer, subject, scaling)
         nulls = make_nulls(raw, rng=np.random.default_rng((seed, number)))
-        results, planes = measure_nulls(filters, raw, gt, nulls, percentiles=percentiles)
+        results, planes = measure_nulls(filters, raw, gt, nulls)
         measured.append(results)
         shown = shown or planes
         progress.advance(_count_voxels(part))
@@ -211,6 +233,15 @@ def run_null_tests(subjects, restorer, *, percentiles, seed, progress):
         for null, filters in measured[0].items()
     }
     return medians, shown
+
+
+def _network_filter(restorer, subject, scaling):
+    """The network as a filter of images in the unit of a subject's first frame."""
+    number = subject.numbers[0]
+    return Filter(
+        lambda image: restorer.restore_array(subject.raw.as_input(number, image)),
+        lambda image: restorer.restore_array(_view_alone(image, scaling).read_input(0)),
+    )
 
 
 def _median(results):

@@ -156,7 +156,7 @@ def measure_blocks(blocks, restorer, *, size, progress):
     parts = []
     for pair, number, region in blocks:
         raw, gt = pair.read(number, region)
-        mean, spread = np.split(restorer.restore_array(raw), 2, axis=-1)
+        mean, spread = np.split(restorer.restore_array(pair.raw.as_input(number, raw)), 2, axis=-1)
         parts.append(measure_ratios(mean, spread, gt))
         progress.advance(size * math.prod(raw.shape[:-1]))
     return Ratios.joined(parts)

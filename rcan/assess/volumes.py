@@ -117,7 +117,7 @@ def _evaluate_frame(subject, number, restorer, fwhm, with_blocks, progress):
 
 def _restore_frame(restorer, view, number, part, progress):
     """Restore a part of a frame, named in voxels of the output."""
-    read = functools.partial(view.read, number)
+    read = functools.partial(view.read_input, number)
     return restorer.restore(read, view.volume.shape[:-1], part=part, progress=progress)
 
 
@@ -238,7 +238,7 @@ def score_pair(model, pair, *, tile_shape=None):
     frames = []
     for number in range(pair.num_frames):
         raw, gt = pair.read(number)
-        restored = restore(model, raw, tile_shape=tile_shape)
+        restored = restore(model, pair.raw.as_input(number, raw), tile_shape=tile_shape)
         frames.append(compare(raw, restored, gt))
     images = {"raw": enlarge(raw, gt.shape), "restored": restored}
     images = {name: match_affine(image, gt) for name, image in images.items() if image.shape == gt.shape}

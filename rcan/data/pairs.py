@@ -6,7 +6,7 @@ import numpy as np
 
 from rcan.data.measurements import MeasurementCache
 from rcan.data.pair_check import find_upscaling
-from rcan.data.survey import digest_of, survey_pair
+from rcan.data.survey import digest_of, fingerprint_of, survey_pair
 from rcan.data.views import NetworkView
 from rcan.io.opening import open_volume
 from rcan.io.paths import pair_paths
@@ -43,13 +43,25 @@ class Pair:
         return Pair(self.raw.crop(region), self.gt.crop(scale_region(region, self.upscaling)))
 
 
-def open_pairs(folders, pairs, *, raw_axes=None, gt_axes=None, ndim=None, percentiles=(2, 99.9), like=None, cache=None):
+def open_pairs(
+    folders,
+    pairs,
+    *,
+    raw_axes=None,
+    gt_axes=None,
+    ndim=None,
+    percentiles=(2, 99.9),
+    normalization="percentiles",
+    like=None,
+    cache=None,
+):
     """Open pairs of volumes, check every one of them, and find their intensity ranges.
 
     `folders`, an `ImagePair` or None, are matched by file name; `pairs` are single ones. The axes are named where the
     metadata of the files is wrong. A network of `ndim` 3 sees volumes, of 2 planes; it is 3 where not given and the
-    first raw file has Z. All pairs must have rank, channels and upscaling of the pair `like`, or of the first. A
-    ValueError or OSError says that a file is missing or unreadable, or that a pair cannot be trained on.
+    first raw file has Z. `percentiles` and `normalization` are those of the network, see `rcan.data.views.NetworkView`.
+    All pairs must have rank, channels and upscaling of the pair `like`, or of the first. A ValueError or OSError says
+    that a file is missing or unreadable, or that a pair cannot be trained on.
     """
     paths = [(pair.raw, pair.gt) for pair in pairs]
     if folders:
@@ -63,8 +75,12 @@ def open_pairs(folders, pairs, *, raw_axes=None, gt_axes=None, ndim=None, percen
             raw, gt = open_volume(raw_path, axes=raw_axes), open_volume(gt_path, axes=gt_axes)
             ndim = ndim or (3 if "Z" in raw.axes else 2)
             volumes = [_in_blocks(volume, ndim) for volume in (raw, gt)]
-            ranges = survey_pair(*volumes, percentiles, cache)
-            opened.append(Pair(*(NetworkView(v, fixed_range=r) for v, r in zip(volumes, ranges, strict=True))))
+            is_stabilised = normalization == "anscombe"
+            ranges = survey_pair(*volumes, percentiles, cache, smoothed=is_stabilised)
+            raw = NetworkView(volumes[0], percentiles, fixed_range=ranges[0], normalization=normalization)
+            if is_stabilised:
+                fingerprint_of(raw, cache)  # its noise is needed
+            opened.append(Pair(raw, NetworkView(volumes[1], fixed_range=ranges[1])))
             _check_alike(like or opened[0], opened[-1])
             progress.advance()
     return opened

@@ -3,6 +3,7 @@
 import numpy as np
 
 from rcan.data.foreground import ForegroundIndex
+from rcan.data.light import Light
 from rcan.data.measurements import MeasurementCache
 from rcan.progress import Progress
 from rcan.regions import region_at
@@ -13,12 +14,22 @@ class PatchSampler:
 
     `patch_shape`, (Z, Y, X) or (Y, X) in voxels of raw, fits into every pair. A voxel is signal where the normalised
     gt is above `intensity_threshold` (0 or less accepts every patch); a patch needs at least the share
-    `area_ratio_threshold` of such voxels, and a ValueError says that none has it. What keeps a patch from being read
-    while it is streamed is kept as `failure`.
+    `area_ratio_threshold` of such voxels, and a ValueError says that none has it. With a `photon_range` each patch has
+    the light of the raw volume times a factor, log-uniform from the lowest to the highest, as `rcan.data.light` makes
+    it. What keeps a patch from being read while it is streamed is kept as `failure`.
     """
 
     def __init__(
-        self, pairs, patch_shape, *, seed, augmented, intensity_threshold=0.25, area_ratio_threshold=0.5, cache=None
+        self,
+        pairs,
+        patch_shape,
+        *,
+        seed,
+        augmented,
+        intensity_threshold=0.25,
+        area_ratio_threshold=0.5,
+        photon_range=None,
+        cache=None,
     ):
         self._patch_shape, self._seed, self._augmented = patch_shape, seed, augmented
         self.failure = None
@@ -29,6 +40,12 @@ class PatchSampler:
                 thresholds = intensity_threshold, area_ratio_threshold
                 self._indices.append(ForegroundIndex(pair, number, patch_shape, *thresholds, cache))
                 progress.advance()
+        self._lights = {}
+        if photon_range:
+            with Progress(len(pairs), "Measuring noise", unit="volume") as progress:
+                for pair in pairs:
+                    self._lights[id(pair)] = Light(pair, photon_range, cache)
+                    progress.advance()
         self._ends = np.cumsum([index.count for index in self._indices])
         self.num_positions = int(self._ends[-1])
         if not self.num_positions:
@@ -40,7 +57,7 @@ class PatchSampler:
             )
 
     def sample(self, index):
-        """Raw and gt of the patch of an index, normalised, (Z, Y, X, C) or (Y, X, C), float32."""
+        """Raw, as the network's input, and gt of the patch of an index, (Z, Y, X, C) or (Y, X, C), float32."""
         rng = np.random.default_rng((self._seed, int(index)))
         rank = rng.integers(self.num_positions)
         place = int(np.searchsorted(self._ends, rank, side="right"))
@@ -48,6 +65,7 @@ class PatchSampler:
         before = self._ends[place] - self._indices[place].count
         corner = self._indices[place].locate(rank - before)
         raw, gt = pair.read(number, region_at(corner, self._patch_shape))
+        raw = self._lights[id(pair)].expose(raw, gt, rng) if self._lights else pair.raw.as_input(number, raw)
         if not self._augmented:
             return raw, gt
         square = raw.shape[-3] == raw.shape[-2] and gt.shape[-3] == gt.shape[-2]

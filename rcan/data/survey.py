@@ -20,18 +20,19 @@ SLAB_VOXELS = 2**21  # voxels of ground truth read at a time, 8 MB in float32
 MIN_CORRELATION = 0.1  # below it two images look unrelated: pure noise gives 0, weak but real signal more
 
 
-def survey_pair(raw, gt, percentiles, cache):
+def survey_pair(raw, gt, percentiles, cache, *, smoothed=False):
     """Check two volumes, and find the grey values that become 0 and 1 in each: two arrays (C, 2).
 
+    Those of raw are of `smoothed` voxels where that is asked for, see `rcan.intensity.percentile_range`.
     A pair that has passed before is not read again. A ValueError says that frames or shapes do not fit, that values
     are NaN or infinite, or that a volume is (nearly) constant; a correlation near or below zero is warned of.
     """
-    key = cache.key([raw, gt], percentiles=percentiles)
+    key = cache.key([raw, gt], percentiles=percentiles, smoothed=smoothed)
     known = cache.get(key, ["raw_range", "gt_range"])
     if known:
         return np.array(known["raw_range"]), np.array(known["gt_range"])
     check_pair(raw, gt)
-    finders = [RangeFinder(volume, percentiles) for volume in (raw, gt)]
+    finders = [RangeFinder(raw, percentiles, smoothed=smoothed), RangeFinder(gt, percentiles)]
     correlation = _read_pair(raw, gt, finders)
     if correlation < MIN_CORRELATION:
         warnings.warn(
@@ -121,7 +122,8 @@ def fingerprint_of(view, cache):
     key = cache.key([view.volume], what="fingerprint", version=FINGERPRINT_VERSION)
     known = cache.get(key, ["channels"])
     if known:
-        return Fingerprint.checked(known)
+        view.keep_fingerprint(Fingerprint.checked(known))
+        return view.fingerprint()
     fingerprint = view.fingerprint()
     view.volume.close()  # frees what was decoded
     cache.put(key, fingerprint.model_dump(mode="json"))

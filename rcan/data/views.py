@@ -3,18 +3,31 @@
 import numpy as np
 
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.intensity import normalise, percentile_range
+from rcan.intensity import CELL, average_cells, normalise, percentile_range, scale_noise, stabilise
+from rcan.io.memory import volume_of_array
 
-__all__ = ["NetworkView", "open_network_view"]
+__all__ = ["NetworkView", "open_network_view", "view_image"]
 
 
-def open_network_view(file, *, ndim, num_channels, percentiles, channels=None, normalize="series", training_range=None):
+def open_network_view(
+    file,
+    *,
+    ndim,
+    num_channels,
+    percentiles,
+    channels=None,
+    normalize="series",
+    training_range=None,
+    normalization="percentiles",
+    noise=None,
+):
     """Show a file in the blocks that fit a network of `ndim` spatial axes and `num_channels` input channels.
 
     `channels` are those of the file to look at, all where not given; a network of one channel goes over them one by
     one. `normalize` takes one intensity range for each channel of the whole file (``"series"``), for each time point
-    and position (``"frame"``), or the `training_range` (``"training"``), an array (num_channels, 2). A ValueError
-    says that the file does not fit.
+    and position (``"frame"``), or the `training_range` (``"training"``), an array (num_channels, 2). The
+    `normalization` of the network and the `noise` are those of `NetworkView`. A ValueError says that the file does not
+    fit.
     """
     found = file.sizes.get("C", 1)
     if ndim == 3 and "Z" not in file.axes:
@@ -37,9 +50,38 @@ def open_network_view(file, *, ndim, num_channels, percentiles, channels=None, n
     spatial = "ZYX" if ndim == 3 else "YX"
     volume = file.with_block_axes(spatial if num_channels == 1 and found > 1 else spatial + "C")
     fixed_range = training_range if normalize == "training" else None
-    view = NetworkView(volume, percentiles, channels=chosen, fixed_range=fixed_range)
+    view = NetworkView(
+        volume, percentiles, channels=chosen, fixed_range=fixed_range, normalization=normalization, noise=noise
+    )
     if normalize == "series":
         view.measure_series()
+    return view
+
+
+def view_image(image, *, percentiles, normalization="percentiles", name="image"):
+    """Show an image in memory as a network sees it, with its own intensity range: a `NetworkView` of one frame.
+
+    Parameters
+    ----------
+    image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
+        Grey values.
+    percentiles, normalization
+        Those of the network: ``view_image(image, **record.scaling)``.
+    name : str
+        What messages call the image.
+
+    Returns
+    -------
+    view : NetworkView
+        ``view.read_input(0)`` is the network's input, ``view.ranges`` the grey values of 0 and 1 in what it returns.
+
+    Raises
+    ------
+    ValueError
+        If the image is nearly constant, or holds NaN or infinite values.
+    """
+    view = NetworkView(volume_of_array(image, name=name), percentiles, normalization=normalization)
+    view.measure_series()
     return view
 
 
@@ -49,10 +91,18 @@ class NetworkView:
     The volume is in blocks that fit the network. Each frame has its own intensity range by the percentiles, all have
     that of the file after `measure_series`, or a `fixed_range`, (C, 2). `frames` has the index by looped axis of each
     frame, channels counted among those that the network sees.
+
+    With the `normalization` ``"anscombe"`` ranges are taken from smoothed voxels, and the network's input is
+    stabilised by the noise of the file, as `rcan.intensity.stabilise` does. With ``"percentiles"``, as published, it
+    is what `read` gives. The `noise`, a (gain, level, floor) in grey values for each of `channels`, is measured where
+    not given.
     """
 
-    def __init__(self, volume, percentiles=None, *, channels=None, fixed_range=None):
+    def __init__(
+        self, volume, percentiles=None, *, channels=None, fixed_range=None, normalization="percentiles", noise=None
+    ):
         self.volume, self._percentiles = volume, percentiles
+        self.normalization, self._noise, self._fingerprint = normalization, noise, None
         self.channels = tuple(range(volume.sizes.get("C", 1)) if channels is None else channels)
         self._file_frames = [frame for frame in volume.frames if frame.get("C", self.channels[0]) in self.channels]
         self.frames = [dict(frame) for frame in self._file_frames]
@@ -65,6 +115,16 @@ class NetworkView:
         self._ranges = {}  # by number of the frame
         if fixed_range is not None:
             self._ranges = dict.fromkeys(range(len(self.frames)), np.asarray(fixed_range))
+
+    @property
+    def is_stabilised(self):
+        """Whether the noise of the network's input is made the same everywhere."""
+        return self.normalization == "anscombe"
+
+    @property
+    def scaling(self):
+        """Percentiles and normalization."""
+        return {"percentiles": self._percentiles, "normalization": self.normalization}
 
     @property
     def shape(self):
@@ -81,11 +141,39 @@ class NetworkView:
 
     def _measure_range(self, numbers):
         frames = [self._file_frames[number] for number in numbers]
-        return percentile_range(self.volume, self._percentiles, frames=frames, channels=self._block_channels)
+        return percentile_range(
+            self.volume,
+            self._percentiles,
+            frames=frames,
+            channels=self._block_channels,
+            smoothed=self.is_stabilised,
+        )
+
+    def percentiles_of(self, blocks):
+        """Values at the percentiles in some blocks (..., C), taken as the ranges of the file are: (C, 2)."""
+        means = [average_cells(block, CELL if self.is_stabilised else 1) for block in blocks]
+        values = np.concatenate([mean.reshape(-1, mean.shape[-1]) for mean in means])
+        return np.percentile(values, self._percentiles, axis=0).T
 
     def fingerprint(self):
         """Measure what a network is sensitive to, as `rcan.fingerprint.measure.measure_fingerprint`."""
-        return measure_fingerprint(self.volume, frames=self._file_frames, channels=self._block_channels)
+        if self._fingerprint is None:
+            self._fingerprint = measure_fingerprint(
+                self.volume, frames=self._file_frames, channels=self._block_channels
+            )
+        return self._fingerprint
+
+    def keep_fingerprint(self, fingerprint):
+        """Take a fingerprint that was measured before."""
+        self._fingerprint = fingerprint
+
+    @property
+    def noise(self):
+        """Gain, level and floor of the noise of each of `channels`, (C, 3) in grey values."""
+        if self._noise is None:
+            by_channel = {channel.number: channel.noise_model() for channel in self.fingerprint().channels}
+            self._noise = np.array([by_channel[channel] for channel in self.channels])
+        return self._noise
 
     def range_of(self, number):
         """Grey values of 0 and 1 for each channel of a frame's blocks, (C, 2)."""
@@ -110,8 +198,21 @@ class NetworkView:
             block = block[..., self._block_channels]
         return normalise(block, self.range_of(number))
 
+    def read_input(self, number, region=None):
+        """Read the same as the network's input."""
+        return self.as_input(number, self.read(number, region))
+
+    def as_input(self, number, normalised):
+        """Make the network's input of a normalised block of a frame."""
+        if not self.is_stabilised:
+            return normalised
+        looped = self.frames[number].get("C")
+        rows = self.noise if looped is None else self.noise[[looped]]
+        return stabilise(normalised, scale_noise(rows, self.range_of(number)))
+
     def crop(self, region):
         """A view of a region, with the intensity ranges of the whole."""
-        cropped = NetworkView(self.volume.crop(region), channels=self.channels)
+        noise = self.noise if self.is_stabilised else None
+        cropped = NetworkView(self.volume.crop(region), channels=self.channels, noise=noise, **self.scaling)
         cropped._ranges = {number: self.range_of(number) for number in range(len(self.frames))}
         return cropped

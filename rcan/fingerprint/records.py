@@ -49,6 +49,10 @@ class ChannelFingerprint(Record):
     errors: dict[str, float | None]  # how far other content of the same kind would change each
     number: int  # of the channel in the file
 
+    def noise_model(self):
+        """Gain, level and floor of the noise, in grey values: its variance is floor + gain * (grey value - level)."""
+        return self.noise.gain, self.range[0], self.noise.background**2
+
 
 class Fingerprint(Record):
     """The fingerprint of an image."""

@@ -147,6 +147,7 @@ class Cluster:
             "signs": [str(partial_path(file.path.absolute()) / _SIGN) for file in files],
             "tile_shape": report.tile_shape,
             "overlap": report.overlap,
+            "noise": raw.noise if raw.is_stabilised else None,
         }
         requests = (
             {**fixed, "ranges": {number: raw.range_of(number) for number in numbers}, "part": part}

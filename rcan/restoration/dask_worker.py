@@ -84,7 +84,7 @@ def _describe(failure):
     return f"{' '.join(describe_failure(failure).splitlines())} (on {platform.node()})"
 
 
-def _restore_part(restorer, *, raw_path, writers, signs, ranges, part, tile_shape, overlap):
+def _restore_part(restorer, *, raw_path, writers, signs, ranges, noise, part, tile_shape, overlap):
     if not os.path.exists(raw_path) and not glob.glob(raw_path):
         raise FileNotFoundError(f"{raw_path} is not seen: all machines must have it under this name.")
     for sign in signs:
@@ -92,7 +92,8 @@ def _restore_part(restorer, *, raw_path, writers, signs, ranges, part, tile_shap
             folder = Path(sign).parents[1]
             raise FileNotFoundError(f"{folder} is not seen as it is: all machines must write to this folder.")
     guarded = [_GuardedWriter(*pair) for pair in zip(writers, signs, strict=True)]
-    report, seams = restorer.restore_part(raw_path, guarded, ranges, part, tile_shape=tile_shape, overlap=overlap)
+    tiles = {"tile_shape": tile_shape, "overlap": overlap}
+    report, seams = restorer.restore_part(raw_path, guarded, ranges, noise, part, **tiles)
     return report.num_clipped, report.num_values, seams.steps
 
 

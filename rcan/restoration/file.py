@@ -67,6 +67,8 @@ class FileRestorer:
             channels=settings.channels,
             normalize=settings.normalize,
             training_range=settings.training_range,
+            normalization=settings.normalization,
+            noise=settings.noise,
         )
 
     def view_gt(self, volume):
@@ -78,17 +80,17 @@ class FileRestorer:
             percentiles=self.settings.percentiles,
         )
 
-    def restore_part(self, raw_path, writers, ranges, part, *, tile_shape, overlap):
+    def restore_part(self, raw_path, writers, ranges, noise, part, *, tile_shape, overlap):
         """Restore a region of the output of a file, into outputs that other processes write to as well.
 
         `writers` are the `rcan.io.zarr_writing.ZarrWriter` of the output, and of the spread of an ensemble; `ranges`
-        the grey values of 0 and 1 by number of the frame, other frames are left out. Returns a `FileReport` with
-        counts alone, and the `SeamMeter`.
+        the grey values of 0 and 1 by number of the frame, other frames are left out; `noise` is that of the image, see
+        `rcan.data.views.NetworkView`. Returns a `FileReport` with counts alone, and the `SeamMeter`.
         """
         report, seams = FileReport(), SeamMeter()
         with open_volume(raw_path, axes=self.settings.axes) as volume:
             for number, frame_range in ranges.items():
-                settings = replace(self.settings, normalize="training", training_range=frame_range)
+                settings = replace(self.settings, normalize="training", training_range=frame_range, noise=noise)
                 raw = replace(self, settings=settings).view_raw(volume)
                 blocks = restored_blocks(
                     self.tiled.engine, raw, (tile_shape, overlap), seams, numbers=[number], part=part
@@ -199,7 +201,7 @@ def restored_blocks(engine, raw, tiles, seams, *, numbers=None, part=None, progr
     for number in range(len(raw.frames)) if numbers is None else numbers:
         blocks = restore_blocks(
             engine,
-            lambda region, number=number: raw.read(number, region),
+            lambda region, number=number: raw.read_input(number, region),
             raw.volume.shape[:-1],
             tile_shape=tile_shape,
             overlap=overlap,

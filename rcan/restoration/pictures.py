@@ -91,7 +91,13 @@ def _ranges(job, settings, raw, channel):
         return view.range_of(0)[0]
 
     training_range = None if settings.training_range is None else settings.training_range[:1]
-    of_raw = range_of(raw, channel, normalize=settings.normalize, training_range=training_range)
+    of_raw = range_of(
+        raw,
+        channel,
+        normalize=settings.normalize,
+        training_range=training_range,
+        normalization=settings.normalization,
+    )
     if settings.is_normalised:
         return {"raw": of_raw, "restored": (0, 1 if settings.bits == 32 else 2**settings.bits - 1)}
     if settings.rescale:

@@ -61,6 +61,7 @@ def _choose_settings(options, record, precision):
         )
     return RestoreSettings(
         percentiles=percentiles,
+        normalization=record.normalization,
         normalize=options.normalize,
         training_range=training_range,
         axes=options.axes,

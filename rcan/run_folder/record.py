@@ -67,6 +67,7 @@ class TrainingRecord(Record):
     seed: int | None = None
     precision: str | None = None  # policy of Keras that it was trained under; unset by version 0.1.0
     percentiles: tuple[float, float] = DEFAULT_PERCENTILES  # of a volume, that became 0 and 1
+    normalization: str = "percentiles"  # of the network's input, see `rcan.data.views.NetworkView`
     patch_shape: tuple[int, ...] | None = None  # (Z, Y, X) or (Y, X)
     upscaling: tuple[int, ...] | None = None  # voxels of the ground truth for each raw voxel
     training: tuple[PairRecord, ...] = ()
@@ -89,6 +90,11 @@ class TrainingRecord(Record):
     def as_json(self):
         """The contents of `training.json`; what is not known is left out."""
         return {key: value for key, value in self.model_dump(mode="json").items() if value is not None}
+
+    @property
+    def scaling(self):
+        """How grey values become the network's input: keywords of `rcan.view_image`, for example."""
+        return {"percentiles": self.percentiles, "normalization": self.normalization}
 
     @property
     def pairs(self):

@@ -115,7 +115,7 @@ def _measure(options, settings, learned, tested):
         folder=options.steps_folder,
         num_exposures=options.volumes,
         microscope=settings.microscope,
-        percentiles=settings.percentiles,
+        scaling=settings.scaling,
         seed=options.seed,
     )
     ladders = {name: [measured[step] for step in along] for name, along in ladders.items()}
@@ -129,9 +129,10 @@ def _measure(options, settings, learned, tested):
 
 
 def _read_network(options):
-    """What is known of the network; of networks that are to be trained, their percentiles."""
+    """What is known of the network; of networks that are to be trained, their normalisation."""
     if options.train:
-        return TrainingRecord(percentiles=options.config_for("none").percentiles)
+        config = options.config_for("none")
+        return TrainingRecord(percentiles=config.percentiles, normalization=config.normalization)
     return read_record(options.model_dir)
 
 
@@ -169,7 +170,7 @@ def _make_settings(options, record, learned, tested):
     """All that decides about the results of a step."""
     names = ("axes", "volumes", "shape", "background", "offset", "gain", "read_noise", "seed")
     settings = {name: getattr(options, name) for name in names}
-    settings |= {"fwhm": options.choose_widths(), "percentiles": record.percentiles}
+    settings |= {"fwhm": options.choose_widths(), **record.scaling}
     if options.input:
         settings |= {"input": _identify(tested), "voxel_size": options.voxel_size}
     else:

@@ -112,6 +112,7 @@ def _describe_training(config, data, fingerprint=None):
         seed=config.seed,
         precision=config.precision,
         percentiles=config.percentiles,
+        normalization=config.normalization,
         patch_shape=config.patch_shape,
         upscaling=data.training[0].upscaling,
         training=tuple(map(describe, data.training)),

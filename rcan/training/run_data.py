@@ -25,23 +25,24 @@ class RunData(NamedTuple):
     validation: list
     test: list
     percentiles: tuple  # that became 0 and 1
+    normalization: str  # see `rcan.data.views.NetworkView`
     cache: MeasurementCache  # what has been measured of the volumes
 
 
 def open_data(config, *, resume=False):
     """Open, check and measure all volumes that a configuration names: `RunData`.
 
-    Validation pairs are split off the training pairs where none are named. With `resume` the percentiles are those of
+    Validation pairs are split off the training pairs where none are named. With `resume` the normalisation is that of
     the run in the folder, if there is one. A ValueError or OSError says that a file is missing or unreadable, or that
     a pair cannot be used.
     """
-    percentiles = _choose_percentiles(config, resume=resume)
+    scaling = _choose_scaling(config, resume=resume)
     is_kept = config.output_dir and is_chief()
     cache = MeasurementCache(Path(config.output_dir) / "measured" if is_kept else None)
     options = {
         "raw_axes": config.raw_data_format,
         "gt_axes": config.gt_data_format,
-        "percentiles": percentiles,
+        **scaling,
         "cache": cache,
         "ndim": len(config.patch_shape or config.downsampling or ()) or None,
     }
@@ -53,17 +54,18 @@ def open_data(config, *, resume=False):
     _warn_of_overlap(training, test)
     if not validation:
         training, validation = hold_out(training, config.validation_split, seed=config.seed, cache=cache)
-    return RunData(training, validation, test, percentiles, cache)
+    return RunData(training, validation, test, cache=cache, **scaling)
 
 
-def _choose_percentiles(config, *, resume):
-    """Percentiles of the configuration; where they are not given, those of the network to begin with."""
-    if not config.initial_model or "percentiles" in config.model_fields_set:
-        return config.percentiles
+def _choose_scaling(config, *, resume):
+    """Percentiles and normalization of the configuration; what is not given, as of the network to begin with."""
+    scaling = {"percentiles": config.percentiles, "normalization": config.normalization}
+    if not config.initial_model or scaling.keys() <= config.model_fields_set:
+        return scaling
     earlier = Path(config.output_dir or "") / "training.json"
-    if resume and earlier.is_file():  # the model may be gone by now
-        return TrainingRecord.load(earlier).percentiles
-    return read_record(config.initial_model).percentiles
+    is_going_on = resume and earlier.is_file()  # the model may be gone by now
+    record = TrainingRecord.load(earlier) if is_going_on else read_record(config.initial_model)
+    return {name: scaling[name] if name in config.model_fields_set else kept for name, kept in record.scaling.items()}
 
 
 def _warn_of_overlap(training, test):
@@ -79,9 +81,10 @@ def _warn_of_overlap(training, test):
 
 
 def resolve_config(config, data, precision):
-    """Put into a configuration what was found out: percentiles, a patch shape that fits all volumes, a precision."""
+    """Put into a configuration what was found out: normalisation, a patch shape that fits all volumes, a precision."""
     patch_shape = _fit_patch_shape(config, data.training)
-    update = {"patch_shape": patch_shape, "percentiles": data.percentiles, "precision": precision}
+    scaling = {"percentiles": data.percentiles, "normalization": data.normalization}
+    update = {"patch_shape": patch_shape, "precision": precision, **scaling}
     return config.model_copy(update=update)
 
 
@@ -127,6 +130,7 @@ def make_samplers(config, data):
     options = {
         "intensity_threshold": config.intensity_threshold,
         "area_ratio_threshold": config.area_ratio_threshold,
+        "photon_range": config.photon_range,
         "cache": data.cache,
     }
     training = PatchSampler(

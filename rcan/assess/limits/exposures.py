@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from rcan.assess.limits.records import MeasuredExposure, MeasuredImage
-from rcan.assess.limits.specimens import range_of
 from rcan.assess.references import Reference, best_references
 from rcan.assess.resolution.measures import AGAINST_TRUTH, decorrelation_resolution, fourier_resolution
+from rcan.data.views import view_image
 from rcan.fingerprint.measure import SIGNAL_PERCENTILES
-from rcan.intensity import normalise
 from rcan.scores import score
 from rcan.simulation.camera import expose
 from rcan.simulation.optics import blur
@@ -66,18 +65,19 @@ class Exposure(NamedTuple):
     reference: Reference
 
 
-def compare_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
+def compare_exposure(restorer, specimen, step, *, microscope, scaling, rng):
     """Expose a specimen, and restore it by the network and by classical methods: an `Exposure`."""
     picture, image = take_exposure(specimen, step, microscope, rng)
     camera = {"background": microscope.background, "read_noise": microscope.read_noise}
     snr = signal_to_noise(image, photons=step.photons, **camera)
-    raw = normalise(picture, range_of(picture, percentiles, f"{specimen.name} at {step.photons:g} photons"))
+    view = view_image(picture, name=f"{specimen.name} at {step.photons:g} photons", **scaling)
+    raw = view.read(0)
     missing = np.sqrt(step.blur**2 - 1) * np.array(microscope.fwhm)  # from the ground truth to raw
     references = best_references(
         raw, specimen.gt, voxel_size=specimen.voxel_size, fwhm=tuple(missing.tolist()) if missing.any() else None
     )
     method, best = max(references.items(), key=lambda item: item[1].scores["psnr"])
-    restored = restorer(raw)
+    restored = restorer(view.read_input(0))
     if not np.isfinite(restored).all():
         raise ValueError(
             f"{specimen.name} at {step.photons:g} photons and blur {step.blur:g} is restored to NaN or infinite "
@@ -86,13 +86,13 @@ def compare_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
     return Exposure(snr, raw, restored, method, best)
 
 
-def measure_exposure(restorer, specimen, step, *, microscope, percentiles, rng):
+def measure_exposure(restorer, specimen, step, *, microscope, scaling, rng):
     """Expose, restore and judge one specimen: a `MeasuredExposure`, with the resolution of the first channel.
 
-    `restorer` is a function from a normalised volume (Z, Y, X, C) to the restored one; `percentiles`, the network's
-    own, become 0 and 1 in the raw image.
+    `restorer` is a function from the network's input (Z, Y, X, C) to the restored volume; `scaling` says how grey
+    values become that input, as of a `TrainingRecord`.
     """
-    found = compare_exposure(restorer, specimen, step, microscope=microscope, percentiles=percentiles, rng=rng)
+    found = compare_exposure(restorer, specimen, step, microscope=microscope, scaling=scaling, rng=rng)
     best = found.reference
     truth = decorrelation_resolution(specimen.gt[..., 0], specimen.voxel_size)
     images = {

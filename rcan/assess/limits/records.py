@@ -102,6 +102,7 @@ class LimitsSettings(Record):
     seed: int
     fwhm: tuple[Number, Number, Number]  # of a point in the ground truth, µm, (Z, Y, X)
     percentiles: tuple[Number, Number]  # that become 0 and 1
+    normalization: str = "percentiles"  # of the networks' input
     input: list[tuple[str, list[int]]] | None = None  # images to test on, with their signatures
     precision: str = "float32"  # policy of Keras that networks are computed under; unset by version 0.1.0
     phantoms: str | None = None  # kind of phantom; unset for images
@@ -114,6 +115,11 @@ class LimitsSettings(Record):
     def microscope(self):
         """Optics and camera of all exposures."""
         return Microscope(**{name: getattr(self, name) for name in Microscope._fields})
+
+    @property
+    def scaling(self):
+        """How grey values become the networks' input, as of a `TrainingRecord`."""
+        return {"percentiles": self.percentiles, "normalization": self.normalization}
 
     def as_json(self):
         """As in limits.json."""

@@ -20,6 +20,7 @@ from rcan.progress import Progress
 __all__ = ["SETTINGS", "choose_shown_steps", "measure_steps", "open_study", "show_step", "summarise_steps"]
 
 SETTINGS = "settings.json"
+_OLD_SETTINGS = {"precision": "float32", "normalization": "percentiles"}  # of studies that do not name them
 
 
 def open_study(folder, settings, *, overwrite=False):
@@ -30,7 +31,7 @@ def open_study(folder, settings, *, overwrite=False):
     """
     settings = json.loads(json.dumps(settings, default=str))
     path = folder / SETTINGS
-    earlier = {"precision": "float32", **read_json(path)} if path.is_file() else None
+    earlier = {**_OLD_SETTINGS, **read_json(path)} if path.is_file() else None
     if earlier is None and folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not of this command: name another folder with -o.")
     is_begun = earlier is not None and any(part != path for part in folder.iterdir())
@@ -50,7 +51,7 @@ def open_study(folder, settings, *, overwrite=False):
     write_json(path, settings)
 
 
-def measure_steps(steps, specimens, restorer_of, *, folder, num_exposures, microscope, percentiles, seed):
+def measure_steps(steps, specimens, restorer_of, *, folder, num_exposures, microscope, scaling, seed):
     """Measure steps, and keep each that is finished in a folder of `open_study`: `LadderStep` by `Step`.
 
     The specimens are exposed in turn, `num_exposures` times at each step; `restorer_of` gives the restorer of
@@ -59,7 +60,7 @@ def measure_steps(steps, specimens, restorer_of, *, folder, num_exposures, micro
     paths = {step: Path(folder) / f"{step.name}.json" for step in steps}
     measured = {step: LadderStep.load(path) for step, path in paths.items() if path.is_file()}
     total = len(steps) * num_exposures
-    options = {"microscope": microscope, "percentiles": percentiles}
+    options = {"microscope": microscope, "scaling": scaling}
     with Progress(total, "Measuring", unit="image", done=len(measured) * num_exposures) as progress:
         for step in (step for step in steps if step not in measured):
             restorer, exposures = restorer_of(step), []
@@ -93,7 +94,7 @@ def choose_shown_steps(ladders, limits):
 def show_step(restorer, specimen, step, settings):
     """Images of the first exposure of a step, for people: a `ShownStep`."""
     rng = np.random.default_rng(noise_seed(settings.seed, 0, step))
-    options = {"microscope": settings.microscope, "percentiles": settings.percentiles}
+    options = {"microscope": settings.microscope, "scaling": settings.scaling}
     found = compare_exposure(restorer, specimen, step, rng=rng, **options)
     images = {"raw": found.raw, found.method: found.reference.image, "restored": found.restored}
     matched = {name: match_affine(image, specimen.gt) for name, image in images.items()}
