@@ -18,6 +18,7 @@ from rcan.regions import cut_into_slabs
 
 __all__ = [
     "CELL",
+    "INPUT_CHANNELS",
     "PercentileCounter",
     "PercentileSampler",
     "RangeFinder",
@@ -36,6 +37,7 @@ __all__ = [
 _SAMPLE_SIZE = 2**24  # values of a floating-point channel that are ranked exactly: 64 MB
 _SLAB_SIZE = 2**21  # values read at a time
 _LEAST_NOISE = 1e-6  # of the range: less is none
+INPUT_CHANNELS = {"percentiles": 1, "anscombe": 2}  # of a network for each of the image, by its normalisation
 CELL = 4  # voxels along Y and X that are averaged where a range shall not move with the noise
 
 
@@ -284,16 +286,17 @@ def denormalise(block, ranges):
 
 
 def stabilise(normalised, noise):
-    """Make the noise of a normalised block the same everywhere, with background still 0 and signal 1.
+    """Make the noise of a normalised block the same everywhere, and say how strong it is: the input of a network.
 
     The generalised Anscombe transform [1]_ for noise whose variance grows with the signal x, as ``floor + gain * (x -
-    level)``. With ``F = floor + 3/8 gain**2``::
+    level)``; background stays 0 and signal 1. With ``F = floor + 3/8 gain**2``::
 
         t(x) = 2 (x - level) / (sqrt(gain (x - level) + F) + sqrt(F))       noise of standard deviation 1
-        z(x) = (t(x) - t(0)) / max(t(1) - t(0), 1)                          noise of at most 1
+        s    = max(t(1) - t(0), 1)                                          signal over noise
+        z(x) = (t(x) - t(0)) / s                                            noise of at most 1
+        n    = 1 - log10(s) / 3                                             1 for s = 1, 0 for s = 1000
 
-    Without photon noise (gain 0) it is a straight line. Where the signal is weaker than the noise, it is scaled by the
-    noise.
+    Without photon noise (gain 0) it is a straight line.
 
     Parameters
     ----------
@@ -304,17 +307,21 @@ def stabilise(normalised, noise):
 
     Returns
     -------
-    stabilised : ndarray of shape (..., C), float32
+    stabilised : ndarray of shape (..., 2 C), float32
+        First z of all channels, then their n, each of which is the same at every voxel.
 
     References
     ----------
     .. [1] Starck, Murtagh, Bijaoui, Image Processing and Data Analysis (1998); Makitalo, Foi, IEEE Trans. Image
-       Process. 22, 91 (2013), doi:10.1109/TIP.2012.2202675
+       Process. 22, 91 (2013), doi:10.1109/TIP.2012.2202675; the noise as an input: Zhang, Zuo, Zhang, IEEE Trans.
+       Image Process. 27, 4608 (2018), doi:10.1109/TIP.2018.2839891
 
     Examples
     --------
-    >>> stabilise(np.array([[0.0], [0.25], [1.0]]), np.array([[1e-2, 0, 0]])).round(2).ravel()
-    array([0.  , 0.47, 1.  ], dtype=float32)
+    >>> stabilise(np.array([[0.0], [0.25], [1.0]]), np.array([[1e-2, 0, 0]])).round(2)
+    array([[0.  , 0.58],
+           [0.47, 0.58],
+           [1.  , 0.58]], dtype=float32)
     """
     gain, level, floor = np.asarray(noise, np.float64).T
     least = np.maximum(np.sqrt(floor + 0.375 * gain**2), _LEAST_NOISE).astype(np.float32)  # at the level
@@ -325,9 +332,11 @@ def stabilise(normalised, noise):
         return 2 * x / (np.sqrt(np.maximum(gain * x + least**2, 0)) + least)
 
     zero, one = (transform(np.full(1, end, np.float32)) for end in (0, 1))
-    stabilised = transform(np.asarray(normalised, np.float32))
-    stabilised -= zero
-    stabilised /= np.maximum(one - zero, 1)
+    ratio = np.maximum(one - zero, 1)
+    num_channels = len(ratio)
+    stabilised = np.empty((*normalised.shape[:-1], 2 * num_channels), np.float32)
+    stabilised[..., :num_channels] = (transform(np.asarray(normalised, np.float32)) - zero) / ratio
+    stabilised[..., num_channels:] = 1 - np.log10(ratio) / 3
     return stabilised
 
 

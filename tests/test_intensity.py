@@ -263,7 +263,7 @@ def test_stabilised_noise_is_the_same_at_all_levels(rng):
         grey = offset + gain * (rng.poisson(photons, 100_000) + rng.normal(0, read_noise, 100_000))
         ranges = np.array([[offset, offset + gain * top]])
         noise = scale_noise([[gain, offset, (gain * read_noise) ** 2]], ranges)
-        spreads.append(stabilise(normalise(grey[:, np.newaxis], ranges), noise).std())
+        spreads.append(stabilise(normalise(grey[:, np.newaxis], ranges), noise)[:, 0].std())
     assert np.ptp(spreads) < 0.1 * np.mean(spreads)
 
 
@@ -277,13 +277,23 @@ def test_stabilised_values_rise_from_0_at_the_background_to_1_at_the_signal(nois
 
 def test_without_photon_noise_stabilising_changes_nothing(rng):
     block = rng.normal(0.3, 0.5, (4, 8, 8, 1)).astype(np.float32)
-    np.testing.assert_allclose(stabilise(block, np.array([[0.0, 0.1, 1e-4]])), block, atol=1e-5)
+    stabilised = stabilise(block, np.array([[0.0, 0.1, 1e-4]]))
+    np.testing.assert_allclose(stabilised[..., :1], block, atol=1e-5)
 
 
 def test_noise_above_the_signal_keeps_a_spread_of_one(rng):
     """Where noise is ten times the signal, values are in units of the noise: no network sees values of 50."""
     block = rng.normal(0.5, 10, (100_000, 1)).astype(np.float32)
-    assert stabilise(block, np.array([[0.0, 0.0, 100.0]])).std() == pytest.approx(1, abs=0.02)
+    assert stabilise(block, np.array([[0.0, 0.0, 100.0]]))[:, 0].std() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.1, 1), (1, 1), (10, 2 / 3), (1000, 0)])
+def test_the_second_half_of_the_channels_tells_how_strong_the_noise_is(ratio, expected):
+    noise = np.array([[0, 0, 1 / ratio**2], [0, 0, 1.0]])
+    stabilised = stabilise(np.zeros((4, 8, 8, 2)), noise)
+    assert stabilised.shape == (4, 8, 8, 4)
+    np.testing.assert_allclose(stabilised[..., 2], expected, atol=1e-5)
+    np.testing.assert_allclose(stabilised[..., 3], 1, atol=1e-5)
 
 
 def test_noise_is_scaled_with_the_range():

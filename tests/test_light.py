@@ -6,6 +6,7 @@ from rcan.data.light import Light, brighten, thin
 from rcan.data.measurements import MeasurementCache
 from rcan.data.pairs import open_pairs
 from rcan.data.patches import PatchSampler
+from rcan.fingerprint.domain import compare_fingerprint, summarise_fingerprints, widen_range
 from rcan.intensity import match_affine
 
 GAIN, OFFSET, READ_NOISE = 2.0, 100.0, 1.5
@@ -84,8 +85,7 @@ def test_a_tenth_of_the_light_is_normalised_as_an_exposure_with_a_tenth_of_the_l
     pair = make_pair(expose(photons, rng), photons, normalization=normalization)
     dim = make_pair(expose(photons, rng, light=0.1), photons, normalization=normalization)
     light = Light(pair, (0.1, 0.1), MeasurementCache())
-    thinned = light.expose(*pair.read(0), rng)
-    expected = dim.raw.read_input(0)
+    thinned, expected = light.expose(*pair.read(0), rng)[..., 0], dim.raw.read_input(0)[..., 0]
     for q in (2, 50, 99.9):
         assert np.percentile(thinned, q) == pytest.approx(np.percentile(expected, q), abs=0.12)
     assert thinned.std() == pytest.approx(expected.std(), rel=0.1)
@@ -142,5 +142,19 @@ def test_a_patch_of_an_index_has_the_same_light_every_time(make_pair, rng):
     for index in (7, 0, 7):
         for first, second in zip(one.sample(index), other.sample(index), strict=True):
             np.testing.assert_array_equal(first, second)
-    spreads = [one.sample(index)[0].std() for index in range(20)]
+    spreads = [one.sample(index)[0][..., 0].std() for index in range(20)]
     assert max(spreads) > 1.5 * min(spreads)
+
+
+@pytest.mark.parametrize("axes", ["ZYX", "YX"])
+def test_the_trained_range_reaches_from_the_least_to_the_most_light(make_pair, rng, axes):
+    """The SNR at a twentieth of the light, as measured of an exposure with so much, is within the widened range."""
+    photons = specimen(rng)
+    options = {"ndim": len(axes)}
+    pair = make_pair(expose(photons, rng), photons, **options)
+    dim = make_pair(expose(photons, rng, light=0.05), photons, **options)
+    plain = summarise_fingerprints([pair.raw.fingerprint()])
+    assert compare_fingerprint(dim.raw.fingerprint(), plain).domain_status != "inside"
+    widened = widen_range(plain, Light(pair, (0.03, 1), MeasurementCache()).fingerprints)
+    assert compare_fingerprint(dim.raw.fingerprint(), widened).domain_status == "inside"
+    assert widened.num_volumes == 1

@@ -11,6 +11,7 @@ from rcan.atomic_io import printable_name
 from rcan.data.pair_check import check_fit
 from rcan.data.pairs import Pair
 from rcan.data.views import NetworkView, open_network_view
+from rcan.intensity import INPUT_CHANNELS
 from rcan.io.opening import open_volume
 from rcan.io.paths import is_folder_of_images, pair_paths
 from rcan.progress import Progress
@@ -86,6 +87,7 @@ def find_subjects(paths, engine, *, percentiles, normalization="percentiles", ax
     is constant are not evaluated, which is warned of.
     """
     read, written = engine.num_channels
+    read //= INPUT_CHANNELS[normalization]
     options = {"ndim": len(engine.factors), "percentiles": percentiles, "normalize": "frame"}
     of_raw = {**options, "num_channels": read, "normalization": normalization}
     subjects = []

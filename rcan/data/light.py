@@ -17,7 +17,10 @@ import math
 import numpy as np
 
 from rcan.data.survey import fingerprint_of
+from rcan.fingerprint.measure import measure_fingerprint
+from rcan.fingerprint.records import Fingerprint
 from rcan.intensity import CELL, average_cells, fit_affine, normalise, scale_noise, stabilise
+from rcan.io.memory import volume_of_array
 from rcan.regions import cut_into_grid
 
 __all__ = ["Light", "brighten", "thin"]
@@ -73,7 +76,8 @@ class Light:
     """Exposures of the raw volume of a pair at other light, as the network sees them.
 
     `photon_range` is the lowest and the highest factor of light. Where raw is not the ground truth with noise, the
-    highest is 1 at most, and `is_limited` says so.
+    highest is 1 at most, and `is_limited` says so. `fingerprints` are those of raw at the ends and in the middle of the
+    range.
     """
 
     def __init__(self, pair, photon_range, cache):
@@ -82,12 +86,13 @@ class Light:
         self._noise = scale_noise(raw.noise, raw.range_of(0))
         facts = {"light": list(photon_range), "range": raw.ranges.tolist(), "noise": raw.noise.tolist(), **raw.scaling}
         key = cache.key([raw.volume, pair.gt.volume], **facts)
-        found = cache.get(key, ["line", "factors", "ranges"])
+        found = cache.get(key, ["line", "factors", "ranges", "fingerprints"])
         if not found:
             found = self._measure(pair, *photon_range)
             cache.put(key, found)
         self.factors, self._ranges = found["factors"], np.array(found["ranges"])  # (factors, C, 2)
         self._line = None if found["line"] is None else np.array(found["line"])
+        self.fingerprints = [Fingerprint.checked(values) for values in found["fingerprints"]]
         self.is_limited = self.factors[-1] < photon_range[1]
 
     def expose(self, raw, gt, rng):
@@ -114,17 +119,20 @@ class Light:
         factors = np.geomspace(low, high, 1 + math.ceil(math.log(high / low) / math.log(_LADDER) - 1e-9))
         level = self._noise[:, 1:2]
         ends = self._view.percentiles_of([raw for raw, _ in blocks])
-        ranges = []
+        ranges, fingerprints = [], []
         for step, factor in enumerate(factors):
             rng = np.random.default_rng(step)
-            found = self._view.percentiles_of([self._expose(*block, factor, rng)[0] for block in blocks])
+            exposed = [self._expose(*block, factor, rng)[0] for block in blocks]
+            found = self._view.percentiles_of(exposed)
+            if step in (0, len(factors) // 2, len(factors) - 1):
+                fingerprints.append(_fingerprint_blocks(exposed, self._view.volume.voxel_size).model_dump(mode="json"))
             # what the light does to the ranges of the blocks, it does to that of the whole
             change = found - (level + factor * (ends - level))
             whole = level + factor * (np.array([0, 1]) - level) + change
             whole[:, 1] = np.maximum(whole[:, 1], whole[:, 0] + _LEAST_RANGE * factor)
             ranges.append(whole.tolist())
         line = None if self._line is None else self._line.tolist()
-        return {"line": line, "factors": factors.tolist(), "ranges": ranges}
+        return {"line": line, "factors": factors.tolist(), "ranges": ranges, "fingerprints": fingerprints}
 
 
 def _read_blocks(pair):
@@ -134,6 +142,16 @@ def _read_blocks(pair):
     places = [(number, region) for number in range(pair.num_frames) for region in regions]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(_MOST_BLOCKS, len(places))).round().astype(int))
     return [pair.read(*places[i]) for i in chosen]
+
+
+def _fingerprint_blocks(blocks, voxel_size):
+    """Fingerprint of an image of which these are parts; those of another shape than the first are left out."""
+    alike = [block for block in blocks if block.shape == blocks[0].shape]
+    if blocks[0].ndim == 3:
+        volume = volume_of_array(np.stack(alike), voxel_size=voxel_size).with_block_axes("YXC")
+    else:
+        volume = volume_of_array(np.concatenate(alike), voxel_size=voxel_size)
+    return measure_fingerprint(volume)
 
 
 def _fit_line(blocks, noise):

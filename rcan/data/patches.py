@@ -16,7 +16,8 @@ class PatchSampler:
     gt is above `intensity_threshold` (0 or less accepts every patch); a patch needs at least the share
     `area_ratio_threshold` of such voxels, and a ValueError says that none has it. With a `photon_range` each patch has
     the light of the raw volume times a factor, log-uniform from the lowest to the highest, as `rcan.data.light` makes
-    it. What keeps a patch from being read while it is streamed is kept as `failure`.
+    it. What keeps a patch from being read while it is streamed is kept as `failure`. `num_raw_channels` are those of
+    the raw image, the first ones of a network's input.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class PatchSampler:
     ):
         self._patch_shape, self._seed, self._augmented = patch_shape, seed, augmented
         self.failure = None
+        self.num_raw_channels = pairs[0].raw.shape[-1]
         self._frames = [(pair, number) for pair in pairs for number in range(pair.num_frames)]
         self._indices, cache = [], cache or MeasurementCache()
         with Progress(len(self._frames), "Finding signal", unit="volume") as progress:

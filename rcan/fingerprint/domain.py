@@ -18,7 +18,7 @@ from scipy import special
 
 from rcan.fingerprint.records import FINGERPRINT_VERSION, ChannelRange, FeatureRange, TrainingFingerprint, TrustedRange
 
-__all__ = ["DOMAIN_STATUSES", "VOXEL_RATIOS", "Verdict", "compare_fingerprint", "summarise_fingerprints"]
+__all__ = ["DOMAIN_STATUSES", "VOXEL_RATIOS", "Verdict", "compare_fingerprint", "summarise_fingerprints", "widen_range"]
 
 DOMAIN_STATUSES = ("inside", "edge", "outside")
 _FALSE_ALARMS = 0.05
@@ -86,6 +86,23 @@ def summarise_fingerprints(fingerprints):
             map(_summarise_channel, zip(*(fingerprint.channels for fingerprint in fingerprints), strict=True))
         ),
     )
+
+
+def widen_range(training, fingerprints):
+    """Widen a `TrainingFingerprint` to the features of images that the network saw besides, made of the same volumes.
+
+    How many volumes there were, and how far they scatter, stays.
+    """
+    widened = []
+    for channel, *others in zip(training.channels, *(each.channels for each in fingerprints), strict=True):
+        features = {}
+        for name, known in channel.features.items():
+            alike = [each for each in others if name not in _NEED_WINDOW or each.window == channel.window]
+            values = [each.features[name] for each in alike if each.features[name] is not None]
+            ends = min([known.range[0], *values]), max([known.range[1], *values])
+            features[name] = known.model_copy(update={"range": ends})
+        widened.append(channel.model_copy(update={"features": features}))
+    return training.model_copy(update={"channels": tuple(widened)})
 
 
 def _summarise_channel(same):

@@ -16,6 +16,7 @@ import numpy as np
 from rcan.data.pair_check import check_fit
 from rcan.data.views import open_network_view
 from rcan.fingerprint.domain import compare_fingerprint
+from rcan.intensity import INPUT_CHANNELS
 from rcan.io.opening import open_volume
 from rcan.progress import Progress
 from rcan.regions import whole_region
@@ -43,8 +44,9 @@ class FileRestorer:
 
     @property
     def num_channels(self):
-        """Channels that are read and restored; the spread of an ensemble is not counted."""
+        """Channels of the image that are read and restored; noise and the spread of an ensemble are not counted."""
         num_read, num_written = self.tiled.engine.num_channels
+        num_read //= INPUT_CHANNELS[self.settings.normalization]
         return num_read, num_written // (2 if self.settings.with_spread else 1)
 
     def open(self, raw_path, gt_path=None):

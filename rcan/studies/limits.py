@@ -102,7 +102,8 @@ def _measure(options, settings, learned, tested):
     specimens, notes = choose_specimens(options, settings, tested, options.volumes)
     num_channels = specimens[0].gt.shape[-1]
     if not options.train:  # a network that does not fit is refused before anything is replaced
-        restorer = adapt_network(with_precision(load_model(options.model_dir)[0], settings.precision), num_channels)
+        model = with_precision(load_model(options.model_dir)[0], settings.precision)
+        restorer = adapt_network(model, num_channels, settings.normalization)
         restorer_of = dict.fromkeys(steps, restorer).__getitem__
     open_study(options.steps_folder, settings.as_json(), overwrite=options.overwrite)
     print("\n".join(notes), flush=True)

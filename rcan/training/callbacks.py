@@ -67,7 +67,11 @@ class RunWriter:
     def _draw_patch(self, network, index):
         raw, gt = self._sampler.sample(index)
         restored = restore(network, raw, tile_shape=raw.shape[:-1])
-        images = {"raw": enlarge(raw, gt.shape), "restored": restored, "ground truth": gt}
+        images = {
+            "raw": enlarge(raw[..., : self._sampler.num_raw_channels], gt.shape),
+            "restored": restored,
+            "ground truth": gt,
+        }
         buffer = io.BytesIO()
         draw_projections(buffer, images, voxel_size=self._voxel_size, name=f"validation patch {index + 1}")
         return tf.io.decode_png(buffer.getvalue(), channels=3).numpy()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rcan.atomic_io import list_versions, read_json, write_json
 from rcan.config import load_config
+from rcan.data.light import Light
 from rcan.data.survey import digest_of, fingerprint_of
-from rcan.fingerprint.domain import summarise_fingerprints
+from rcan.fingerprint.domain import summarise_fingerprints, widen_range
 from rcan.progress import Progress
 from rcan.run_folder.layout import create_run
 from rcan.run_folder.record import PairRecord, TrainingRecord
@@ -28,7 +29,7 @@ _MAY_CHANGE = {  # keys that a run may go on with other values of; the rest woul
 def describe_new_run(config, data, *, overwrite=False):
     """Make the run folder of a configuration, with both files."""
     run_dir = Path(config.output_dir)
-    record = _describe_training(config, data, _measure_fingerprint(data))
+    record = _describe_training(config, data, _measure_fingerprint(config, data))
     create_run(run_dir, overwrite=overwrite)
     data.cache.remove_unused()
     write_json(run_dir / "training.json", record.as_json())
@@ -42,7 +43,7 @@ def describe_resumed_run(config, data):
     record = TrainingRecord.load(path)
     changed = {"precision": config.precision} if record.precision != config.precision else {}
     if not record.training_fingerprint:
-        changed["training_fingerprint"] = _measure_fingerprint(data).model_dump(mode="json")
+        changed["training_fingerprint"] = _measure_fingerprint(config, data).model_dump(mode="json")
     if changed:
         outdated = "seen" if "training_fingerprint" in changed else None  # the name of an earlier version
         kept = {key: value for key, value in read_json(path).items() if key != outdated}
@@ -121,11 +122,13 @@ def _describe_training(config, data, fingerprint=None):
     )
 
 
-def _measure_fingerprint(data):
+def _measure_fingerprint(config, data):
     """Measure the range of the raw volumes that the network learns from and is chosen by."""
-    pairs, fingerprints = [*data.training, *data.validation], []
+    pairs, fingerprints, others = [*data.training, *data.validation], [], []
     with Progress(len(pairs), "Measuring the trained range", unit="volume") as progress:
         for pair in pairs:
             fingerprints.append(fingerprint_of(pair.raw, data.cache))
+            if config.photon_range:
+                others += Light(pair, config.photon_range, data.cache).fingerprints
             progress.advance()
-    return summarise_fingerprints(fingerprints)
+    return widen_range(summarise_fingerprints(fingerprints), others)

@@ -5,6 +5,7 @@ from pathlib import Path
 from rcan.atomic_io import write_table
 from rcan.config import load_config
 from rcan.hardware import ChosenPrecision
+from rcan.intensity import INPUT_CHANNELS
 from rcan.model import build_rcan
 from rcan.run_folder.checkpoints import load_checkpoint
 from rcan.run_folder.layout import check_run_dir
@@ -98,7 +99,7 @@ def _make_learner(config, pair, strategy, *, is_new):
     def build():
         return build_rcan(
             ndim=len(config.patch_shape),
-            num_input_channels=pair.raw.shape[-1],
+            num_input_channels=pair.raw.shape[-1] * INPUT_CHANNELS[config.normalization],
             num_output_channels=pair.gt.shape[-1],
             num_channels=config.num_channels,
             num_residual_blocks=config.num_residual_blocks,

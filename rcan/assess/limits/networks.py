@@ -12,6 +12,7 @@ from rcan.assess.limits.records import LimitsSettings
 from rcan.assess.limits.specimens import choose_specimens
 from rcan.assess.limits.steps import SETTINGS
 from rcan.hardware import ChosenPrecision
+from rcan.intensity import INPUT_CHANNELS
 from rcan.io.opening import create_volume
 from rcan.precision import choose_precision, suit_network, with_precision
 from rcan.restoration.engine import find_devices, upscaling_of
@@ -25,13 +26,14 @@ __all__ = ["adapt_network", "choose_study_precision", "train_networks"]
 _TRAINING_SERIES = 1  # of random numbers; the phantoms to test on have 0
 
 
-def adapt_network(model, num_channels):
-    """A Keras model as a function from a normalised volume (Z, Y, X, C) to the restored one.
+def adapt_network(model, num_channels, normalization="percentiles"):
+    """A Keras model as a function from its input, a volume (Z, Y, X, C), to the restored one.
 
     A two-dimensional network restores plane by plane. A ValueError says that the network enlarges, or reads or writes
-    other than the `num_channels` of the specimens.
+    other than the `num_channels` of the specimens. Its input is made by the `normalization`.
     """
     ndim, channels = len(model.input_shape) - 2, (model.input_shape[-1], model.output_shape[-1])
+    channels = channels[0] // INPUT_CHANNELS[normalization], channels[1]
     if channels != (num_channels, num_channels):
         raise ValueError(
             f"the network reads {channels[0]} and writes {channels[1]} channels, the ground truth has {num_channels}: "
@@ -86,7 +88,7 @@ def train_networks(steps, options, settings, paths, num_channels):
         chosen = ChosenPrecision(settings.precision, "as the study began")
         if options.precision == "auto":
             chosen = suit_network(chosen, record.bfloat16_check)
-        return adapt_network(with_precision(model, chosen.name), num_channels)
+        return adapt_network(with_precision(model, chosen.name), num_channels, settings.normalization)
 
     return restorer_of
 
