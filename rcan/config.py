@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from rcan.failures import UsageError
 from rcan.options import Settings, option
 
-__all__ = ["DEFAULT_PERCENTILES", "LOSS_NAMES", "Config", "ImagePair", "load_config", "parse_loss"]
+__all__ = ["DEFAULT_PERCENTILES", "LOSS_NAMES", "RECIPES", "Config", "ImagePair", "load_config", "parse_loss"]
 
 DEFAULT_PERCENTILES = (2, 99.9)  # grey values that become 0 and 1: background and signal
 LOSS_NAMES = {  # in words, by their names in a config file
@@ -22,6 +22,23 @@ LOSS_NAMES = {  # in words, by their names in a config file
     "mse": "mean squared error",
     "charbonnier": "Charbonnier loss (arXiv:1704.03915)",
     "ssim": "1 − SSIM",
+}
+RECIPES = {  # values of keys that a config does not name; of other keys, the default is that of the key
+    "default": {
+        "normalization": "anscombe",
+        "patch_shape": (16, 64, 64),  # the last ones of these for planes, as of the next
+        "downsampling": (1, 2, 2),
+        "batch_size": 8,
+        "initial_learning_rate": 1e-3,
+        "schedule": "cosine",
+        "warmup_epochs": 1,
+        "clipnorm": 1.0,
+        "ema": 0.99,
+    },
+    "published": {"patch_shape": (16, 256, 256), "downsampling": (1, 1, 1)},
+}
+_RECIPE_KEYS = {  # which the published program does not know: a config that names one means the default recipe
+    *("normalization", "photon_range", "downsampling", "batch_size", "schedule", "warmup_epochs", "clipnorm", "ema")
 }
 _OLD_NAMES = {"input_shape": "patch_shape"}
 
@@ -121,8 +138,13 @@ class Config(Settings):
     gt_data_format: Axes | None = option(None, "axes of the gt files, where their metadata is wrong")
     output_dir: Path | None = option(None, "run folder to write", letter="o")
 
+    recipe: Literal["default", "published"] | None = option(
+        None,
+        "what the keys that are not named are: default, or published, as in the 2021 paper (default: published where "
+        "only keys of the published program are named)",
+    )
     patch_shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = option(
-        None, "training patch, Z,Y,X or Y,X, cut down to the smallest volume (default: 16,256,256 or 256,256)"
+        None, "training patch, Z,Y,X or Y,X, cut down to the smallest volume"
     )
     percentiles: Annotated[tuple[float, float], AfterValidator(_check_percentiles)] = option(
         DEFAULT_PERCENTILES, "percentiles that become 0 and 1"
@@ -150,7 +172,7 @@ class Config(Settings):
     downsampling: Annotated[tuple[Annotated[int, Field(ge=1, le=8)], ...], Field(min_length=2, max_length=3)] | None = (
         option(
             None,
-            "raw voxels for each voxel of the feature maps, Z,Y,X or Y,X, such as 1,2,2 (default: one, as published)",
+            "raw voxels for each voxel of the feature maps, Z,Y,X or Y,X, such as 1,2,2",
         )
     )
 
@@ -162,6 +184,9 @@ class Config(Settings):
         "staircase", "of the learning rate: halved every quarter of the epochs, or half a cosine down to 0"
     )
     warmup_epochs: int = option(0, "epochs in which the learning rate rises to its initial value", ge=0)
+    clipnorm: float = option(
+        0, "largest norm of the gradient of a step, which longer ones are scaled down to; 0 for none", ge=0
+    )
     loss: Annotated[str, AfterValidator(_check_loss)] = option(
         "mae", f"{', '.join(LOSS_NAMES)} (1 - SSIM), or a weighted sum such as mae+0.2*ssim"
     )
@@ -189,6 +214,26 @@ class Config(Settings):
     jit_compile: bool = option(False, "compile the training step with XLA")
 
     @model_validator(mode="after")
+    def _follow_recipe(self):
+        """Give the keys that are not named the values of the recipe; those of other data wait for `for_data`."""
+        named = self.model_fields_set - {"recipe"}
+        recipe = self.recipe or ("default" if named & _RECIPE_KEYS else "published")
+        values = {
+            key: value for key, value in RECIPES[recipe].items() if getattr(self, key) is None or key not in named
+        }
+        for key in ("patch_shape", "downsampling"):
+            values.pop(key, None)
+        self.__dict__.update(values, recipe=recipe)  # not set: `model_fields_set` stays what was named
+        return self
+
+    def for_data(self, ndim):
+        """The same for volumes (3) or planes (2), with the shapes that the recipe gives to them."""
+        shapes = {
+            key: getattr(self, key) or RECIPES[self.recipe][key][-ndim:] for key in ("patch_shape", "downsampling")
+        }
+        return self.model_copy(update=shapes)
+
+    @model_validator(mode="after")
     def _check_together(self):
         if not (self.training_data_dir or self.training_image_pairs):
             raise ValueError(
@@ -199,7 +244,7 @@ class Config(Settings):
                 f"downsampling is {list(self.downsampling)}, patch_shape {list(self.patch_shape)}: give both as many "
                 "numbers."
             )
-        if self.warmup_epochs >= self.epochs:
+        if self.warmup_epochs >= self.epochs and "warmup_epochs" in self.model_fields_set:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}: it must be below epochs, which is {self.epochs}.")
         return self
 

@@ -78,6 +78,7 @@ def tiny_config(write_tiff, noisy_pair):
             "steps_per_epoch": 2,
             "intensity_threshold": 0,
             "initial_learning_rate": 0.001,
+            "recipe": "published",  # the default one has tests of its own
             "precision": "float32",  # on any machine; bfloat16 has tests of its own
             **values,
         }

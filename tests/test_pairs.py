@@ -138,6 +138,37 @@ def test_of_fewer_pairs_the_end_along_the_longer_side_is_held_out(make_pair, axe
         np.testing.assert_array_equal(np.sort(parts), np.sort(whole.read().ravel()))  # disjoint, and all of it
 
 
+@pytest.mark.parametrize("end", ["top", "bottom", "left", "right"])
+def test_the_end_whose_signal_is_most_like_the_rest_is_held_out(make_pair, end):
+    """Signal in half of the planes everywhere, but for three ends: one shows nothing, two nothing else."""
+    truth = np.zeros((4, 20, 20))
+    truth[:2] = 1
+    parts = {"top": np.s_[:, :4], "bottom": np.s_[:, -4:], "left": np.s_[:, :, :4], "right": np.s_[:, :, -4:]}
+    spoiled = [name for name in parts if name != end]
+    for name, value in zip(spoiled, (0, 1, 1), strict=True):
+        truth[parts[name]] = value
+    truth[parts[end]] = 0
+    truth[parts[end]][:2] = 1
+    pair = make_pair(truth, truth, gt_range=(0, 1))
+    (_,), (validation,) = hold_out([pair], 0.2, seed=0)
+    np.testing.assert_array_equal(validation.gt.volume.read()[..., 0], truth[parts[end]])
+
+
+def test_a_part_that_shows_nothing_is_not_validated_on(make_pair):
+    """Signal in the middle alone: whatever end is set aside is empty."""
+    truth = np.zeros((4, 20, 20))
+    truth[:, 8:12, 8:12] = 1
+    pair = make_pair(truth, truth, gt_range=(0, 1))
+    with pytest.raises(ValueError, match=r"in 0 % of what can be set aside.*Name validation data"):
+        hold_out([pair], 0.2, seed=0)
+
+
+def test_it_is_said_which_part_is_held_out(make_pair, capsys):
+    pair = make_pair(np.ones((2, 10, 20)), np.ones((2, 10, 20)), gt_range=(0, 1))
+    hold_out([pair], 0.2, seed=0)
+    assert "Validating on X 16 to 20 of" in capsys.readouterr().out
+
+
 def test_share_of_zero_holds_nothing_out(make_pair):
     pairs = [make_pair(numbered((1, 4, 4)), numbered((1, 4, 4)))]
     assert hold_out(pairs, 0, seed=0) == (pairs, [])

@@ -26,7 +26,7 @@ from rcan.data.survey import digest_of
 from rcan.data.views import NetworkView
 from rcan.intensity import fit_affine
 from rcan.io.opening import open_volume
-from rcan.regions import central_region
+from rcan.regions import central_region, region_at
 
 __all__ = [
     "Coverage",
@@ -181,15 +181,13 @@ def _open_recorded(recorded, axes, block_axes):
     for kind, digest in zip(("raw", "gt"), recorded.digests, strict=False):
         try:
             volume = open_volume(getattr(recorded, kind), axes=axes[kind], block_axes=block_axes)
-            # Where training data were split, the end of the volume was set aside, see `rcan.data.pairs.hold_out`.
-            region = [
-                slice(whole - size, whole)
-                for whole, size in zip(volume.shape[:-1], getattr(recorded, f"{kind}_shape")[:-1], strict=True)
-            ]
-            if any(part.start < 0 for part in region):
+            whole, shape = volume.shape[:-1], getattr(recorded, f"{kind}_shape")[:-1]
+            # versions that did not record where a part begins set the end of the volume aside
+            start = getattr(recorded, f"{kind}_start") or tuple(map(int.__sub__, whole, shape))
+            if min(start) < 0 or any(np.add(start, shape) > whole):
                 return None
-            if any(part.start > 0 for part in region):
-                volume = volume.crop(tuple(region))
+            if tuple(shape) != tuple(whole):
+                volume = volume.crop(region_at(start, shape))
             if digest_of(volume, cache) != digest:
                 return None
         except (OSError, ValueError):

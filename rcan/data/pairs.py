@@ -1,9 +1,11 @@
 """Raw volumes and their ground truth: opened, surveyed, and split into training and validation data."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from rcan.atomic_io import printable_name
 from rcan.data.measurements import MeasurementCache
 from rcan.data.pair_check import find_upscaling
 from rcan.data.survey import digest_of, fingerprint_of, survey_pair
@@ -11,9 +13,11 @@ from rcan.data.views import NetworkView
 from rcan.io.opening import open_volume
 from rcan.io.paths import pair_paths
 from rcan.progress import Progress
-from rcan.regions import scale_region, whole_region
+from rcan.regions import region_at, scale_region, whole_region
 
 _FEWEST_SPECIMENS = 5  # of which whole ones are set aside for validation
+_MOST_COUNTED = 2**24  # voxels that are looked at to choose a part with signal
+_LEAST_SIGNAL = 0.1  # of the share of signal of the others: with less a part is empty
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,13 @@ def _check_alike(first, pair):
         )
 
 
-def hold_out(pairs, share, *, seed, cache=None):
+def hold_out(pairs, share, *, seed, threshold=0.25, cache=None):
     """Set a share of the training data, 0 to 0.5, aside for validation: lists of pairs to train on and to validate on.
 
-    Of five specimens or more, whole ones are set aside, which the seed chooses; of fewer, the end of each pair along
-    the longer of Y and X. Pairs of the same ground truth, such as several exposures, are one specimen.
+    Of five specimens or more, whole ones are set aside, which the seed chooses; of fewer, an end of each pair along Y
+    or X: the one whose share of signal, normalised gt above the `threshold`, is most like that of the rest. A
+    ValueError says that the ends are empty where the rest is not. Pairs of the same ground truth, such as several
+    exposures, are one specimen.
     """
     if share == 0:
         return pairs, []
@@ -124,7 +130,7 @@ def hold_out(pairs, share, *, seed, cache=None):
     keys = [_specimen_of(pair, cache) for pair in pairs]
     specimens = list(dict.fromkeys(keys))
     if len(specimens) < _FEWEST_SPECIMENS:
-        kept, held = zip(*(_split_pair(pair, share) for pair in pairs), strict=True)
+        kept, held = zip(*(_split_pair(pair, share, threshold, cache) for pair in pairs), strict=True)
         return [*kept], [*held]
     num_held = max(1, round(share * len(specimens)))
     order = np.random.default_rng(seed).permutation(len(specimens))
@@ -141,16 +147,71 @@ def _specimen_of(pair, cache):
     return gt.shape, len(gt.frames), gt.ranges.tobytes(), digest_of(gt.volume, cache)
 
 
-def _split_pair(pair, share):
-    """Cut a pair in two along the longer of Y and X; the share at the end is the second part."""
+def _split_pair(pair, share, threshold, cache):
+    """Cut a pair in two across Y or X: the end whose signal is most like that of the rest is the second part."""
     spatial = pair.raw.shape[:-1]
-    axis = len(spatial) - 2 + int(spatial[-1] >= spatial[-2])
-    border = spatial[axis] - max(1, round(share * spatial[axis]))
-    if border < 1:
+    axes = sorted((len(spatial) - 2, len(spatial) - 1), key=lambda axis: (-spatial[axis], -axis))
+    ends = [(axis, at_start) for axis in axes for at_start in (False, True)]
+    sizes = {axis: max(1, round(share * spatial[axis])) for axis, _ in ends}
+    ends = [end for end in ends if sizes[end[0]] < spatial[end[0]]]
+    if not ends:
         raise ValueError(
             f"{pair.raw.volume.path} is {spatial}: too small to validate on a part of it. Name validation data, or "
             "set validation_split to 0."
         )
+    profiles, found = _signal_profiles(pair, threshold, cache), []
+    for axis, at_start in ends:
+        size = sizes[axis]
+        profile = profiles[axis - len(spatial)][:: 1 if at_start else -1]
+        inside, outside = float(np.mean(profile[:size])), float(np.mean(profile[size:]))
+        found.append((abs(inside - outside), inside, outside, axis, at_start))
+    found.sort(key=lambda end: end[0])
+    _, inside, outside, axis, at_start = found[0]
+    if inside < _LEAST_SIGNAL * outside:
+        raise ValueError(
+            f"{pair.gt.volume.path} has signal (above intensity_threshold {threshold:g}) in {_percent(outside)} of its "
+            f"voxels, but in {_percent(inside)} of what can be set aside to validate on, the ends along Y and X. Name "
+            "validation data, or set validation_split to 0."
+        )
+    size, whole = sizes[axis], spatial[axis]
     kept, held = (list(whole_region(spatial)) for _ in range(2))
-    kept[axis], held[axis] = slice(0, border), slice(border, spatial[axis])
+    kept[axis] = slice(size, whole) if at_start else slice(0, whole - size)
+    held[axis] = slice(0, size) if at_start else slice(whole - size, whole)
+    letter = "YX"[axis - len(spatial)]
+    print(
+        f"Validating on {letter} {held[axis].start} to {held[axis].stop} of {printable_name(pair.raw.volume.path)}: "
+        f"signal in {_percent(inside)} of its voxels, in {_percent(outside)} of the others.",
+        flush=True,
+    )
     return pair.crop(tuple(kept)), pair.crop(tuple(held))
+
+
+def _percent(share):
+    return f"{100 * share:.2g} %"
+
+
+def _signal_profiles(pair, threshold, cache):
+    """Shares of signal voxels of gt in the rows along Y, and in the columns along X, in some planes of some frames.
+
+    In raw voxels.
+    """
+    key = cache.key([pair.gt.volume], what="signal profiles", threshold=threshold, range=pair.gt.ranges.tolist())
+    known = cache.get(key, ["rows", "columns"])
+    if known:
+        return known["rows"], known["columns"]
+    depth, *plane = (1, *pair.gt.shape[:-1])[-3:]
+    places = [(number, z) for number in range(pair.num_frames) for z in range(depth)]
+    most = max(1, _MOST_COUNTED // math.prod(plane))
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
+    counts = [np.zeros(size) for size in plane]
+    for number, z in (places[i] for i in chosen):
+        region = region_at((z, 0, 0), (1, *plane))[-len(pair.gt.shape) + 1 :]
+        signal = (pair.gt.read(number, region) > threshold).mean(axis=-1).reshape(plane)
+        counts = [count + signal.mean(axis=1 - axis) / len(chosen) for axis, count in enumerate(counts)]
+    pair.gt.volume.close()  # frees what was decoded
+    rows, columns = (
+        count.reshape(-1, factor).mean(axis=1).tolist()
+        for count, factor in zip(counts, pair.upscaling[-2:], strict=True)
+    )
+    cache.put(key, {"rows": rows, "columns": columns})
+    return rows, columns

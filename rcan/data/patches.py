@@ -9,12 +9,20 @@ from rcan.progress import Progress
 from rcan.regions import region_at
 
 
+class NoSignal(ValueError):
+    """No patch has enough signal; `largest_share` is the largest share of signal voxels that any has."""
+
+    def __init__(self, message, largest_share):
+        super().__init__(message)
+        self.largest_share = largest_share
+
+
 class PatchSampler:
     """Draw patches uniformly from all positions with enough signal, of all pairs and frames.
 
     `patch_shape`, (Z, Y, X) or (Y, X) in voxels of raw, fits into every pair. A voxel is signal where the normalised
     gt is above `intensity_threshold` (0 or less accepts every patch); a patch needs at least the share
-    `area_ratio_threshold` of such voxels, and a ValueError says that none has it. With a `photon_range` each patch has
+    `area_ratio_threshold` of such voxels, and a `NoSignal` says that none has it. With a `photon_range` each patch has
     the light of the raw volume times a factor, log-uniform from the lowest to the highest, as `rcan.data.light` makes
     it. What keeps a patch from being read while it is streamed is kept as `failure`. `num_raw_channels` are those of
     the raw image, the first ones of a network's input.
@@ -52,10 +60,11 @@ class PatchSampler:
         self.num_positions = int(self._ends[-1])
         if not self.num_positions:
             largest = max(index.largest_share for index in self._indices)
-            raise ValueError(
+            raise NoSignal(
                 f"no patch of {_by(patch_shape)} voxels has enough signal: the largest share of voxels above "
                 f"intensity_threshold {intensity_threshold:g} is {largest:.3g}, area_ratio_threshold asks for "
-                f"{area_ratio_threshold:g}. Lower area_ratio_threshold below {largest:.3g}, or intensity_threshold."
+                f"{area_ratio_threshold:g}. Lower area_ratio_threshold below {largest:.3g}, or intensity_threshold.",
+                largest,
             )
 
     def sample(self, index):

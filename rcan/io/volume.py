@@ -185,6 +185,11 @@ class Volume:
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which checks of the image report
             return np.array(block, dtype or self.dtype, order="C")
 
+    @property
+    def start(self):
+        """Where in the file a block begins, on each spatial axis: 0 but for a crop."""
+        return tuple(start for start, _ in self._bounds.values())
+
     def crop(self, region):
         """Return a view of a region, one slice for each spatial block axis: the same file, smaller."""
         return Volume(self._source, self.axes, self.block_axes, self._locate(region))

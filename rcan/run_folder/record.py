@@ -24,6 +24,8 @@ class PairRecord(Record):
 
     raw: str
     gt: str
+    raw_start: tuple[int, ...] = ()  # where in the file a part begins; unset where that is its end, or the file whole
+    gt_start: tuple[int, ...] = ()
     raw_shape: tuple[int, ...] = ()
     gt_shape: tuple[int, ...] = ()
     num_frames: int = 1

@@ -54,7 +54,11 @@ def describe_resumed_run(config, data):
 def check_resumable(config, data, state):
     """Check that a run goes on with the settings and data that it began with, to a later epoch than its state's."""
     run_dir = Path(config.output_dir)
-    earlier, now = (_resolved(_as_json(each)) for each in (load_config(run_dir / "config.json"), config))
+    path = run_dir / "config.json"
+    recipe = {"recipe": read_json(path).get("recipe", "published")}  # of runs that do not name it: keys were fewer
+    earlier, now = (
+        _resolved(_as_json(each)) for each in (load_config(path, recipe).for_data(len(config.patch_shape)), config)
+    )
     changes = [
         f"{key} (was {json.dumps(earlier[key])}, is {json.dumps(now[key])})"
         for key in now
@@ -99,6 +103,8 @@ def _describe_training(config, data, fingerprint=None):
         return PairRecord(
             raw=str(pair.raw.volume.path),
             gt=str(pair.gt.volume.path),
+            raw_start=pair.raw.volume.start,
+            gt_start=pair.gt.volume.start,
             raw_shape=pair.raw.shape,
             gt_shape=pair.gt.shape,
             num_frames=pair.num_frames,

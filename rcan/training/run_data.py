@@ -9,12 +9,13 @@ import numpy as np
 
 from rcan.data.measurements import MeasurementCache
 from rcan.data.pairs import hold_out, open_pairs
-from rcan.data.patches import PatchSampler
+from rcan.data.patches import NoSignal, PatchSampler
 from rcan.io.cache import limit_cache
 from rcan.run_folder.models import read_record
 from rcan.run_folder.record import TrainingRecord
 from rcan.training.devices import is_chief
 
+_SIGNAL = 0.25  # of the normalised ground truth, from which a voxel is signal where the config names no threshold
 _VALIDATION_SEED = 1  # another sequence than that of the training patches
 
 
@@ -53,7 +54,9 @@ def open_data(config, *, resume=False):
     test = open_pairs(config.test_data_dir, config.test_image_pairs, **options)
     _warn_of_overlap(training, test)
     if not validation:
-        training, validation = hold_out(training, config.validation_split, seed=config.seed, cache=cache)
+        threshold = config.intensity_threshold if config.intensity_threshold > 0 else _SIGNAL
+        options = {"seed": config.seed, "threshold": threshold, "cache": cache}
+        training, validation = hold_out(training, config.validation_split, **options)
     return RunData(training, validation, test, cache=cache, **scaling)
 
 
@@ -82,6 +85,7 @@ def _warn_of_overlap(training, test):
 
 def resolve_config(config, data, precision):
     """Put into a configuration what was found out: normalisation, a patch shape that fits all volumes, a precision."""
+    config = config.for_data(len(data.training[0].raw.shape) - 1)
     patch_shape = _fit_patch_shape(config, data.training)
     scaling = {"percentiles": data.percentiles, "normalization": data.normalization}
     update = {"patch_shape": patch_shape, "precision": precision, **scaling}
@@ -91,10 +95,11 @@ def resolve_config(config, data, precision):
 def _fit_patch_shape(config, pairs):
     """Cut the patch shape down to the smallest volume and to the grid of the features, with a warning."""
     smallest = _smallest_shape(pairs)
-    asked = config.patch_shape or (16, 256, 256)[-len(smallest) :]
+    asked = config.patch_shape
     fitting = _cut_down(asked, smallest, config.downsampling)
     if fitting != asked:
-        grid = f" and to multiples of downsampling {list(config.downsampling)}" if config.downsampling else ""
+        is_coarse = max(config.downsampling) > 1
+        grid = f" and to multiples of downsampling {list(config.downsampling)}" if is_coarse else ""
         warnings.warn(
             f"patch_shape {list(asked)} is cut down to the smallest volume{grid}: {list(fitting)}.", stacklevel=2
         )
@@ -110,12 +115,11 @@ def _fit_patch_shape(config, pairs):
 
 def _cut_down(patch_shape, smallest, downsampling):
     """The largest patch within a patch shape and the smallest volume whose sizes are multiples of a grid."""
-    grid = downsampling or (1,) * len(patch_shape)
-    sizes = tuple(min(sides) // step * step for *sides, step in zip(patch_shape, smallest, grid, strict=True))
+    sizes = tuple(min(sides) // step * step for *sides, step in zip(patch_shape, smallest, downsampling, strict=True))
     if not all(sizes):
         raise ValueError(
-            f"downsampling is {list(grid)}, the patch {list(patch_shape)}, the smallest volume {list(smallest)}: it "
-            "must not be larger than they are."
+            f"downsampling is {list(downsampling)}, the patch {list(patch_shape)}, the smallest volume "
+            f"{list(smallest)}: it must not be larger than they are."
         )
     return sizes
 
@@ -142,6 +146,17 @@ def make_samplers(config, data):
     options |= {"seed": config.seed + _VALIDATION_SEED, "augmented": False}
     try:
         return training, PatchSampler(data.validation, shape, **options)
-    except ValueError:
-        warnings.warn("no validation patch has enough signal by the thresholds: all are used.", stacklevel=2)
-        return training, PatchSampler(data.validation, shape, **{**options, "intensity_threshold": 0})
+    except NoSignal as failure:
+        if not failure.largest_share:
+            raise ValueError(
+                "the validation data have no signal: nothing is above intensity_threshold "
+                f"{config.intensity_threshold:g}, and the best network cannot be chosen by them. Name others, or lower "
+                "intensity_threshold."
+            ) from None
+        least = failure.largest_share / 2
+        warnings.warn(
+            f"no validation patch has enough signal by the thresholds: those with signal in {100 * least:.2g} % of "
+            "their voxels are used.",
+            stacklevel=2,
+        )
+        return training, PatchSampler(data.validation, shape, **{**options, "area_ratio_threshold": least})

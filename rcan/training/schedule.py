@@ -21,6 +21,7 @@ def learning_rate(epoch, *, initial, epochs, schedule="staircase", warmup_epochs
     >>> [round(learning_rate(epoch, initial=1.0, epochs=4, schedule="cosine"), 3) for epoch in range(4)]
     [1.0, 0.854, 0.5, 0.146]
     """
+    warmup_epochs = min(warmup_epochs, epochs - 1)
     if epoch < warmup_epochs:
         return initial * (epoch + 1) / (warmup_epochs + 1)
     if schedule == "cosine":

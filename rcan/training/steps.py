@@ -30,7 +30,9 @@ class Learner:
             self._model.set_weights(self.network.get_weights())
             if not (tf.config.list_logical_devices("GPU") or has_fast_stock_gradient()):
                 use_fast_gradient(self._model)
-            self._optimizer = keras.optimizers.Adam(config.initial_learning_rate)
+            self._optimizer = keras.optimizers.Adam(
+                config.initial_learning_rate, global_clipnorm=config.clipnorm or None
+            )
             if config.precision == "mixed_float16":
                 self._optimizer = keras.optimizers.LossScaleOptimizer(self._optimizer)
             self._optimizer.build(self._model.trainable_variables)
