@@ -216,7 +216,7 @@ def measure_psnr(run_dir, test, precision):
 
     model, record = load_model(run_dir)
     folders = ImagePair(raw=test / "raw", gt=test / "gt")
-    opened = open_pairs(folders, [], percentiles=record.percentiles, ndim=len(model.input_shape) - 2)
+    opened = open_pairs(folders, [], ndim=len(model.input_shape) - 2, **record.scaling)
     network = with_precision(model, precision)
     return float(np.mean([score_pair(network, pair)[0]["psnr_restored"] for pair in opened]))
 

@@ -415,3 +415,55 @@ def test_sizes_of_the_network_are_those_of_the_config(tmp_path, tiny_config):
     sizes = {"num_channels": 6, "num_residual_groups": 2, "num_residual_blocks": 1, "channel_reduction": 3}
     model = keras.saving.load_model(train_with(tiny_config(tmp_path, **sizes)) / "best.keras")
     assert model.count_params() == build_rcan(**sizes).count_params()
+
+
+@pytest.fixture(scope="module")
+def stabilised(tiny_config, tmp_path_factory):
+    """A run by the default recipe, for half to all of the light."""
+    folder = tmp_path_factory.mktemp("stabilised")
+    shape = {"patch_shape": [8, 16, 16], "batch_size": 2, "photon_range": [0.5, 1]}
+    config = Config.checked(tiny_config(folder, recipe="default", **shape))
+    return folder, train(config)
+
+
+def test_the_default_recipe_trains_a_network_that_is_told_the_noise(stabilised):
+    model, record = load_model(stabilised[1])
+    assert record.normalization == "anscombe"
+    assert model.input_shape[-1] == 2
+    assert model.output_shape[-1] == 1
+
+
+def test_a_stabilised_network_restores_a_file_as_it_restores_an_array(stabilised, tmp_path):
+    """What apply writes is what view_image, restore and denormalise give."""
+    folder, run_dir = stabilised
+    source = folder / "raw" / "0.tif"
+    assert main(["apply", "-m", str(run_dir), "-i", str(source), "-o", str(tmp_path / "out.tif")]) == 0
+    model, record = load_model(run_dir)
+    view = rcan.view_image(rcan.open_volume(source).read(dtype=None), **record.scaling)
+    expected = rcan.denormalise(rcan.restore(model, view.read_input(0)), view.ranges)[..., 0]
+    found = tifffile.imread(tmp_path / "out.tif")
+    np.testing.assert_allclose(found, expected, atol=1e-2 * np.ptp(expected))
+
+
+def test_a_stabilised_network_restores_on_a_cluster_as_alone(stabilised, tmp_path):
+    folder, run_dir = stabilised
+    flags = ["-m", run_dir, "-i", folder / "raw" / "0.tif"]
+    assert main(["apply", *map(str, flags), "-o", str(tmp_path / "alone.zarr")]) == 0
+    assert main(["apply", *map(str, flags), "-o", str(tmp_path / "cluster.zarr"), "--scheduler", "local"]) == 0
+    alone, cluster = (rcan.open_volume(tmp_path / f"{name}.zarr").read() for name in ("alone", "cluster"))
+    np.testing.assert_array_equal(cluster, alone)
+
+
+def test_a_stabilised_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
+    values = tiny_config(tmp_path, recipe="default", patch_shape=[8, 16, 16], batch_size=2, photon_range=[0.2, 1])
+    whole = train(Config.checked({**values, "epochs": 2, "output_dir": str(tmp_path / "whole")}))
+    train(Config.checked({**values, "epochs": 1, "output_dir": str(tmp_path / "parts"), "schedule": "staircase"}))
+    whole = train(
+        Config.checked({**values, "epochs": 2, "output_dir": str(tmp_path / "other"), "schedule": "staircase"})
+    )
+    parts = train(
+        Config.checked({**values, "epochs": 2, "output_dir": str(tmp_path / "parts"), "schedule": "staircase"}),
+        resume=True,
+    )
+    for one, other in zip(*(load_model(run)[0].get_weights() for run in (whole, parts)), strict=True):
+        np.testing.assert_array_equal(one, other)
