@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py recipes FOLDER [--seconds 100] [--seeds 2] [--data_sets sample,nuclei]
         [--equal patches]
-    python benchmarks/quality.py light FOLDER [--config config_range.json]
+    python benchmarks/quality.py light FOLDER
 
 `recipes` trains every recipe of `RECIPES` on every data set, in turns, each for as many seconds of CPU time (all
 threads together; starting and checking the data are not counted), or, with ``--equal patches``, on as many voxels as
@@ -15,8 +15,8 @@ Data sets: `sample` (simulated cells of this repository); `nuclei`, `vesicles`, 
 blurred twice and exposed to few photons; 60 % in X are learned from, the others tested on); `confocal`, `two_photon`,
 `wide_field` (real noisy and clean images, 2D: the left half is learned from, the right one tested on).
 
-`light` trains one network for a range of light and one network for each step of the ladder of `rcan limits` alone, by
-config.json, and prints both beside raw and the best classical method.
+`light` trains one network for all light of the ladder of `rcan limits`, by config.json with three times its epochs, and
+one network for each step alone, by config.json, and prints both beside raw and the best classical method.
 
 Everything is kept in FOLDER: the same call goes on.
 """
@@ -269,25 +269,12 @@ def compare_light(options):
     photons = [float(step) for step in ladder.split(",")]
     most = max(photons)
     if not (folder / "pairs").exists():
-        run(
-            [
-                "-m",
-                "rcan",
-                "simulate",
-                folder / "pairs",
-                "--pairs",
-                8,
-                "--shape",
-                "24,96,96",
-                "--photons",
-                most,
-                "--seed",
-                1,
-            ]
-        )
+        phantoms = ["--pairs", 8, "--shape", "24,96,96", "--photons", most, "--seed", 1]
+        run(["-m", "rcan", "simulate", folder / "pairs", *phantoms])
     config = folder / "range.json"
-    values = json.loads(options.config.read_text())
+    values = json.loads((ROOT / "config.json").read_text())
     values |= {
+        "epochs": 3 * values["epochs"],
         "training_data_dir": {kind: str(folder / "pairs" / kind) for kind in ("raw", "gt")},
         "test_data_dir": None,
         "photon_range": [min(photons) / most, 1],
@@ -298,7 +285,7 @@ def compare_light(options):
         print(f"one network for {min(photons):g} to {most:g} photons: {seconds:.0f} s of CPU", flush=True)
     run(["-m", "rcan", "limits", "-m", network, "-o", folder / "limits_range", *shape])
     if not (one_each / "limits.json").exists():
-        run(["-m", "rcan", "limits", "--train", "-c", options.each, "-o", one_each, *shape])
+        run(["-m", "rcan", "limits", "--train", "-c", ROOT / "config.json", "-o", one_each, *shape])
     found = {name: read_steps(folder / name / "limits.json") for name in ("limits_range", "one_each")}
     print("| photons | SNR | raw | best classical | one network for each | one for all |\n|---|---|---|---|---|---|")
     for step, alone in zip(found["limits_range"], found["one_each"], strict=True):
@@ -333,8 +320,6 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--equal", choices=("seconds", "patches"), default="seconds")
     parser.add_argument("--ladder", default="1,2,5,10,20,50,100,200,500,1000")
-    parser.add_argument("--config", type=Path, default=ROOT / "config_range.json")
-    parser.add_argument("--each", type=Path, default=ROOT / "config.json")
     chosen = parser.parse_args()
     chosen.folder, chosen.data = chosen.folder.absolute(), chosen.data.absolute()
     chosen.folder.mkdir(parents=True, exist_ok=True)

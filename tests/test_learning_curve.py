@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -24,7 +25,7 @@ def test_parts_of_many_pairs_are_pairs_and_each_holds_the_smaller_one(make_run):
     config, data = make_run(num_pairs=10)
     parts = [{pair.raw.volume.path for pair in take_share(data.training, share, config)} for share in SHARES]
     assert [len(part) for part in parts] == [1, 2, 4, 9]
-    assert all(one < other for one, other in zip(parts, parts[1:], strict=False))
+    assert all(one < other for one, other in itertools.pairwise(parts))
 
 
 def test_parts_of_few_pairs_are_parts_of_each(make_run):

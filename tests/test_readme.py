@@ -14,7 +14,7 @@ import pytest
 import tifffile
 
 from rcan.__main__ import main
-from rcan.config import Config, load_config
+from rcan.config import RECIPES, Config, load_config
 from rcan.restoration.options import RestoreOptions
 
 ROOT = Path(__file__).parents[1]
@@ -28,8 +28,10 @@ def test_options_table_lists_every_key_once():
 
 @pytest.mark.parametrize(("key", "shown"), [row[:2] for row in ROWS])
 def test_options_table_gives_the_default(key, shown):
-    default = json.loads(json.dumps(Config.model_fields[key].default))
-    assert (None if shown == "none" else json.loads(shown.strip("`"))) == default
+    default, _, published = shown.partition(", published ")
+    for recipe, text in (("default", default), ("published", published or default)):
+        expected = json.loads(json.dumps(RECIPES[recipe].get(key, Config.model_fields[key].default)))
+        assert (None if text == "none" else json.loads(text.strip("`"))) == expected
 
 
 def test_python_example_restores_what_apply_restores(tmp_path, monkeypatch):
@@ -96,7 +98,7 @@ def test_cluster_script_starts_apply_with_the_address_of_the_cluster(monkeypatch
     assert given["--scheduler"] == "tcp://node1:8786"
 
 
-@pytest.mark.parametrize("name", ["config.json", "config_large.json"])
+@pytest.mark.parametrize("name", ["config.json", "config_gpu.json", "config_large.json"])
 def test_shipped_config_is_valid(name):
     assert load_config(ROOT / name).output_dir.parent == ROOT / "runs"
 

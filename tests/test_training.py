@@ -10,6 +10,8 @@ import tensorflow as tf
 import tifffile
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+import rcan
+from rcan.__main__ import main
 from rcan.config import Config, load_config
 from rcan.model import PixelShuffle, build_rcan
 from rcan.run_folder.models import load_model
