@@ -1,12 +1,13 @@
 """Which recipe restores best in the same time: trained side by side, scored on images that none has learned from.
 
     python benchmarks/quality.py recipes FOLDER [--seconds 100] [--seeds 2] [--data_sets sample,nuclei]
-        [--equal patches]
+        [--equal patches] [--recipes ablations]
     python benchmarks/quality.py light FOLDER
 
 `recipes` trains every recipe of `RECIPES` on every data set, in turns, each for as many seconds of CPU time (all
 threads together; starting and checking the data are not counted), or, with ``--equal patches``, on as many voxels as
-the default recipe sees in that time. Printed are PSNR and SSIM of the test images after an affine match, for each data
+the default recipe sees in that time; with ``--recipes ablations`` the default one with one part at a time taken away or
+made otherwise. Printed are PSNR and SSIM of the test images after an affine match, for each data
 set the mean over the seeds and half the distance between the seeds, and the best classical method of `rcan evaluate`
 (at the setting of highest PSNR, which nobody without ground truth can choose so well). CARE needs the extra
 `benchmark`.
@@ -46,6 +47,17 @@ RECIPES = {
     "published": {"recipe": "published", **SMALL},
     "tuned 1e-3": {"recipe": "published", "initial_learning_rate": 1e-3, **SMALL},
     "tuned 2e-3": {"recipe": "published", "initial_learning_rate": 2e-3, **SMALL},
+}
+ABLATIONS = {  # the default recipe, with one part as it was published or as one would take it otherwise
+    "features on the full grid": {"downsampling": [1, 1, 1], "num_channels": 16},
+    "large patches": {"patch_shape": [8, 64, 64], "batch_size": 1},
+    "by percentiles": {"normalization": "percentiles"},
+    "staircase": {"schedule": "staircase"},
+    "without average": {"ema": 0},
+    "without warm-up and clipping": {"warmup_epochs": 0, "clipnorm": 0},
+    "rate 0.001": {"initial_learning_rate": 0.001},
+    "squared error": {"loss": "mse"},
+    "deeper and narrower": {"num_channels": 24, "num_residual_blocks": 6},
 }
 PATCHES = {3: [8, 64, 64], 2: [128, 128]}  # of the published recipe; that of the paper does not fit the volumes
 NUM_EPOCHS = 12
@@ -138,13 +150,16 @@ def settings(recipe, ndim, data_set):
         "training_data_dir": {kind: str(data_set / "train" / kind) for kind in ("raw", "gt")},
         "area_ratio_threshold": 0.1,
         "metrics": ["psnr"],
-        **RECIPES[recipe],
+        **RECIPES.get(recipe, {"recipe": "default"}),
     }
-    if recipe == "default":
+    if recipe in ("default", *ABLATIONS):
         ours = json.loads((ROOT / "config.json").read_text())
         keys = ("patch_shape", "batch_size", "initial_learning_rate", "ema", *SMALL)
         values |= {key: ours[key] for key in keys if key in ours}
-        values["patch_shape"] = values["patch_shape"] if ndim == 3 else [64, 64]
+        values["patch_shape"] = values["patch_shape"] if ndim == 3 else [32, 32]
+        values |= ABLATIONS.get(recipe, {})
+        for key in ("patch_shape", "downsampling"):
+            values |= {key: values[key][-ndim:]} if key in values else {}
     else:
         values["patch_shape"] = PATCHES[ndim]
     return values
@@ -203,7 +218,7 @@ def score_care(run_dir, data_set, seconds, seed, ndim):
 def compare_recipes(options):
     """Train and score all recipes on all data sets, and print a table."""
     rows = {}
-    recipes = [name for name in options.recipes.split(",") if name]
+    recipes = ["default", *ABLATIONS] if options.recipes == "ablations" else options.recipes.split(",")
     for name in options.data_sets.split(","):
         data_set = make_data(name, options.folder, options.data)
         ndim = 2 if name in REAL else 3

@@ -64,6 +64,7 @@ def record(**values):
 def config(**values):
     return {
         **json.loads((ROOT / "config.json").read_text()),
+        "channel_reduction": 4,
         "loss": "mae+0.2*ssim",
         "schedule": "cosine",
         "warmup_epochs": 2,
@@ -119,12 +120,25 @@ def test_a_methods_paragraph_has_the_numbers_of_the_run():
         ({"ema": 0.999}, "The moving average of the weights (decay 0.999) with the lowest validation loss"),
         ({"precision": "mixed_float16"}, "computed in mixed_float16"),
         ({"initial_model": "/runs/first"}, "beginning with the weights of first."),
+        ({"clipnorm": 2}, "gradients scaled down to a norm of 2"),
+        (
+            {"photon_range": [0.01, 1]},
+            "given 0.01 to 1 times the light of the raw image (log-uniform), less by thinning",
+        ),
+        ({"photon_range": [1, 4]}, "more by mixing it with the ground truth"),
         ({"epochs": 20}, "stopped there, as no later epoch was better for 4 epochs"),
     ],
 )
 def test_a_methods_paragraph_mentions_what_was_used(values, said):
     assert said in describe_training(record(), config(**values), history=HISTORY)
     assert said not in describe_training(record(), config(), history=HISTORY)
+
+
+def test_a_methods_paragraph_tells_how_raw_was_normalised():
+    words = [
+        describe_training(record(normalization=name), config(), history=HISTORY) for name in ("percentiles", "anscombe")
+    ]
+    assert ["generalised Anscombe transform" in each for each in words] == [False, True]
 
 
 def test_a_methods_paragraph_of_planes_and_of_held_out_parts():

@@ -83,6 +83,12 @@ def _describe_pairs(record, noun):
     learned = f"It learned from {count(len(training), 'pair')} of raw and ground-truth {noun}s{extent}{frames}"
     low, high = record.percentiles
     scaled = f"The grey values at percentiles {low:g} and {high:g} of each {noun} and channel were mapped to 0 and 1."
+    if record.normalization == "anscombe":
+        scaled += (
+            " In raw these were percentiles of means of 4 × 4 voxels; its noise was measured from each image, made the "
+            "same at every intensity by the generalised Anscombe transform (doi:10.1109/TIP.2012.2202675), and its "
+            "strength was a second input channel."
+        )
     if not validation:
         return f"{learned}.", scaled
     if {pair.raw for pair in validation} <= {pair.raw for pair in training}:
@@ -102,6 +108,13 @@ def _describe_patches(record, config, ndim):
     if config["data_augmentation"]:
         flips = "y and z" if ndim == 3 else "y"
         words += f", and augmented by random quarter turns in the XY plane and flips along {flips}"
+    if config.get("photon_range"):
+        low, high = config["photon_range"]
+        words += (
+            f"; each was given {low:g} to {high:g} times the light of the raw image (log-uniform), less by thinning "
+            "its photons and adding noise of the readout"
+        )
+        words += ", more by mixing it with the ground truth" * (high > 1)
     return f"{words}."
 
 
@@ -115,6 +128,8 @@ def _describe_steps(config, history, *, has_validation):
     rate = f"initial learning rate {config['initial_learning_rate']:g}"
     if config["warmup_epochs"]:
         rate += f" after a warm-up of {count(config['warmup_epochs'], 'epoch')}"
+    if config.get("clipnorm"):
+        rate += f", gradients scaled down to a norm of {config['clipnorm']:g}"
     steps = (
         f"The loss, {losses}, was minimised by Adam (arXiv:1412.6980) for {count(num_epochs, 'epoch')} of "
         f"{count(config['steps_per_epoch'], 'step')} with batches of {patches}; "
