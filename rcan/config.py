@@ -183,7 +183,9 @@ class Config(Settings):
     schedule: Literal["staircase", "cosine"] = option(
         "staircase", "of the learning rate: halved every quarter of the epochs, or half a cosine down to 0"
     )
-    warmup_epochs: int = option(0, "epochs in which the learning rate rises to its initial value", ge=0)
+    warmup_epochs: int = option(
+        0, "epochs in which the learning rate rises to its initial value, at most all but the last", ge=0
+    )
     clipnorm: float = option(
         0, "largest norm of the gradient of a step, which longer ones are scaled down to; 0 for none", ge=0
     )
@@ -244,8 +246,6 @@ class Config(Settings):
                 f"downsampling is {list(self.downsampling)}, patch_shape {list(self.patch_shape)}: give both as many "
                 "numbers."
             )
-        if self.warmup_epochs >= self.epochs and "warmup_epochs" in self.model_fields_set:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}: it must be below epochs, which is {self.epochs}.")
         return self
 
 

@@ -346,11 +346,6 @@ def test_loss_that_is_no_sum_is_refused(text):
         parse_loss(text)
 
 
-def test_warm_up_must_end_before_the_run():
-    with pytest.raises(ValueError, match="warmup_epochs is 3: it must be below epochs, which is 3"):
-        Config.checked({"training_image_pairs": [{"raw": "a", "gt": "b"}], "epochs": 3, "warmup_epochs": 3})
-
-
 @pytest.mark.parametrize("devices", ["auto", "cpu", 2])
 def test_devices_are_a_number_or_a_word(devices):
     values = {"training_image_pairs": [{"raw": "a", "gt": "b"}], "devices": devices}
@@ -361,3 +356,45 @@ def test_devices_are_a_number_or_a_word(devices):
 def test_devices_are_nothing_else(devices):
     with pytest.raises(ValueError, match="devices is"):
         Config.checked({"training_image_pairs": [{"raw": "a", "gt": "b"}], "devices": devices})
+
+
+PAIR = {"training_image_pairs": [{"raw": "a", "gt": "b"}]}
+
+
+@pytest.mark.parametrize(
+    ("values", "recipe"),
+    [
+        ({}, "published"),
+        ({"epochs": 3, "loss": "mse", "test_data_dir": {"raw": "a", "gt": "b"}, "seed": 3}, "published"),
+        ({"photon_range": [0.1, 1]}, "default"),
+        ({"ema": 0.5, "recipe": "published"}, "published"),
+        ({"recipe": "default"}, "default"),
+    ],
+)
+def test_a_config_of_published_keys_alone_follows_the_published_recipe(values, recipe):
+    assert Config.checked({**PAIR, **values}).recipe == recipe
+
+
+def test_a_named_key_counts_more_than_the_recipe():
+    config = Config.checked({**PAIR, "recipe": "default", "ema": 0, "batch_size": 2, "patch_shape": [4, 8, 8]})
+    assert (config.ema, config.batch_size, config.normalization) == (0, 2, "anscombe")
+    assert config.for_data(3).patch_shape == (4, 8, 8)
+
+
+@pytest.mark.parametrize(("ndim", "shapes"), [(3, [(16, 64, 64), (1, 2, 2)]), (2, [(64, 64), (2, 2)])])
+def test_the_default_recipe_has_shapes_for_volumes_and_for_planes(ndim, shapes):
+    config = Config.checked({**PAIR, "recipe": "default"}).for_data(ndim)
+    assert [config.patch_shape, config.downsampling] == shapes
+
+
+def test_the_published_recipe_is_what_keys_are_by_themselves():
+    config = Config.checked({**PAIR, "recipe": "published"}).for_data(3)
+    keys = Config.model_fields.keys() - {"recipe", "patch_shape", "downsampling", "training_image_pairs"}
+    assert all(getattr(config, key) == Config.model_fields[key].default for key in keys)
+    assert (config.patch_shape, config.downsampling) == ((16, 256, 256), (1, 1, 1))
+
+
+@pytest.mark.parametrize("factors", [[0, 1], [2, 1], [-1, 1]])
+def test_a_range_of_light_is_from_low_to_high(factors):
+    with pytest.raises(ValueError, match="must be 0 < least <= most"):
+        Config.checked({**PAIR, "photon_range": factors})

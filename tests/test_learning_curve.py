@@ -21,23 +21,30 @@ def make_run(tiny_config, tmp_path):
     return make
 
 
-def test_parts_of_many_pairs_are_pairs_and_each_holds_the_smaller_one(make_run):
-    config, data = make_run(num_pairs=10)
-    parts = [{pair.raw.volume.path for pair in take_share(data.training, share, config)} for share in SHARES]
-    assert [len(part) for part in parts] == [1, 2, 4, 9]
-    assert all(one < other for one, other in itertools.pairwise(parts))
+def voxels_of(pairs):
+    """Volume and number of voxels of each pair."""
+    return {pair.raw.volume.path: int(np.prod(pair.raw.shape)) for pair in pairs}
 
 
-def test_parts_of_few_pairs_are_parts_of_each(make_run):
-    """Of 8 x 24 x 25 voxels without what is validated on (28 along X), an eighth, a quarter and half along X."""
+@pytest.mark.parametrize("num_pairs", [2, 8])
+def test_shares_have_as_many_voxels_and_each_holds_the_smaller_ones(make_run, num_pairs):
+    config, data = make_run(num_pairs=num_pairs, patch_shape=[8, 2, 2])
+    parts = [voxels_of(take_share(data.training, share, config)) for share in SHARES]
+    whole = sum(parts[-1].values())
+    for part, share in zip(parts, SHARES, strict=True):
+        assert sum(part.values()) == pytest.approx(share * whole, rel=0.1)
+    for one, other in itertools.pairwise(parts):
+        assert all(size <= other[path] for path, size in one.items())
+
+
+def test_less_than_a_patch_is_refused(make_run):
     config, data = make_run(num_pairs=2)
-    shapes = [[pair.raw.shape[:-1] for pair in take_share(data.training, share, config)] for share in SHARES]
-    whole = data.training[0].raw.shape[2]
-    assert shapes == [[(8, 24, round(share * whole))] * 2 for share in SHARES]
+    with pytest.raises(ValueError, match=r"1/8 of the training data is less than a patch"):
+        take_share(data.training, 1 / 8, config)
 
 
 def test_a_curve_is_measured_and_kept_and_goes_on(make_run, capsys):
-    config, data = make_run(num_pairs=2, epochs=4)
+    config, data = make_run(num_pairs=9, epochs=4)
     curve = measure_learning_curve(config, data)
     printed = capsys.readouterr().out
     assert len(curve.psnr) == 4
@@ -53,10 +60,10 @@ def test_a_curve_is_measured_and_kept_and_goes_on(make_run, capsys):
 
 def test_the_command_measures_a_curve_instead_of_training(tiny_config, tmp_path, capsys):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(tiny_config(tmp_path)))
+    path.write_text(json.dumps(tiny_config(tmp_path, num_pairs=9)))
     assert main(["train", "-c", str(path), "--learning_curve"]) == 0
     assert "PSNR (dB)" in capsys.readouterr().out
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "training.json").exists()
 
 
 def test_without_other_volumes_there_is_no_curve(make_run):

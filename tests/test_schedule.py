@@ -28,3 +28,8 @@ def test_cosine_is_that_of_keras_after_the_warm_up(warmup):
 def test_warm_up_rises_in_equal_steps_to_the_initial_rate(schedule):
     options = {"initial": 1.0, "epochs": 40, "schedule": schedule, "warmup_epochs": 4}
     np.testing.assert_allclose([learning_rate(epoch, **options) for epoch in range(5)], [0.2, 0.4, 0.6, 0.8, 1])
+
+
+def test_a_warm_up_ends_before_the_last_epoch():
+    rates = [learning_rate(epoch, initial=1.0, epochs=3, warmup_epochs=9) for epoch in range(3)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, 0.25])

@@ -160,7 +160,7 @@ def test_history_has_a_row_for_each_epoch(run):
 def test_recorded_config_has_every_key_and_trains_the_same_again(run, validated):
     recorded = json.loads((run / "config.json").read_text())
     assert set(recorded) == set(Config.model_fields)
-    assert load_config(run / "config.json") == Config.checked(validated)
+    assert load_config(run / "config.json") == Config.checked(validated).for_data(3)
 
 
 def test_recorded_patch_shape_is_the_one_that_was_used(tmp_path, tiny_config):
@@ -188,7 +188,7 @@ def test_downsampling_of_two_numbers_trains_a_2d_network(tmp_path, tiny_config):
 
 
 def test_downsampling_larger_than_a_volume_is_refused(tmp_path, tiny_config):
-    with pytest.raises(ValueError, match=r"downsampling is \[1, 8, 8\], the patch \[8, 4, 4\], .* \[8, 24, 25\]"):
+    with pytest.raises(ValueError, match=r"downsampling is \[1, 8, 8\], the patch \[8, 4, 4\], .* \[8, 22, 28\]"):
         train_with(tiny_config(tmp_path, patch_shape=[8, 4, 4], downsampling=[1, 8, 8]))
 
 
@@ -330,7 +330,7 @@ def test_of_few_pairs_a_slab_of_each_is_validated_on(tmp_path, tiny_config):
 
 def test_validation_slab_smaller_than_a_patch_is_validated_on_whole(tmp_path, tiny_config):
     run_dir = train_with(tiny_config(tmp_path, validation_split=0.1))
-    assert read_training_json(run_dir)["validation"][0]["raw_shape"] == [8, 24, 3, 1]
+    assert min(read_training_json(run_dir)["validation"][0]["raw_shape"][:3]) < 4
     assert np.isfinite(read_history(run_dir)["val_loss"]).all()
 
 
@@ -458,14 +458,10 @@ def test_a_stabilised_network_restores_on_a_cluster_as_alone(stabilised, tmp_pat
 
 def test_a_stabilised_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
     values = tiny_config(tmp_path, recipe="default", patch_shape=[8, 16, 16], batch_size=2, photon_range=[0.2, 1])
+    values |= {"schedule": "staircase", "warmup_epochs": 0}  # with which prolonging changes nothing
     whole = train(Config.checked({**values, "epochs": 2, "output_dir": str(tmp_path / "whole")}))
-    train(Config.checked({**values, "epochs": 1, "output_dir": str(tmp_path / "parts"), "schedule": "staircase"}))
-    whole = train(
-        Config.checked({**values, "epochs": 2, "output_dir": str(tmp_path / "other"), "schedule": "staircase"})
-    )
-    parts = train(
-        Config.checked({**values, "epochs": 2, "output_dir": str(tmp_path / "parts"), "schedule": "staircase"}),
-        resume=True,
-    )
+    parts = {**values, "output_dir": str(tmp_path / "parts")}
+    train(Config.checked({**parts, "epochs": 1}))
+    parts = train(Config.checked({**parts, "epochs": 2}), resume=True)
     for one, other in zip(*(load_model(run)[0].get_weights() for run in (whole, parts)), strict=True):
         np.testing.assert_array_equal(one, other)

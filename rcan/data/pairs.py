@@ -1,6 +1,7 @@
 """Raw volumes and their ground truth: opened, surveyed, and split into training and validation data."""
 
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,13 +117,14 @@ def _check_alike(first, pair):
         )
 
 
-def hold_out(pairs, share, *, seed, threshold=0.25, cache=None):
+def hold_out(pairs, share, *, seed, threshold=0.25, recorded=(), cache=None):
     """Set a share of the training data, 0 to 0.5, aside for validation: lists of pairs to train on and to validate on.
 
     Of five specimens or more, whole ones are set aside, which the seed chooses; of fewer, an end of each pair along Y
     or X: the one whose share of signal, normalised gt above the `threshold`, is most like that of the rest. A
     ValueError says that the ends are empty where the rest is not. Pairs of the same ground truth, such as several
-    exposures, are one specimen.
+    exposures, are one specimen. A run that goes on cuts volumes where it did before: `recorded` are the `PairRecord`s
+    that it was validated on.
     """
     if share == 0:
         return pairs, []
@@ -130,7 +132,8 @@ def hold_out(pairs, share, *, seed, threshold=0.25, cache=None):
     keys = [_specimen_of(pair, cache) for pair in pairs]
     specimens = list(dict.fromkeys(keys))
     if len(specimens) < _FEWEST_SPECIMENS:
-        kept, held = zip(*(_split_pair(pair, share, threshold, cache) for pair in pairs), strict=True)
+        parts = [_split_as_before(pair, recorded) or _split_pair(pair, share, threshold, cache) for pair in pairs]
+        kept, held = zip(*parts, strict=True)
         return [*kept], [*held]
     num_held = max(1, round(share * len(specimens)))
     order = np.random.default_rng(seed).permutation(len(specimens))
@@ -151,39 +154,54 @@ def _split_pair(pair, share, threshold, cache):
     """Cut a pair in two across Y or X: the end whose signal is most like that of the rest is the second part."""
     spatial = pair.raw.shape[:-1]
     axes = sorted((len(spatial) - 2, len(spatial) - 1), key=lambda axis: (-spatial[axis], -axis))
-    ends = [(axis, at_start) for axis in axes for at_start in (False, True)]
-    sizes = {axis: max(1, round(share * spatial[axis])) for axis, _ in ends}
-    ends = [end for end in ends if sizes[end[0]] < spatial[end[0]]]
+    sizes = {axis: max(1, round(share * spatial[axis])) for axis in axes}
+    ends = [(axis, at_start) for axis in axes if sizes[axis] < spatial[axis] for at_start in (False, True)]
     if not ends:
         raise ValueError(
             f"{pair.raw.volume.path} is {spatial}: too small to validate on a part of it. Name validation data, or "
             "set validation_split to 0."
         )
-    profiles, found = _signal_profiles(pair, threshold, cache), []
+    profiles, shares = _signal_profiles(pair, threshold, cache), {}
     for axis, at_start in ends:
-        size = sizes[axis]
         profile = profiles[axis - len(spatial)][:: 1 if at_start else -1]
-        inside, outside = float(np.mean(profile[:size])), float(np.mean(profile[size:]))
-        found.append((abs(inside - outside), inside, outside, axis, at_start))
-    found.sort(key=lambda end: end[0])
-    _, inside, outside, axis, at_start = found[0]
+        shares[axis, at_start] = float(np.mean(profile[: sizes[axis]])), float(np.mean(profile[sizes[axis] :]))
+    axis, at_start = min(ends, key=lambda end: abs(shares[end][0] - shares[end][1]))
+    inside, outside = shares[axis, at_start]
     if inside < _LEAST_SIGNAL * outside:
         raise ValueError(
             f"{pair.gt.volume.path} has signal (above intensity_threshold {threshold:g}) in {_percent(outside)} of its "
             f"voxels, but in {_percent(inside)} of what can be set aside to validate on, the ends along Y and X. Name "
             "validation data, or set validation_split to 0."
         )
-    size, whole = sizes[axis], spatial[axis]
-    kept, held = (list(whole_region(spatial)) for _ in range(2))
-    kept[axis] = slice(size, whole) if at_start else slice(0, whole - size)
-    held[axis] = slice(0, size) if at_start else slice(whole - size, whole)
-    letter = "YX"[axis - len(spatial)]
+    start = 0 if at_start else spatial[axis] - sizes[axis]
     print(
-        f"Validating on {letter} {held[axis].start} to {held[axis].stop} of {printable_name(pair.raw.volume.path)}: "
-        f"signal in {_percent(inside)} of its voxels, in {_percent(outside)} of the others.",
+        f"Validating on {'YX'[axis - len(spatial)]} {start} to {start + sizes[axis]} of "
+        f"{printable_name(pair.raw.volume.path)}: signal in {_percent(inside)} of its voxels, in "
+        f"{_percent(outside)} of the others.",
         flush=True,
     )
-    return pair.crop(tuple(kept)), pair.crop(tuple(held))
+    return _cut_off(pair, axis, slice(start, start + sizes[axis]))
+
+
+def _split_as_before(pair, recorded):
+    """Cut a pair in two where an earlier run did; None where it did not, or the volume has another size."""
+    spatial = pair.raw.shape[:-1]
+    path = os.path.realpath(pair.raw.volume.path)
+    for held in recorded:
+        shape = held.raw_shape[:-1]
+        start = held.raw_start or tuple(map(int.__sub__, spatial, shape))  # the end, where it was not recorded
+        cut = [axis for axis, size in enumerate(shape) if size != spatial[axis]]
+        if os.path.realpath(held.raw) == path and len(shape) == len(spatial) and len(cut) == 1:
+            return _cut_off(pair, cut[0], slice(start[cut[0]], start[cut[0]] + shape[cut[0]]))
+    return None
+
+
+def _cut_off(pair, axis, held):
+    """Cut an end of an axis off a pair: the rest, and the end."""
+    kept, end = (list(whole_region(pair.raw.shape[:-1])) for _ in range(2))
+    kept[axis] = slice(held.stop, kept[axis].stop) if held.start == 0 else slice(0, held.start)
+    end[axis] = held
+    return pair.crop(tuple(kept)), pair.crop(tuple(end))
 
 
 def _percent(share):

@@ -84,7 +84,7 @@ def _describe(failure):
     return f"{' '.join(describe_failure(failure).splitlines())} (on {platform.node()})"
 
 
-def _restore_part(restorer, *, raw_path, writers, signs, ranges, noise, part, tile_shape, overlap):
+def _restore_part(restorer, *, raw_path, writers, signs, ranges, part, tile_shape, overlap, noise=None):
     if not os.path.exists(raw_path) and not glob.glob(raw_path):
         raise FileNotFoundError(f"{raw_path} is not seen: all machines must have it under this name.")
     for sign in signs:

@@ -55,8 +55,8 @@ def measure_learning_curve(config, data):
     config : rcan.Config
         Each training takes a quarter of its epochs.
     data : rcan.training.run_data.RunData
-        Of fewer than eight pairs, parts along Y or X are taken of each pair instead of some pairs. The networks are
-        scored on the test pairs where there are some, else on the validation pairs.
+        Where a share is no whole number of pairs, the last one is cut along Y or X. The networks are scored on the test
+        pairs where there are some, else on the validation pairs.
 
     Returns
     -------
@@ -110,23 +110,28 @@ def measure_learning_curve(config, data):
 
 
 def take_share(pairs, share, config):
-    """Some of the pairs, chosen by the seed, or a part of each where there are few; larger shares hold smaller ones."""
-    if share == 1:
-        return pairs
-    if len(pairs) >= 1 / SHARES[0]:
-        order = np.random.default_rng(config.seed).permutation(len(pairs))
-        return [pairs[i] for i in sorted(order[: round(share * len(pairs))])]
-    parts = []
-    for pair in pairs:
+    """As many pairs as make a share of all, in an order of the seed, the last one cut; larger shares hold smaller ones.
+
+    A ValueError says that the share is less than a patch.
+    """
+    order = np.random.default_rng(config.seed).permutation(len(pairs))
+    num_whole, rest = divmod(share * len(pairs), 1)
+    taken = [pairs[i] for i in order[: int(num_whole)]]
+    if rest:
+        pair = pairs[order[int(num_whole)]]
         spatial = pair.raw.shape[:-1]
         axis = len(spatial) - 2 + int(spatial[-1] >= spatial[-2])
-        size = round(share * spatial[axis])
-        if size < config.downsampling[axis]:
-            raise ValueError(f"{pair.raw.volume.path} is {spatial}: too small to learn from {_name(share)} of it.")
-        region = list(whole_region(spatial))
-        region[axis] = slice(0, size)
-        parts.append(pair.crop(tuple(region)))
-    return parts
+        size, least = round(rest * spatial[axis]), min(config.patch_shape[axis], spatial[axis])
+        if size >= least:
+            region = list(whole_region(spatial))
+            region[axis] = slice(0, size)
+            taken.append(pair.crop(tuple(region)))
+        elif not taken:
+            raise ValueError(
+                f"{_name(share)} of the training data is less than a patch ({size} of {least} voxels along "
+                f"{'ZYX'[axis - len(spatial)]}): a learning curve needs more data, or a smaller patch_shape."
+            )
+    return taken
 
 
 def _name(share):

@@ -72,7 +72,7 @@ def check_resumable(config, data, state):
     records = TrainingRecord.load(run_dir / "training.json"), _describe_training(config, data)
     earlier, now = (_resolved(record.model_dump(mode="json")) for record in records)
     for part in ("training", "validation"):
-        changed = [pair for pair in now[part] if pair not in earlier[part]]
+        changed = [pair for pair in now[part] if not any(_is_same(pair, other) for other in earlier[part])]
         if changed or len(now[part]) != len(earlier[part]):
             which = f"{changed[0]['raw']} or its ground truth differs" if changed else "there are fewer pairs"
             raise ValueError(
@@ -80,6 +80,12 @@ def check_resumable(config, data, state):
             )
     if state.epoch > config.epochs:
         raise ValueError(f"epochs is {config.epochs} but {run_dir} has done {state.epoch}: name at least that many.")
+
+
+def _is_same(pair, earlier):
+    """Whether a pair is an earlier one, of which it may not be known where its part begins."""
+    unknown = {name for name in ("raw_start", "gt_start") if not earlier[name]}
+    return {**pair, **dict.fromkeys(unknown)} == {**earlier, **dict.fromkeys(unknown)}
 
 
 def _as_json(config):

@@ -17,7 +17,7 @@ from rcan.training.description import check_resumable, describe_new_run, describ
 from rcan.training.devices import choose_common_precision, choose_strategy, is_chief
 from rcan.training.forecast import forecast
 from rcan.training.loop import Loop
-from rcan.training.run_data import make_samplers, open_data, resolve_config
+from rcan.training.run_data import as_begun, make_samplers, open_data, resolve_config
 from rcan.training.schedule import StepSchedule, is_stuck
 from rcan.training.steps import Learner
 
@@ -52,6 +52,7 @@ def train(config, data=None, *, overwrite=False, resume=False):
     if overwrite and resume:
         raise ValueError("overwrite and resume contradict each other: choose one.")
     check_run_dir(config.output_dir, overwrite=overwrite or resume)
+    config = as_begun(config) if resume else config
     run_dir = Path(config.output_dir)
     strategy = choose_strategy(config.devices)  # before TensorFlow computes anything
     data = data or open_data(config, resume=resume)

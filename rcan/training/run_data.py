@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rcan.atomic_io import read_json
 from rcan.data.measurements import MeasurementCache
 from rcan.data.pairs import hold_out, open_pairs
 from rcan.data.patches import NoSignal, PatchSampler
@@ -37,6 +38,8 @@ def open_data(config, *, resume=False):
     the run in the folder, if there is one. A ValueError or OSError says that a file is missing or unreadable, or that
     a pair cannot be used.
     """
+    if resume:
+        config = as_begun(config)
     scaling = _choose_scaling(config, resume=resume)
     is_kept = config.output_dir and is_chief()
     cache = MeasurementCache(Path(config.output_dir) / "measured" if is_kept else None)
@@ -55,9 +58,26 @@ def open_data(config, *, resume=False):
     _warn_of_overlap(training, test)
     if not validation:
         threshold = config.intensity_threshold if config.intensity_threshold > 0 else _SIGNAL
-        options = {"seed": config.seed, "threshold": threshold, "cache": cache}
+        recorded = TrainingRecord.load(_record_path(config)).validation if resume and _record_path(config) else ()
+        options = {"seed": config.seed, "threshold": threshold, "recorded": recorded, "cache": cache}
         training, validation = hold_out(training, config.validation_split, **options)
     return RunData(training, validation, test, cache=cache, **scaling)
+
+
+def as_begun(config):
+    """Let a configuration that names no recipe follow that of the run that it goes on with."""
+    path = Path(config.output_dir or "") / "config.json"
+    if "recipe" in config.model_fields_set or not (_record_path(config) and path.is_file()):
+        return config
+    recipe = read_json(path).get("recipe", "published")  # those that do not name it know no other
+    named = config.model_dump(mode="json", include=config.model_fields_set)
+    return config if recipe == config.recipe else type(config).checked({**named, "recipe": recipe})
+
+
+def _record_path(config):
+    """The record of the run in the folder of a configuration, if there is one."""
+    path = Path(config.output_dir or "") / "training.json"
+    return path if path.is_file() else None
 
 
 def _choose_scaling(config, *, resume):
@@ -65,9 +85,8 @@ def _choose_scaling(config, *, resume):
     scaling = {"percentiles": config.percentiles, "normalization": config.normalization}
     if not config.initial_model or scaling.keys() <= config.model_fields_set:
         return scaling
-    earlier = Path(config.output_dir or "") / "training.json"
-    is_going_on = resume and earlier.is_file()  # the model may be gone by now
-    record = TrainingRecord.load(earlier) if is_going_on else read_record(config.initial_model)
+    earlier = _record_path(config) if resume else None  # the model may be gone by now
+    record = TrainingRecord.load(earlier) if earlier else read_record(config.initial_model)
     return {name: scaling[name] if name in config.model_fields_set else kept for name, kept in record.scaling.items()}
 
 
