@@ -44,8 +44,11 @@ def draw_patches(raw, gt, shape, count, rng):
 def main(data, run_dir, seconds, seed):
     """Train, and write the restored test images."""
     import tensorflow as tf
-    from csbdeep.models import CARE, Config
 
+    try:
+        from csbdeep.models import CARE, Config
+    except ImportError as failure:
+        sys.exit(f'CARE needs the extra "benchmark": python -m pip install -e ".[benchmark]" ({failure})')
     tf.keras.utils.set_random_seed(seed)
     raw = [normalise(image, 3, 99.8) for image in read(data / "train/raw")]
     gt = [normalise(image, 3, 99.8) for image in read(data / "train/gt")]
