@@ -37,9 +37,9 @@ RECIPES = {  # values of keys that a config does not name; of other keys, the de
     },
     "published": {"patch_shape": (16, 256, 256), "downsampling": (1, 1, 1)},
 }
-_RECIPE_KEYS = {  # which the published program does not know: a config that names one means the default recipe
-    *("normalization", "photon_range", "downsampling", "batch_size", "schedule", "warmup_epochs", "clipnorm", "ema")
-}
+_SHAPES = ("patch_shape", "downsampling")  # keys whose value depends on the data: volumes or planes
+# A config that names a key which the published program does not know means the default recipe.
+_RECIPE_KEYS = {"photon_range", *RECIPES["default"]} - {"patch_shape", "initial_learning_rate"}
 _OLD_NAMES = {"input_shape": "patch_shape"}
 
 
@@ -220,19 +220,13 @@ class Config(Settings):
         """Give the keys that are not named the values of the recipe; those of other data wait for `for_data`."""
         named = self.model_fields_set - {"recipe"}
         recipe = self.recipe or ("default" if named & _RECIPE_KEYS else "published")
-        values = {
-            key: value for key, value in RECIPES[recipe].items() if getattr(self, key) is None or key not in named
-        }
-        for key in ("patch_shape", "downsampling"):
-            values.pop(key, None)
+        values = {key: value for key, value in RECIPES[recipe].items() if key not in named | {*_SHAPES}}
         self.__dict__.update(values, recipe=recipe)  # not set: `model_fields_set` stays what was named
         return self
 
     def for_data(self, ndim):
         """The same for volumes (3) or planes (2), with the shapes that the recipe gives to them."""
-        shapes = {
-            key: getattr(self, key) or RECIPES[self.recipe][key][-ndim:] for key in ("patch_shape", "downsampling")
-        }
+        shapes = {key: getattr(self, key) or RECIPES[self.recipe][key][-ndim:] for key in _SHAPES}
         return self.model_copy(update=shapes)
 
     @model_validator(mode="after")

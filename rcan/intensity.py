@@ -328,6 +328,7 @@ def stabilise(normalised, noise):
     gain, level = gain.astype(np.float32), level.astype(np.float32)
 
     def transform(x):
+        """Give the noise of `x` a standard deviation of 1."""
         x = x - level
         return 2 * x / (np.sqrt(np.maximum(gain * x + least**2, 0)) + least)
 

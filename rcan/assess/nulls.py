@@ -36,7 +36,7 @@ from scipy import fft, ndimage
 from rcan.data.views import NetworkView, view_image
 from rcan.fingerprint.noise import estimate_noise
 from rcan.intensity import fit_affine
-from rcan.io.memory import volume_of_array
+from rcan.io.array import volume_of_array
 from rcan.regions import central_region, count_voxels, whole_region
 from rcan.scores import enlarge
 

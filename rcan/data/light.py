@@ -20,7 +20,7 @@ from rcan.data.survey import fingerprint_of
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.fingerprint.records import Fingerprint
 from rcan.intensity import CELL, average_cells, fit_affine, normalise, scale_noise, stabilise
-from rcan.io.memory import volume_of_array
+from rcan.io.array import volume_of_array
 from rcan.regions import cut_into_grid
 
 __all__ = ["Light", "brighten", "thin"]

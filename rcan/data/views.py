@@ -4,7 +4,7 @@ import numpy as np
 
 from rcan.fingerprint.measure import measure_fingerprint
 from rcan.intensity import CELL, average_cells, normalise, percentile_range, scale_noise, stabilise
-from rcan.io.memory import volume_of_array
+from rcan.io.array import volume_of_array
 
 __all__ = ["NetworkView", "open_network_view", "view_image"]
 

@@ -1,10 +1,10 @@
-"""The chart of a training: loss and measures of every epoch."""
+"""The charts of a training: loss and measures of every epoch; and of trainings on more and more data."""
 
 import numpy as np
 
 from rcan.figures.style import BLUE, ORANGE, new_figure, save_png
 
-__all__ = ["best_epoch", "draw_history", "plot_history"]
+__all__ = ["best_epoch", "draw_history", "draw_learning_curve", "plot_history"]
 
 
 def draw_history(path, epochs):
@@ -36,6 +36,25 @@ def plot_history(epochs):
             panel.axvline(best, label=label, color="0.5", linestyle="--", linewidth=1, zorder=1)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
+
+
+def draw_learning_curve(path, curve):
+    """Write the chart of a `rcan.studies.learning_curve.LearningCurve` as PNG, with what twice the data may bring."""
+    figure = new_figure(4.8, 3.6, layout="constrained")
+    panel = figure.subplots()
+    panel.plot(curve.shares, curve.psnr, marker="o", color=BLUE, label=f"on the {curve.scored_on} volumes")
+    last = curve.psnr[-1]
+    low, high = (last + gain for gain in curve.expected_gain)
+    panel.fill_between(
+        [1, 2], [last, low], [last, high], color=BLUE, alpha=0.2, linewidth=0, label="expected of twice the data"
+    )
+    panel.set_xscale("log", base=2)
+    ticks = [*curve.shares, 2]
+    panel.set_xticks(ticks, [f"1/{round(1 / share)}" if share < 1 else f"{share:g}" for share in ticks])
+    panel.set_xlabel("share of the training data")
+    panel.set_ylabel("PSNR (dB)")
+    panel.legend(frameon=False, loc="lower right")
+    save_png(figure, path)
 
 
 def best_epoch(epochs):

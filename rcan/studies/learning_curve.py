@@ -69,7 +69,7 @@ def measure_learning_curve(config, data):
         If there is nothing to score the networks on, or an eighth of the data is less than a patch.
     """
     from rcan.assess.volumes import score_pair
-    from rcan.figures.learning_curve import draw_learning_curve
+    from rcan.figures.history import draw_learning_curve
     from rcan.run_folder.models import load_model
     from rcan.scores import mean_scores
     from rcan.training.fit import train

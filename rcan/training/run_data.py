@@ -58,7 +58,8 @@ def open_data(config, *, resume=False):
     _warn_of_overlap(training, test)
     if not validation:
         threshold = config.intensity_threshold if config.intensity_threshold > 0 else _SIGNAL
-        recorded = TrainingRecord.load(_record_path(config)).validation if resume and _record_path(config) else ()
+        earlier = _record_path(config) if resume else None
+        recorded = TrainingRecord.load(earlier).validation if earlier else ()
         options = {"seed": config.seed, "threshold": threshold, "recorded": recorded, "cache": cache}
         training, validation = hold_out(training, config.validation_split, **options)
     return RunData(training, validation, test, cache=cache, **scaling)
