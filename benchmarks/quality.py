@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py recipes FOLDER [--seconds 100] [--seeds 2] [--data_sets sample,nuclei]
         [--equal patches] [--recipes ablations]
-    python benchmarks/quality.py light FOLDER
+    python benchmarks/quality.py light FOLDER [--specimens nuclei]
 
 `recipes` trains every recipe of `RECIPES` on every data set, in turns, each for as many seconds of CPU time (all
 threads together; starting and checking the data are not counted), or, with ``--equal patches``, on as many voxels as
@@ -17,7 +17,8 @@ blurred twice and exposed to few photons; 60 % in X are learned from, the others
 `wide_field` (real noisy and clean images, 2D: the left half is learned from, the right one tested on).
 
 `light` trains one network for all light of the ladder of `rcan limits`, by config.json with three times its epochs, and
-one network for each step alone, by config.json, and prints both beside raw and the best classical method.
+one network for each step alone, by config.json, and prints both beside raw and the best classical method: of simulated
+cells, or with ``--specimens nuclei`` the first of them on the real nuclei.
 
 Everything is kept in FOLDER: the same call goes on.
 """
@@ -61,7 +62,8 @@ ABLATIONS = {  # the default recipe, with one part as it was published or as one
 }
 PATCHES = {3: [8, 64, 64], 2: [128, 128]}  # of the published recipe; that of the paper does not fit the volumes
 NUM_EPOCHS = 12
-PILOTS = (4, 24)  # steps of an epoch, of two short trainings that tell what a step takes
+PILOTS = (4, 16, 64, 256)  # steps of an epoch, of short trainings that tell what a step takes
+LEAST_SECONDS = 8  # by which two of them differ, to be trusted
 
 
 def run(command, **environment):
@@ -94,15 +96,7 @@ def make_data(name, folder, data):
         return target
     target.mkdir(parents=True, exist_ok=True)
     if name in SIMULATED:
-        file, planes, voxel_size, photons = SIMULATED[name]
-        volume = tifffile.imread(data / "volumes" / file)[planes]
-        middle = int(0.6 * volume.shape[-1])
-        for part, image, pairs in (("train", volume[..., :middle], 4), ("test", volume[..., middle:], 1)):
-            source = target / f"{part}.tif"
-            tifffile.imwrite(source, image, imagej=True, metadata={"axes": "ZYX"})
-            options = ["--source", source, "--voxel_size", voxel_size, "--photons", photons, "--blur", 2]
-            seed = ["--pairs", pairs, "--seed", int(part == "test")]
-            run(["-m", "rcan", "simulate", target / part, *options, *seed])
+        expose_volume(name, target, data, SIMULATED[name][-1])
     else:
         gt = tifffile.imread(data / f"fmd_pairs/gt/{REAL[name]}.tif")
         raw = [tifffile.imread(data / f"fmd_pairs/raw/{REAL[name]}_{number}.tif") for number in range(1, 5)]
@@ -115,6 +109,21 @@ def make_data(name, folder, data):
                     tifffile.imwrite(path, plane[:, columns])
     (target / "complete").touch()
     return target
+
+
+def expose_volume(name, target, data, photons):
+    """Blur a real volume and expose it to so many photons: folders train, four pairs of its left part, and test."""
+    import tifffile
+
+    file, planes, voxel_size, _ = SIMULATED[name]
+    volume = tifffile.imread(data / "volumes" / file)[planes]
+    middle = int(0.6 * volume.shape[-1])
+    for part, image, pairs in (("train", volume[..., :middle], 4), ("test", volume[..., middle:], 1)):
+        source = target / f"{part}.tif"
+        tifffile.imwrite(source, image, imagej=True, metadata={"axes": "ZYX"})
+        options = ["--source", source, "--voxel_size", voxel_size, "--photons", photons, "--blur", 2]
+        seed = ["--pairs", pairs, "--seed", int(part == "test")]
+        run(["-m", "rcan", "simulate", target / part, *options, *seed])
 
 
 def open_test(data_set, scaling, ndim):
@@ -179,10 +188,14 @@ def train_ours(values, run_dir, steps, *, seed=0, epochs=NUM_EPOCHS):
 
 
 def plan_steps(values, folder, seconds):
-    """Steps of an epoch that take so many CPU seconds in all, by two short trainings; and what starting takes."""
-    spent = [train_ours(values, folder / f"pilot_{steps}", steps, epochs=2) for steps in PILOTS]
-    each = (spent[1] - spent[0]) / 2 / (PILOTS[1] - PILOTS[0])
-    return max(1, round(seconds / each / NUM_EPOCHS)), spent[0] - 2 * PILOTS[0] * each
+    """Steps of an epoch that take so many CPU seconds in all, by short trainings; and what starting takes."""
+    first = train_ours(values, folder / f"pilot_{PILOTS[0]}", PILOTS[0], epochs=2)
+    for steps in PILOTS[1:]:
+        more = train_ours(values, folder / f"pilot_{steps}", steps, epochs=2) - first
+        if more > LEAST_SECONDS:
+            break
+    each = more / 2 / (steps - PILOTS[0])
+    return max(1, round(seconds / each / NUM_EPOCHS)), first - 2 * PILOTS[0] * each
 
 
 def score_ours(run_dir, data_set):
@@ -282,15 +295,19 @@ def compare_light(options):
     shape = ["--photon_ladder", ladder, "--blur_ladder", "2", "--seed", 0]
     network, one_each = folder / "range", folder / "one_each"
     photons = [float(step) for step in ladder.split(",")]
-    most = max(photons)
-    if not (folder / "pairs").exists():
+    most, pairs, of_phantoms = max(photons), folder / "train", options.specimens == "phantoms"
+    if not pairs.exists() and of_phantoms:
         phantoms = ["--pairs", 8, "--shape", "24,96,96", "--photons", most, "--seed", 1]
-        run(["-m", "rcan", "simulate", folder / "pairs", *phantoms])
+        run(["-m", "rcan", "simulate", pairs, *phantoms])
+    elif not pairs.exists():
+        expose_volume(options.specimens, folder, options.data, most)
+    if not of_phantoms:
+        shape += ["-i", folder / "test/gt", "--shape", "32,96,96"]
     config = folder / "range.json"
     values = json.loads((ROOT / "config.json").read_text())
     values |= {
         "epochs": 3 * values["epochs"],
-        "training_data_dir": {kind: str(folder / "pairs" / kind) for kind in ("raw", "gt")},
+        "training_data_dir": {kind: str(pairs / kind) for kind in ("raw", "gt")},
         "test_data_dir": None,
         "photon_range": [min(photons) / most, 1],
     }
@@ -299,12 +316,14 @@ def compare_light(options):
         seconds, _ = run(["train.py", "-c", config, "-o", network, "--overwrite"])
         print(f"one network for {min(photons):g} to {most:g} photons: {seconds:.0f} s of CPU", flush=True)
     run(["-m", "rcan", "limits", "-m", network, "-o", folder / "limits_range", *shape])
-    if not (one_each / "limits.json").exists():
+    if of_phantoms and not (one_each / "limits.json").exists():
         run(["-m", "rcan", "limits", "--train", "-c", ROOT / "config.json", "-o", one_each, *shape])
-    found = {name: read_steps(folder / name / "limits.json") for name in ("limits_range", "one_each")}
-    print("| photons | SNR | raw | best classical | one network for each | one for all |\n|---|---|---|---|---|---|")
-    for step, alone in zip(found["limits_range"], found["one_each"], strict=True):
-        cells = [step[name] for name in ("raw", "reference")] + [alone["restored"], step["restored"]]
+    steps = read_steps(folder / "limits_range/limits.json")
+    alone = read_steps(one_each / "limits.json") if of_phantoms else [None] * len(steps)
+    columns = ["raw", "best classical", *["one network for each"] * of_phantoms, "one for all"]
+    print(f"| photons | SNR | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
+    for step, one in zip(steps, alone, strict=True):
+        cells = [step["raw"], step["reference"], *([one["restored"]] if one else []), step["restored"]]
         shown = " | ".join(f"{psnr:.2f} / {ssim:.3f}" for psnr, ssim in cells)
         print(f"| {step['photons']:g} | {step['snr']:.2f} | {shown} |")
     limits = json.loads((folder / "limits_range/limits.json").read_text())["limits"]
@@ -334,6 +353,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=100)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--equal", choices=("seconds", "patches"), default="seconds")
+    parser.add_argument("--specimens", choices=("phantoms", "nuclei"), default="phantoms")
     parser.add_argument("--ladder", default="1,2,5,10,20,50,100,200,500,1000")
     chosen = parser.parse_args()
     chosen.folder, chosen.data = chosen.folder.absolute(), chosen.data.absolute()
