@@ -492,6 +492,31 @@ def test_a_corrupt_file_ends_in_one_quiet_line(data_dir, name, axes, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["ifd_loop.tif", "hyperstack_no_end.tif", "hyperstack_two_tags_less.tif"])
+def test_a_list_of_planes_that_never_ends_is_refused(data_dir, name):
+    with pytest.raises(ValueError, match=rf"{name} is damaged: its list of planes has no end, plane \d+ points back"):
+        open_volume(data_dir / "hostile" / name)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("back_to", [0, 2])
+def test_a_plane_that_points_back_to_another_is_named(tmp_path, bigtiff, byteorder, back_to):
+    """Planes of different sizes, so that the list has to be followed; the last one's pointer is overwritten."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff, byteorder=byteorder) as writer:
+        for width in (8, 9, 10, 11):
+            writer.write(np.zeros((8, width), np.uint8))
+    with tifffile.TiffFile(path) as tiff:
+        offsets = [page.offset for page in tiff.pages]
+        pointer, size = tiff.pages.next_page_offset, tiff.tiff.offsetsize
+    with open(path, "r+b") as stream:
+        stream.seek(pointer)
+        stream.write(offsets[back_to].to_bytes(size, "little" if byteorder == "<" else "big"))
+    with pytest.raises(ValueError, match=f"plane 3 points back to plane {back_to}"):
+        open_volume(path)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory in the unit of Linux")
 def test_corrupt_files_take_little_memory(data_dir):
     script = (

@@ -25,6 +25,7 @@ import tifffile
 
 from rcan.io.cache import cache
 from rcan.io.metadata import check_ome, count_positions, name_axes, read_calibration
+from rcan.io.tiff_pages import check_page_list
 from rcan.io.volume import FileStates, native_dtype, report_damage
 from rcan.regions import paste, region_at, region_shape
 
@@ -79,6 +80,7 @@ class TiffSource:
             if not stream.read(1):
                 raise ValueError(f"{path} is empty (0 bytes). Copy or export it again.")
         with _report_damage(path), tifffile.TiffFile(path) as tiff:
+            check_page_list(path, tiff)
             if tiff.is_ome:
                 check_ome(path, tiff.ome_metadata)
             images = _own_images(tiff)
