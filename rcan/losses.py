@@ -11,9 +11,10 @@ import math
 from rcan.keras_setup import ops
 from rcan.scores import SSIM_RADIUS, similarity_of_moments, ssim_window
 
-__all__ = ["LOSSES", "METRICS", "psnr", "ssim", "weighted_loss"]
+__all__ = ["LOSSES", "METRICS", "light_weights", "psnr", "ssim", "weighted_loss"]
 
 _CHARBONNIER_WIDTH = 1e-3  # smaller differences count by their square, as in Lai et al., arXiv:1704.03915
+_MIDDLE_SIGNAL = 16  # times the noise, of an image of weight 1
 
 
 def psnr(gt, restored):
@@ -60,6 +61,22 @@ LOSSES = {
     "charbonnier": lambda gt, restored: _mean(ops.sqrt(ops.square(restored - gt) + _CHARBONNIER_WIDTH**2)),
     "ssim": lambda gt, restored: 1 - ssim(gt, restored),
 }
+
+
+def light_weights(raw):
+    """Weights of stabilised images, (N,), by how strong their signal is: its cube root in units of the noise.
+
+    `raw` is (N, ..., 2 C), what `rcan.intensity.stabilise` makes. In a training for a range of light the errors at
+    little light are large, and chance decides about most of them: without weights they drown what could be learned
+    at much light.
+
+    >>> import numpy as np
+    >>> raw = np.stack([np.full((4, 4, 2), 1 - np.log10(signal) / 3) for signal in (2, 16, 128)])
+    >>> light_weights(raw).numpy().round(2)
+    array([0.5, 1. , 2. ])
+    """
+    noise = _mean(raw[..., raw.shape[-1] // 2 :])  # 1 - log10(signal) / 3
+    return 10 ** (1 - noise) / _MIDDLE_SIGNAL ** (1 / 3)
 
 
 def weighted_loss(weights):

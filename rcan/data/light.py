@@ -5,8 +5,8 @@ exactly what an exposure of q times the light would have shown; noise of the rea
 More light than was there must come from the ground truth, and only where the raw volume is the ground truth with noise:
 registered, and of the same sharpness.
 
-Factors of light are those of the ladder `Light.factors`. The range of grey values is another one at each of them, as it
-will be where a network is applied: it is measured on some blocks.
+Factors of light are those of the ladder `Light.factors`. The range of grey values and the noise are others at each of
+them. They are measured there on some blocks, with the errors that such a measurement has where a network is applied.
 
 References: thinning of Poisson processes: Kingman, Poisson Processes (1993); as augmentation of microscope images:
 Krull et al., Front. Comput. Sci. 2, 5 (2020), doi:10.3389/fcomp.2020.00005
@@ -86,30 +86,36 @@ class Light:
         self._noise = scale_noise(raw.noise, raw.range_of(0))
         facts = {"light": list(photon_range), "range": raw.ranges.tolist(), "noise": raw.noise.tolist(), **raw.scaling}
         key = cache.key([raw.volume, pair.gt.volume], **facts)
-        found = cache.get(key, ["line", "factors", "ranges", "fingerprints"])
+        found = cache.get(key, ["line", "factors", "ranges", "noises", "fingerprints"])
         if not found:
             found = self._measure(pair, *photon_range)
             cache.put(key, found)
         self.factors, self._ranges = found["factors"], np.array(found["ranges"])  # (factors, C, 2)
+        self._noises = np.array(found["noises"])  # as it is measured at each factor, (factors, C, 3)
         self._line = None if found["line"] is None else np.array(found["line"])
         self.fingerprints = [Fingerprint.checked(values) for values in found["fingerprints"]]
         self.is_limited = self.factors[-1] < photon_range[1]
 
     def expose(self, raw, gt, rng):
         """Make the network's input at a factor of light that is drawn, from normalised blocks (..., C) of the pair."""
-        step = rng.integers(len(self.factors))
-        factor, ranges = self.factors[step], self._ranges[step]
-        exposed, noise = self._expose(raw, gt, factor, rng)
-        normalised = normalise(exposed, ranges)
-        return stabilise(normalised, scale_noise(noise, ranges)) if self._view.is_stabilised else normalised
+        # Half of them evenly, half towards the ends of the range: what is learned at one factor helps at those on
+        # either side of it, and the ends have one side only.
+        place = rng.random()
+        if rng.random() < 0.5:
+            place = math.sin(math.pi / 2 * place) ** 2
+        step = int(place * len(self.factors))
+        ranges = self._ranges[step]
+        normalised = normalise(self._expose(raw, gt, self.factors[step], rng), ranges)
+        if not self._view.is_stabilised:
+            return normalised
+        return stabilise(normalised, scale_noise(self._noises[step], ranges))
 
     def _expose(self, raw, gt, factor, rng):
-        """A normalised block at a factor of light, in the same unit, and its noise."""
+        """A normalised block at a factor of light, in the same unit."""
         if factor <= 1:
-            return thin(raw, factor, self._noise, rng), self._noise
+            return thin(raw, factor, self._noise, rng)
         slope, offset = self._line.T
-        floor = self._noise * [1, 1, factor]  # the noise of the readout is brightened, too
-        return brighten(raw, slope * gt + offset, factor, self._noise), floor
+        return brighten(raw, slope * gt + offset, factor, self._noise)
 
     def _measure(self, pair, low, high):
         """The line from gt to raw (None where raw must not be made brighter), factors, and the ranges at each."""
@@ -119,20 +125,28 @@ class Light:
         factors = np.geomspace(low, high, 1 + math.ceil(math.log(high / low) / math.log(_LADDER) - 1e-9))
         level = self._noise[:, 1:2]
         ends = self._view.percentiles_of([raw for raw, _ in blocks])
-        ranges, fingerprints = [], []
+        ranges, noises, fingerprints = [], [], []
         for step, factor in enumerate(factors):
             rng = np.random.default_rng(step)
-            exposed = [self._expose(*block, factor, rng)[0] for block in blocks]
+            exposed = [self._expose(*block, factor, rng) for block in blocks]
             found = self._view.percentiles_of(exposed)
+            fingerprint = _fingerprint_blocks(exposed, self._view.volume.voxel_size)
+            noises.append([channel.noise_model() for channel in fingerprint.channels])
             if step in (0, len(factors) // 2, len(factors) - 1):
-                fingerprints.append(_fingerprint_blocks(exposed, self._view.volume.voxel_size).model_dump(mode="json"))
+                fingerprints.append(fingerprint.model_dump(mode="json"))
             # what the light does to the ranges of the blocks, it does to that of the whole
             change = found - (level + factor * (ends - level))
             whole = level + factor * (np.array([0, 1]) - level) + change
             whole[:, 1] = np.maximum(whole[:, 1], whole[:, 0] + _LEAST_RANGE * factor)
             ranges.append(whole.tolist())
         line = None if self._line is None else self._line.tolist()
-        return {"line": line, "factors": factors.tolist(), "ranges": ranges, "fingerprints": fingerprints}
+        return {
+            "line": line,
+            "factors": factors.tolist(),
+            "ranges": ranges,
+            "noises": noises,
+            "fingerprints": fingerprints,
+        }
 
 
 def _read_blocks(pair):

@@ -4,7 +4,7 @@ import itertools
 
 from rcan.config import parse_loss
 from rcan.keras_setup import keras, ops, tf
-from rcan.losses import METRICS, weighted_loss
+from rcan.losses import METRICS, light_weights, weighted_loss
 from rcan.precision import with_precision
 from rcan.training.gradient import has_fast_stock_gradient, use_fast_gradient
 
@@ -24,6 +24,7 @@ class Learner:
         if weights:
             self.network.set_weights(weights)
         self._loss = weighted_loss(parse_loss(config.loss))
+        self._has_light_weights = config.photon_range is not None and config.normalization == "anscombe"
         self._measures = {name: METRICS[name] for name in config.metrics}
         with strategy.scope():
             self._model = with_precision(build(), config.precision)
@@ -104,7 +105,7 @@ class Learner:
 
     def _train(self, raw, gt):
         restored = self._model(raw, training=True)
-        loss = tf.reduce_mean(self._loss(gt, restored))
+        loss = self._mean_loss(raw, gt, restored)
         # TensorFlow's sum of three or more gradients of one tensor (each skip connection makes some) begins with
         # whichever is in memory that can be reused: the last bits would depend on the timing of threads. Summed in
         # pairs they do not.
@@ -118,7 +119,11 @@ class Learner:
 
     def _test(self, raw, gt):
         restored = self._model(raw, training=False)
-        return {"loss": tf.reduce_mean(self._loss(gt, restored)), **self._measure(gt, restored)}
+        return {"loss": self._mean_loss(raw, gt, restored), **self._measure(gt, restored)}
+
+    def _mean_loss(self, raw, gt, restored):
+        losses = self._loss(gt, restored)
+        return tf.reduce_mean(losses * light_weights(raw) if self._has_light_weights else losses)
 
     def _measure(self, gt, restored):
         return {name: tf.reduce_mean(measure(gt, restored)) for name, measure in self._measures.items()}
