@@ -162,6 +162,13 @@ def test_planes_and_small_images_have_noise_too(rng):
         measure_fingerprint(Image(rng.normal(100, 5, (*shape, 1))))
 
 
+def test_a_few_voxels_tell_how_strong_noise_is_but_not_how_it_grows(rng):
+    """All are of one bin of intensity: no line can be laid through it."""
+    noise = estimate_noise(rng.normal(100, 5, (4, 8, 8)))
+    assert noise.gain == 0
+    assert math.sqrt(noise.floor) == pytest.approx(5, rel=0.4)
+
+
 def test_gain_and_offset_change_no_feature():
     raw = simulate(0).astype(np.float32)
     features = [measure_fingerprint(Image(image)).channels[0].features for image in (raw, 3 * raw + 700)]

@@ -22,6 +22,7 @@ from rcan.commands.train import main as train
 from rcan.config import Config
 from rcan.fingerprint.domain import compare_fingerprint, summarise_fingerprints
 from rcan.fingerprint.measure import measure_fingerprint
+from rcan.intensity import INPUT_CHANNELS
 from rcan.io.opening import open_volume
 from rcan.report.finish import finish_training
 from rcan.report.methods import CITATIONS, describe_evaluation, describe_limits, describe_training
@@ -123,7 +124,7 @@ def test_a_methods_paragraph_has_the_numbers_of_the_run():
         ({"clipnorm": 2}, "gradients scaled down to a norm of 2"),
         (
             {"photon_range": [0.01, 1]},
-            "given 0.01 to 1 times the light of the raw image (log-uniform), less by thinning",
+            "given 0.01 to 1 times the light of the raw image (half of them log-uniform, half by an arcsine",
         ),
         ({"photon_range": [1, 4]}, "more by mixing it with the ground truth"),
         ({"epochs": 20}, "stopped there, as no later epoch was better for 4 epochs"),
@@ -139,6 +140,12 @@ def test_a_methods_paragraph_tells_how_raw_was_normalised():
         describe_training(record(normalization=name), config(), history=HISTORY) for name in ("percentiles", "anscombe")
     ]
     assert ["generalised Anscombe transform" in each for each in words] == [False, True]
+
+
+def test_a_methods_paragraph_tells_that_patches_of_all_light_were_weighed():
+    values = config(photon_range=[0.01, 1])
+    words = [describe_training(record(normalization=name), values, history=HISTORY) for name in INPUT_CHANNELS]
+    assert ["weighed by the cube root of its range" in each for each in words] == [False, True]
 
 
 def test_a_methods_paragraph_of_planes_and_of_held_out_parts():

@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from rcan.run_folder.models import load_model
 from rcan.training.fit import train
 from rcan.training.gradient import use_fast_gradient
 from rcan.training.run_data import open_data
+from rcan.training.steps import Learner
 
 TINY = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1, "channel_reduction": 2}
 
@@ -454,6 +456,22 @@ def test_a_stabilised_network_restores_on_a_cluster_as_alone(stabilised, tmp_pat
     assert main(["apply", *map(str, flags), "-o", str(tmp_path / "cluster.zarr"), "--scheduler", "local"]) == 0
     alone, cluster = (rcan.open_volume(tmp_path / f"{name}.zarr").read() for name in ("alone", "cluster"))
     np.testing.assert_array_equal(cluster, alone)
+
+
+@pytest.mark.parametrize(("photon_range", "weights"), [([0.5, 1], [0.5, 2]), (None, [1, 1])])
+def test_errors_at_little_light_count_less_in_a_training_for_a_range_of_light(photon_range, weights):
+    """Signals of 2 and 128 times the noise: weights 0.5 and 2 by the cube root, of one patch each."""
+    values = {"training_data_dir": {"raw": "raw", "gt": "gt"}, "recipe": "default", "precision": "float32"}
+    config = Config.checked({**values, "photon_range": photon_range})
+    network = functools.partial(build_rcan, num_input_channels=2, num_channels=8, num_residual_groups=1)
+    learner = Learner(network, config, tf.distribute.get_strategy())
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(2, 4, 8, 8, 2)).astype(np.float32)
+    raw[..., 1] = (1 - np.log10([2, 128]) / 3)[:, None, None, None]
+    gt = np.zeros((2, 4, 8, 8, 1), np.float32)
+    errors = np.abs(learner.network.predict(raw, verbose=0)).mean(axis=(1, 2, 3, 4))
+    batches = [(tf.constant(raw), tf.constant(gt))]
+    assert learner.evaluate(batches, 1)["loss"] == pytest.approx(np.mean(weights * errors), rel=1e-3)
 
 
 def test_a_stabilised_run_goes_on_to_the_same_bits(tiny_config, tmp_path):

@@ -23,7 +23,7 @@ class PatchSampler:
     `patch_shape`, (Z, Y, X) or (Y, X) in voxels of raw, fits into every pair. A voxel is signal where the normalised
     gt is above `intensity_threshold` (0 or less accepts every patch); a patch needs at least the share
     `area_ratio_threshold` of such voxels, and a `NoSignal` says that none has it. With a `photon_range` each patch has
-    the light of the raw volume times a factor, log-uniform from the lowest to the highest, as `rcan.data.light` makes
+    the light of the raw volume times a factor, drawn from the lowest to the highest, as `rcan.data.light` makes
     it. What keeps a patch from being read while it is streamed is kept as `failure`. `num_raw_channels` are those of
     the raw image, the first ones of a network's input.
     """

@@ -143,8 +143,10 @@ def _equal_intensity(ring):
 def _fit(level, variance, count, least):
     """The line through the points of the photon-transfer curve; neither it nor its slope may be below 0."""
     variance = np.maximum(variance, least)
-    background, span = level.min(), max(np.ptp(level), np.finfo(np.float32).tiny)
+    background, span = level.min(), np.ptp(level)
     unit = np.average(variance, weights=count)
+    if not span:  # few voxels, all of one bin
+        return Noise(0.0, float(background), float(unit))
     error = np.sqrt(1 / count + _MODEL_ERROR**2)
 
     def misfit(line):

@@ -111,10 +111,12 @@ def _describe_patches(record, config, ndim):
     if config.get("photon_range"):
         low, high = config["photon_range"]
         words += (
-            f"; each was given {low:g} to {high:g} times the light of the raw image (log-uniform), less by thinning "
-            "its photons and adding noise of the readout"
+            f"; each was given {low:g} to {high:g} times the light of the raw image (half of them log-uniform, half "
+            "by an arcsine distribution of the logarithm), less by thinning its photons and adding noise of the readout"
         )
         words += ", more by mixing it with the ground truth" * (high > 1)
+        if record.normalization == "anscombe":
+            words += "; its loss was weighed by the cube root of its range in units of its noise"
     return f"{words}."
 
 
