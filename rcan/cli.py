@@ -66,6 +66,7 @@ def _read_values(argv, flags, usage):
 
     @SetParseFn(str)  # by itself fire reads 2021_01_02 as a number
     def collect(*words, **named):
+        """Keep the texts of flags and of arguments without one."""
         if len(words) > len(positional):
             raise UsageError(f"{words[len(positional)]} belongs to no flag; the usage is {usage}.")
         texts.update(named, **dict(zip(positional, words, strict=False)))
@@ -174,6 +175,7 @@ def _sigterm_as_exception():
         return
 
     def terminate(*_):
+        """Handle SIGTERM."""
         raise Terminated("terminated.")
 
     earlier = signal.signal(signal.SIGTERM, terminate)

@@ -286,6 +286,7 @@ def load_config(path, overrides=None):
 
 def _read_json(path):
     def unique(items):
+        """A JSON object as a dictionary; a key that is given twice is an error."""
         names = [name for name, _ in items]
         for name in names:
             if names.count(name) > 1:
@@ -312,6 +313,7 @@ def _make_absolute(values, folder):
     """Let the relative paths among the values start from a folder."""
 
     def make_absolute(value):
+        """Make each path in a value of any depth absolute."""
         if isinstance(value, (str, Path)):
             return str(folder.absolute() / Path(value).expanduser())
         if isinstance(value, (list, tuple)):

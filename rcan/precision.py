@@ -106,6 +106,7 @@ def with_precision(model, name):
         raise ValueError(f"a network that holds other networks cannot be computed in {name}: choose float32.")
 
     def rebuild(layer):
+        """A layer of the same kind, in the precision that it shall have."""
         policy = name if layer.name in inner else "float32"
         return layer.__class__.from_config({**layer.get_config(), "dtype": policy})
 

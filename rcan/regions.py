@@ -139,6 +139,7 @@ def split_from_centre(shape, part_shape):
         sides.append([slice(start, start + part) for start in range(first, size - part + 1, part)])
 
     def distance(region):
+        """Squared distance of a region from the centre of the array, in half voxels."""
         return sum((part.start + part.stop - size) ** 2 for part, size in zip(region, shape, strict=True))
 
     return sorted(itertools.product(*sides), key=distance)

@@ -70,6 +70,7 @@ def ssim_map(gt, restored):
     from scipy import ndimage  # takes longer to import than a folder of kept scores to print
 
     def average(image):
+        """Average with the window along each axis, where all of the window is inside."""
         for axis, size in enumerate(gt.shape[:-1]):
             weights = ssim_window(size)
             radius = len(weights) // 2

@@ -199,9 +199,11 @@ def best_gaussian(raw, gt):
     sigmas = {(ratio * side, side, side, 0)[-gt.ndim :] for side in _SIGMAS for ratio in ratios}
 
     def smooth(image, sigma):
+        """Blur an image on the grid of the ground truth."""
         return ndimage.gaussian_filter(enlarge(np.asarray(image, np.float32), gt.shape), sigma)
 
     def correlation(sigma):
+        """Correlation of the blurred raw image with the ground truth."""
         return np.corrcoef(smooth(raw, sigma).ravel(), gt.ravel())[0, 1]
 
     best = max(sorted(sigmas), key=correlation)

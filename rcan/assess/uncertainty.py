@@ -122,6 +122,7 @@ def measure_coverage(ratios, factor):
     errors = np.sort(ratios.errors)
 
     def share(within):
+        """Share of the voxels whose error is within so many spreads."""
         return (np.searchsorted(errors, within, side="right") / len(errors)).tolist()
 
     bounds = stats.norm.ppf((1 + _CURVE) / 2)  # in spreads

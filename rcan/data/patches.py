@@ -104,6 +104,7 @@ def make_dataset(sampler, indices, *, batch_size):
     from rcan.keras_setup import tf
 
     def sample(index):
+        """Sample a patch, and keep what failed."""
         try:
             return sampler.sample(index)
         except Exception as failure:
@@ -113,6 +114,7 @@ def make_dataset(sampler, indices, *, batch_size):
     shapes = [patch.shape for patch in sampler.sample(0)]
 
     def read(index):
+        """A patch as tensors of known shape."""
         patches = tf.numpy_function(sample, [index], (tf.float32, tf.float32), stateful=False)
         return tuple(tf.ensure_shape(patch, shape) for patch, shape in zip(patches, shapes, strict=True))
 

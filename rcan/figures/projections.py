@@ -110,6 +110,7 @@ def _arrange(count, extent):
     """
 
     def area_and_scale(stacked, beside):
+        """Area of all views, and their scale, in one arrangement."""
         views = _views(extent, beside)
         columns, rows = (1, count) if stacked else (count, 1)
         width, height = _size(views)

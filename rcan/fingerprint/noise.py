@@ -150,6 +150,7 @@ def _fit(level, variance, count, least):
     error = np.sqrt(1 / count + _MODEL_ERROR**2)
 
     def misfit(line):
+        """Difference of each point from a line, in units of its own error."""
         model = line[0] + line[1] * (level - background) / span
         return np.log(variance / unit / model) / 2 / error
 

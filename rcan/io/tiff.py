@@ -206,6 +206,7 @@ class TiffSource:
 
             @functools.cache  # each file is opened once in a call
             def open_file(file):
+                """Open a file of the image, and check that it is the one whose structure was read."""
                 opened = stack.enter_context(open(file, "rb", buffering=0))
                 self._states.check(file)
                 return opened

@@ -38,6 +38,7 @@ def with_local_attention(model, window):
     window = tuple(math.ceil(side / step) for side, step in zip(window, grid_of(model), strict=True))
 
     def replace(layer):
+        """A layer that averages over a window, or multiplies by such averages, or the same layer again."""
         if type(layer) in pools:
             return _WindowAverage(window, name=layer.name, dtype=layer.dtype_policy.name)
         if type(layer) is layers.Multiply:

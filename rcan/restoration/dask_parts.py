@@ -41,6 +41,7 @@ def split_volume(cuts, *, steps, num_repeats, num_workers):
     most = max(1, _MOST_PARTS * num_workers // num_repeats)
 
     def time_of(splits):
+        """Time that a way to split takes: of the busiest worker, or of the largest part."""
         largest = math.prod(split.largest for split in splits)
         share = num_repeats * math.prod(split.num_tiles for split in splits) / num_workers
         return max(share, largest) + largest / 2

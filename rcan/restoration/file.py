@@ -152,6 +152,7 @@ class ImageTask:
         output.warn_of_lost_steps(output_path)
 
         def restore_in(tile_shape, overlap):
+            """Restore the image in tiles of a shape into new files."""
             with ExitStack() as stack:
                 files = [stack.enter_context(output.create(output_path, file_format))]
                 if spread_path:

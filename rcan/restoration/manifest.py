@@ -84,6 +84,7 @@ class Manifest:
         """Precision of the newest output that was made with the same settings; None if there is none."""
 
         def of_call(each):
+            """Settings of the call alone, without those that differ by image."""
             return {key: value for key, value in each.items() if key not in ("precision", *_KEYS_OF_IMAGES)}
 
         entries = (entry for entries in self._entries.values() for entry in entries)

@@ -84,6 +84,7 @@ def _ranges(job, settings, raw, channel):
     from rcan.io.opening import open_volume
 
     def range_of(file, channel, **normalize):
+        """Grey values of black and white for a channel of a file."""
         ndim = 3 if "Z" in file.axes else 2
         view = open_network_view(
             file, ndim=ndim, num_channels=1, percentiles=settings.percentiles, channels=(channel,), **normalize

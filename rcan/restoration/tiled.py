@@ -172,6 +172,7 @@ class TiledRestorer:
         restored = np.empty((*region_shape(part), self.engine.num_channels[1]), np.float32)
 
         def fill(tile_shape, overlap):
+            """Restore the part in tiles of a shape."""
             options = {"tile_shape": tile_shape, "overlap": overlap, "part": part, "progress": progress}
             for region, block in restore_blocks(self.engine, read, shape, **options):
                 restored[relative_region(region, part)] = block

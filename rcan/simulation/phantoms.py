@@ -105,6 +105,7 @@ def _wavy_radius(radius, waviness, rng):
     phases = rng.uniform(0, 2 * np.pi, (4, 1, 1, 1)).astype(np.float32)
 
     def radius_along(direction):
+        """Radius in a direction, a unit vector."""
         folds = np.cos(np.tensordot(waves, direction, axes=1) + phases)  # (4, ...)
         return radius * (1 + waviness * folds.mean(axis=0))
 

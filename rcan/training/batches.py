@@ -11,6 +11,7 @@ def distribute_batches(sampler, indices, *, batch_size, strategy):
     num_devices = strategy.num_replicas_in_sync
 
     def make_for_machine(context):
+        """The batches of one machine."""
         by_step = indices.reshape(-1, batch_size * num_devices)
         parts = np.split(by_step, context.num_input_pipelines, axis=1)
         dataset = make_dataset(sampler, parts[context.input_pipeline_id].ravel(), batch_size=batch_size)

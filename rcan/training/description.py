@@ -106,6 +106,7 @@ def _describe_training(config, data, fingerprint=None):
     """Make the record of a training."""
 
     def describe(pair):
+        """What the record says of a pair."""
         return PairRecord(
             raw=str(pair.raw.volume.path),
             gt=str(pair.gt.volume.path),

@@ -78,6 +78,7 @@ def _adder(strategy):
 
     @tf.function
     def add(number):
+        """Sum of the numbers of all devices."""
         numbers = strategy.run(tf.identity, args=(number,))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
 

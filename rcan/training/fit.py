@@ -98,6 +98,7 @@ def _make_learner(config, pair, strategy, *, is_new):
     """Build the network for pairs like this one, with all that trains it."""
 
     def build():
+        """The network of the configuration, for the channels of the data."""
         return build_rcan(
             ndim=len(config.patch_shape),
             num_input_channels=pair.raw.shape[-1] * INPUT_CHANNELS[config.normalization],

@@ -41,6 +41,7 @@ def _conv3d_of_tensors(x, kernel):
     strides = [1] * 5
 
     def gradient(dy):
+        """Gradients of the input and of the kernel."""
         flipped = tf.transpose(kernel[::-1, ::-1, ::-1], (0, 1, 2, 4, 3))
         depth, planes = tf.shape(x)[1], []
         for plane in range(3):

@@ -97,6 +97,7 @@ class Learner:
         """Let each device do a step with its own batch; the results are averaged."""
 
         def distributed(raw, gt):
+            """Do the step on each device, and average what it returns."""
             results = self.strategy.run(step, args=(raw, gt))
             mean = tf.distribute.ReduceOp.MEAN
             return {name: self.strategy.reduce(mean, value, axis=None) for name, value in results.items()}

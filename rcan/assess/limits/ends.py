@@ -257,6 +257,7 @@ def _scores_at(position, positions, steps, scale):
     at = scale(np.array(positions, float)[order])
 
     def interpolate(image, measure):
+        """Mean score of an image at the position, between those of the steps."""
         means = [np.mean([getattr(exposure.images[image], measure) for exposure in step.exposures]) for step in steps]
         return float(np.interp(scale(position), at, np.array(means)[order]))
 
@@ -274,6 +275,7 @@ def trusted_range(limits, *, smallest_blur, settings):
     """
 
     def bound(name):
+        """Where a limit lies: the end of the ladder where the network was never better, None where none was found."""
         end = limits[name].end
         if end.state == "never":
             return float(end.tested[1] if end.side == "low" else end.tested[0])

@@ -84,6 +84,7 @@ def train_networks(steps, options, settings, paths, num_channels):
         train(config, resume=True)
 
     def restorer_of(step):
+        """The network of a step, in the precision of the study."""
         model, record = load_model(run_dirs[step])
         chosen = ChosenPrecision(settings.precision, "as the study began")
         if options.precision == "auto":
