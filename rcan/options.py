@@ -38,7 +38,7 @@ class Settings(BaseModel):
     def checked(cls, values, *, label=str):
         """Build the settings from a dictionary of plain values: numbers, text, paths, lists, tuples, dictionaries.
 
-        A ValueError has one line for each wrong value, with key, value and rule. `label` turns a key into what the
+        Numbers and arrays may be NumPy's. A ValueError has one line for each wrong value, with key, value and rule. `label` turns a key into what the
         line says of it, such as ``"config.json: epochs"``, and ``""`` into the beginning of a line about several keys.
         """
         try:
@@ -51,7 +51,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _validate(cls, values):
-        return cls.model_validate_json(json.dumps(values, default=str))
+        return cls.model_validate_json(json.dumps(values, default=_plain))
 
     @classmethod
     def _describe(cls, problem, label):
@@ -70,6 +70,11 @@ class Settings(BaseModel):
         if problem["type"] in _RULES:
             rule = _RULES[problem["type"]].format(**problem.get("ctx", {}))
         return f"{key} is {json.dumps(problem['input'], default=str)}: {rule}."
+
+
+def _plain(value):
+    """Numbers and arrays of NumPy as those of Python; what else JSON does not know, as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def option(default, description, *, letter=None, positional=False, **limits):

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rcan.config import Config
@@ -26,6 +27,14 @@ def test_paths_and_tuples_within_values_are_taken_too():
     pairs = ({"raw": Path("a.tif"), "gt": "b.tif"},)
     (pair,) = Config.checked({"training_image_pairs": pairs}).training_image_pairs
     assert (pair.raw, pair.gt) == (Path("a.tif"), Path("b.tif"))
+
+
+def test_numbers_of_numpy_are_numbers():
+    values = {"shape": np.array([3, 4]), "share": np.float32(0.25), "fast": np.True_}
+    options = Options.checked({"source": "a.tif", **values})
+    assert options == Options(source=Path("a.tif"), shape=(3, 4), share=0.25, fast=True)
+    with pytest.raises(ValueError, match=r"shape.1 is 4.5: must be a whole number"):
+        Options.checked({"source": "a.tif", "shape": np.array([3, 4.5])})
 
 
 def test_everything_that_is_wrong_is_named_by_its_keyword():
