@@ -38,8 +38,9 @@ class Settings(BaseModel):
     def checked(cls, values, *, label=str):
         """Build the settings from a dictionary of plain values: numbers, text, paths, lists, tuples, dictionaries.
 
-        Numbers and arrays may be NumPy's. A ValueError has one line for each wrong value, with key, value and rule. `label` turns a key into what the
-        line says of it, such as ``"config.json: epochs"``, and ``""`` into the beginning of a line about several keys.
+        Numbers and arrays may be NumPy's. A ValueError has one line for each wrong value, with key, value and rule.
+        `label` turns a key into what the line says of it, such as ``"config.json: epochs"``, and ``""`` into the
+        beginning of a line about several keys.
         """
         try:
             return cls._validate(values)

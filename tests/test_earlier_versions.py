@@ -72,7 +72,7 @@ def test_a_run_goes_on(folder):
 
 def test_a_finished_run_is_refused_with_the_ways_on(folder, capsys):
     assert main(["train", "-c", str(folder / "run/config.json"), "-o", str(folder / "run")]) == 1
-    assert "already holds a run of 1 epochs" in capsys.readouterr().err
+    assert "already holds a run of 1 epoch:" in capsys.readouterr().err
 
 
 def test_a_network_restores_what_it_restored(folder):

@@ -415,6 +415,12 @@ def test_larger_gt_trains_the_upscaling_head(tmp_path, tiny_config, write_tiff, 
     assert np.isfinite(read_history(run_dir)["val_ssim"]).all()
 
 
+@pytest.mark.parametrize("config", ["config.json", {"epochs": 1}])
+def test_a_config_that_was_not_loaded_is_refused(config):
+    with pytest.raises(TypeError, match=rf"config is a {type(config).__name__}: make it by rcan.load_config\(path\)"):
+        rcan.train(config)
+
+
 def test_sizes_of_the_network_are_those_of_the_config(tmp_path, tiny_config):
     sizes = {"num_channels": 6, "num_residual_groups": 2, "num_residual_blocks": 1, "channel_reduction": 3}
     model = keras.saving.load_model(train_with(tiny_config(tmp_path, **sizes)) / "best.keras")

@@ -141,7 +141,7 @@ def _describe_steps(config, history, *, has_validation):
         steps += f"; computed in {config['precision']}"
     yield f"{steps}."
     if num_epochs < config["epochs"]:
-        yield f"It was stopped there, as no later epoch was better for {config['early_stopping']} epochs."
+        yield f"It was stopped there, as no later epoch was better for {count(config['early_stopping'], 'epoch')}."
     kind = "validation" if has_validation else "training"
     average = f"moving average of the weights (decay {config['ema']:g}) with the" if config["ema"] else "network of the"
     best = best_epoch(history) if history else None

@@ -11,7 +11,7 @@ from rcan.atomic_io import read_json
 from rcan.figures.history import best_epoch, plot_history
 from rcan.report.methods import CITATIONS, describe_training
 from rcan.report.page import Page
-from rcan.report.text import format_sizes
+from rcan.report.text import count, format_sizes
 from rcan.run_folder.record import TrainingRecord
 from rcan.scores import mean_scores
 
@@ -60,10 +60,11 @@ def _overview(record, config, history, scores, kind):
     size = "{num_residual_groups} × {num_residual_blocks} blocks of {num_channels} channels".format(**config)
     seconds = sum(row["seconds"] for row in history)
     took = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.1f} minutes"
-    pairs = f"{len(record.training)} training and {len(record.validation)} validation pairs"
+    pairs = f"{len(record.training)} training and {count(len(record.validation), 'validation pair')}"
     early = "" if len(history) == config["epochs"] else f" of {config['epochs']}, stopped early,"
+    length = count(len(history), "epoch")
     yield (
-        f"A residual channel attention network ({size}) was trained on {pairs} for {len(history)} epochs{early} in "
+        f"A residual channel attention network ({size}) was trained on {pairs} for {length}{early} in "
         f"{took}. The best network is that of epoch {best_epoch(history):.0f}."
     )
     mean = mean_scores([*scores.values()])
@@ -93,8 +94,8 @@ def _add_curves(page, history):
         plot_history(history),
         caption="Loss and measures of each epoch, on training patches and on validation patches. The network of the "
         "dashed line is kept as the best.",
-        alt=f"Curves over {len(history)} epochs; the loss ends at {last['loss']:.3g}, the best network is that of "
-        f"epoch {best:.0f}",
+        alt=f"Curves over {count(len(history), 'epoch')}; the loss ends at {last['loss']:.3g}, the best network is "
+        f"that of epoch {best:.0f}",
     )
 
 

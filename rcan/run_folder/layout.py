@@ -52,8 +52,9 @@ def _describe_run(run_dir, result):
         except (OSError, ValueError):
             continue
         if state.is_finished:
+            epochs = "epoch" if state.epoch == 1 else "epochs"
             return (
-                f"already holds a run of {state.epoch} epochs: name another folder with -o, prolong it with --resume "
+                f"already holds a run of {state.epoch} {epochs}: name another folder with -o, prolong it with --resume "
                 "and more --epochs, or replace it with --overwrite"
             )
         return (

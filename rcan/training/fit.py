@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rcan.atomic_io import write_table
-from rcan.config import load_config
+from rcan.config import Config, load_config
 from rcan.hardware import ChosenPrecision
 from rcan.intensity import INPUT_CHANNELS
 from rcan.model import build_rcan
@@ -43,12 +43,16 @@ def train(config, data=None, *, overwrite=False, resume=False):
 
     Raises
     ------
+    TypeError
+        If `config` is a path or a dictionary.
     ValueError, OSError
         If the data cannot be trained on or the folder cannot be written; nothing is changed then. A ValueError, too, if
         both `overwrite` and `resume` are asked for.
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, once the state is saved.
     """
+    if not isinstance(config, Config):
+        raise TypeError(f"config is a {type(config).__name__}: make it by rcan.load_config(path) or rcan.Config(...).")
     if overwrite and resume:
         raise ValueError("overwrite and resume contradict each other: choose one.")
     check_run_dir(config.output_dir, overwrite=overwrite or resume)
