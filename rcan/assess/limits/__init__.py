@@ -2,4 +2,5 @@
 
 `specimens` are the ground truth, `exposures` degrade and restore them and measure the result, `steps` does so along the
 ladders and keeps what is finished, `networks` trains one for each step, and `ends` finds where a network stops helping.
+`tables` lists all results, and `records` are their types.
 """
