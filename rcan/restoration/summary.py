@@ -6,6 +6,8 @@ from rcan.scores import format_scores
 
 __all__ = ["RestoreSummary"]
 
+_MOST_NAMES = 3  # of images that were not restored for the same reason
+
 
 @dataclass
 class RestoreSummary:
@@ -35,5 +37,19 @@ class RestoreSummary:
         before = f", {len(skipped)} of them before" * bool(skipped)
         num_done = len((self.restored | skipped) - self.failed.keys())
         print(f"{num_done} of {self.num_images} restored{before}: {output}", flush=True)
-        for path, reason in self.failed.items():
-            print(f"not restored: {path.name}: {reason}", flush=True)
+        for line in _list_failures(self.failed):
+            print(f"not restored: {line}", flush=True)
+
+
+def _list_failures(failed):
+    """A line for each reason, with the first images that it holds for."""
+    images = {}  # by reason without the path that it begins with
+    for path, reason in failed.items():
+        images.setdefault(reason.removeprefix(str(path)), []).append(path)
+    for reason, paths in images.items():
+        if len(paths) == 1:
+            yield f"{paths[0].name}: {failed[paths[0]]}"
+            continue
+        names = ", ".join(path.name for path in paths[:_MOST_NAMES])
+        more = f" and {len(paths) - _MOST_NAMES} more" * (len(paths) > _MOST_NAMES)
+        yield f"{len(paths)} images ({names}{more}): {reason.lstrip(': ')}"
