@@ -118,7 +118,7 @@ class Light:
         return brighten(raw, slope * gt + offset, factor, self._noise)
 
     def _measure(self, pair, low, high):
-        """The line from gt to raw (None where raw must not be made brighter), factors, and the ranges at each."""
+        """The line from gt to raw (None where raw must not be made brighter), factors, ranges and noise at each."""
         blocks = _read_blocks(pair)
         self._line = _fit_line(blocks, self._noise) if high > 1 and set(pair.upscaling) == {1} else None
         high = high if self._line is not None else max(low, min(high, 1))

@@ -58,6 +58,7 @@ class _WindowAverage(layers.Layer):
         self._window = window
 
     def call(self, x):
+        """Average `x`, a spatial axis at a time."""
         for axis, window in enumerate(self._window, 1):
             size = ops.shape(x)[axis]
             width = ops.cast(ops.minimum(window, size), "float32")
@@ -70,6 +71,7 @@ class _WindowAverage(layers.Layer):
         return x
 
     def compute_output_shape(self, shape):
+        """Return the shape of the grid of places; unknown sizes stay unknown."""
         places = (size and -(-size // _step(window)) for size, window in zip(shape[1:-1], self._window, strict=True))
         return (shape[0], *places, shape[-1])
 
@@ -82,6 +84,7 @@ class _MultiplyInterpolated(layers.Layer):
         self._window = window
 
     def call(self, inputs):
+        """Multiply the feature maps by the gate, interpolated an axis at a time."""
         x, gate = inputs
         for axis, window in reversed(list(enumerate(self._window, 1))):
             size = ops.shape(x)[axis]
@@ -92,6 +95,7 @@ class _MultiplyInterpolated(layers.Layer):
         return x * gate
 
     def compute_output_shape(self, shapes):
+        """Return the shape of the feature maps."""
         return shapes[0]
 
 

@@ -36,6 +36,7 @@ __all__ = ["Cluster"]
 
 PATIENCE = 600  # seconds without any worker until the job is given up
 _LOOK_INTERVAL = 2  # seconds
+_GONE = "{}: the Dask scheduler is gone, or has dropped this work. Start it again, with workers, and repeat this."
 _GRACE = 2  # seconds for a block that is being written when a job ends early
 _CORES_PER_PROCESS = 4  # one network uses that many well
 _SIGN = ".in-work"  # in the folder of an output that is being written; without it nobody writes there
@@ -222,13 +223,7 @@ class Cluster:
         try:
             return [*self._client.nthreads()]
         except Exception as failure:
-            raise self._lost() from failure
-
-    def _lost(self):
-        return ConnectionError(
-            f"{self._address}: the Dask scheduler is gone, or has dropped this work. Start it again, with workers, and "
-            "repeat this."
-        )
+            raise ConnectionError(_GONE.format(self._address)) from failure
 
     def _value_of(self, future, path=None):
         """What a task that has ended returned, or why there is nothing."""
@@ -241,7 +236,7 @@ class Cluster:
                 "may have too little memory: smaller tiles (--block_shape) need less, and their logs tell more."
             ) from failure
         except (OSError, CancelledError, self._distributed.TimeoutError) as failure:
-            raise self._lost() from failure
+            raise ConnectionError(_GONE.format(self._address)) from failure
         except Exception as failure:
             raise self._cannot_begin(name, failure) from failure
         return self._unpack((kind, value), name)

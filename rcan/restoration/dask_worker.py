@@ -104,9 +104,11 @@ class _GuardedWriter:
         self._writer, self._sign = writer, sign
 
     def write(self, frame, region, block):
+        """Write a block, or fail where the main process has given up."""
         open(self._sign).close()  # asks a network disk, which remembers what only exists
         self._writer.write(frame, region, block)
 
     def flush(self):
+        """Write what is held back, or fail where the main process has given up."""
         open(self._sign).close()
         self._writer.flush()
