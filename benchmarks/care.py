@@ -2,9 +2,9 @@
 
     TF_USE_LEGACY_KERAS=1 python benchmarks/care.py DATA RUN_DIR SECONDS SEED
 
-Its defaults, but for what a short training needs: one patch a step instead of 16, since a step of 16 takes ten seconds
-of a core; eight patches to validate on; and the learning rate is halved after 3 epochs, not 10, without a better one.
-CSBDeep needs the Keras of TensorFlow before 2.16, which the package tf-keras is (extra `benchmark`).
+Its defaults, but for what a short training needs: one patch a step instead of 16, or there would be too few steps;
+eight patches to validate on; and the learning rate is halved after 3 epochs, not 10, without a better one. CSBDeep
+needs the Keras of TensorFlow before 2.16, which the package tf-keras is (extra `benchmark`).
 """
 
 import os

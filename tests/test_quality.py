@@ -10,7 +10,6 @@ import pytest
 import tifffile
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "../shared/data"
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +28,10 @@ def psnr(image, gt):
     return 10 * np.log10((high - low) ** 2 / np.mean((matched - gt) ** 2))
 
 
-def test_the_table_holds_each_recipe_and_what_is_trained_is_kept(quality, monkeypatch, tmp_path, capsys):
+def test_the_table_holds_each_recipe_and_what_is_trained_is_kept(quality, data_dir, monkeypatch, tmp_path, capsys):
     """Raw images of the right half of the field score as NumPy says, and a second call trains nothing."""
     options = argparse.Namespace(
-        folder=tmp_path, data=DATA, data_sets="confocal", recipes="default", seconds=1.0, seeds=1, equal="seconds"
+        folder=tmp_path, data=data_dir, data_sets="confocal", recipes="default", seconds=1.0, seeds=1, equal="seconds"
     )
     monkeypatch.setattr(quality, "plan_steps", lambda *_: (1, 0.0))
     monkeypatch.setattr(quality, "best_classical", lambda *_: ("Gaussian", {"psnr": 28.0, "ssim": 0.8}))
@@ -41,8 +40,8 @@ def test_the_table_holds_each_recipe_and_what_is_trained_is_kept(quality, monkey
     ((classical, restored),) = re.findall(r"^\| confocal \| ([\d.]+) / 0.800 \| ([\d.]+) / 0", first, re.MULTILINE)
     assert float(classical) == 28
 
-    planes = [tifffile.imread(DATA / f"fmd_pairs/raw/Confocal_BPAE_R_{n}.tif")[:, 256:] for n in range(1, 5)]
-    gt = tifffile.imread(DATA / "fmd_pairs/gt/Confocal_BPAE_R.tif")[:, 256:].astype(float)
+    planes = [tifffile.imread(data_dir / f"fmd_pairs/raw/Confocal_BPAE_R_{n}.tif")[:, 256:] for n in range(1, 5)]
+    gt = tifffile.imread(data_dir / "fmd_pairs/gt/Confocal_BPAE_R.tif")[:, 256:].astype(float)
     expected = np.mean([psnr(plane.astype(float), gt) for plane in planes])
     (raw,) = re.findall(r"raw ([\d.]+) dB", first)
     assert float(raw) == pytest.approx(expected, abs=0.02)
