@@ -2,11 +2,13 @@
 
     python benchmarks/memory.py
 
-The default network (5 groups of 3 blocks, 32 channels) at 16x128x128, batch 1; each side in a process of its own. A
-step is done with TensorFlow's gradient of Conv3D and with ours, which is in float32 alone. What is counted is the
-largest resident memory minus that before the first step or tile. A map has 32 channels of a float32 for each voxel.
+The network of 5 groups of 3 blocks and 32 channels at 16x128x128, batch 1, with its features on the grid of the image,
+as published, and on one of 1x2x2 voxels, as the default recipe has them; each side in a process of its own. A step is
+done with TensorFlow's gradient of Conv3D and with ours, which is in float32 alone. What is counted is the largest
+resident memory minus that before the first step or tile. A map has 32 channels of a float32 for each voxel.
 """
 
+import itertools
 import math
 import subprocess
 import sys
@@ -20,6 +22,7 @@ SIDES = {
     "tile, float32": ("tile", "", "float32"),
     "tile, bfloat16": ("tile", "", "mixed_bfloat16"),
 }
+GRIDS = ("1,1,1", "1,2,2")  # voxels of the image for one of the features
 
 
 def peak():
@@ -28,38 +31,44 @@ def peak():
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def make_step(gradient, precision, image):
+def build_network(grid):
+    """The network with its features on a grid."""
+    from rcan.model import build_rcan
+
+    return build_rcan(downsampling=tuple(map(int, grid.split(","))))
+
+
+def make_step(gradient, precision, grid, image):
     """A training step on an image."""
     import rcan.training.steps as steps_module
     from rcan.config import Config
     from rcan.keras_setup import tf
-    from rcan.model import build_rcan
 
     steps_module.has_fast_stock_gradient = lambda: gradient == "stock"
     pairs = [{"raw": "a", "gt": "b"}]
     config = Config.checked({"training_image_pairs": pairs, "metrics": [], "precision": precision})
-    learner = steps_module.Learner(build_rcan, config, tf.distribute.get_strategy())
+    learner = steps_module.Learner(lambda: build_network(grid), config, tf.distribute.get_strategy())
     patch = tf.constant(image[None])
     return lambda: learner.train(patch, patch)
 
 
-def make_tile(precision, image):
+def make_tile(precision, grid, image):
     """A tile that is restored, the size of an image."""
-    from rcan.model import build_rcan
     from rcan.precision import with_precision
     from rcan.restoration.engine import KerasEngine
 
-    engine = KerasEngine(with_precision(build_rcan(), precision))
+    engine = KerasEngine(with_precision(build_network(grid), precision))
     engine(image[:8, :8, :8])  # traced
     return lambda: engine(image)
 
 
-def measure(kind, gradient, precision):
+def measure(kind, gradient, precision, grid):
     """Print the memory of three steps or tiles, in bytes."""
     import numpy as np
 
     image = np.random.default_rng(0).random((*SHAPE, 1), np.float32)
-    work = make_step(gradient, precision, image) if kind == "step" else make_tile(precision, image)
+    is_step = kind == "step"
+    work = make_step(gradient, precision, grid, image) if is_step else make_tile(precision, grid, image)
     before = peak()
     for _ in range(3):
         work()
@@ -70,10 +79,11 @@ if __name__ == "__main__":
     if "--measure" in sys.argv:
         measure(*sys.argv[2:])
         sys.exit()
-    for title, side in SIDES.items():
-        command = [sys.executable, __file__, "--measure", *side]
+    for grid, (title, side) in itertools.product(GRIDS, SIDES.items()):
+        command = [sys.executable, __file__, "--measure", *side, grid]
         num_bytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         each = num_bytes / math.prod(SHAPE)
         print(
-            f"{title}: {num_bytes / 2**30:.2f} GiB, {each:.0f} bytes a voxel, {each / (4 * 32):.1f} maps of 32 channels"
+            f"grid {grid}, {title}: {num_bytes / 2**30:.2f} GiB, {each:.0f} bytes a voxel, "
+            f"{each / (4 * 32):.1f} maps of 32 channels"
         )

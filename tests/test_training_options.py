@@ -187,10 +187,24 @@ def test_step_that_exceeds_the_memory_is_refused_with_advice(tmp_path, tiny_conf
     assert not (tmp_path / "run/config.json").exists()
 
 
-def test_memory_of_a_step_is_what_was_measured():
-    values = {"training_image_pairs": [{"raw": "a", "gt": "b"}], "patch_shape": [16, 128, 128]}
-    measured = 2.13 * 2**30  # benchmarks/memory.py, TensorFlow's gradient with oneDNN
-    assert step_memory(Config.checked(values), (1, 1, 1)) == pytest.approx(measured, rel=0.1)
+@pytest.mark.parametrize(
+    ("downsampling", "precision", "measured"),  # in GiB, by benchmarks/memory.py, TensorFlow's gradient with oneDNN
+    [
+        ([1, 1, 1], "float32", 2.13),
+        ([1, 1, 1], "mixed_bfloat16", 1.20),
+        ([1, 2, 2], "float32", 0.61),
+        ([1, 2, 2], "mixed_bfloat16", 0.42),
+    ],
+)
+def test_memory_of_a_step_is_what_was_measured(downsampling, precision, measured):
+    values = {
+        "training_image_pairs": [{"raw": "a", "gt": "b"}],
+        "patch_shape": [16, 128, 128],
+        "downsampling": downsampling,
+        "batch_size": 1,
+        "precision": precision,
+    }
+    assert step_memory(Config.checked(values), (1, 1, 1)) == pytest.approx(measured * 2**30, rel=0.1)
 
 
 def test_epochs_are_lines_with_rate_and_time_left(tmp_path, tiny_config, capsys):

@@ -22,7 +22,7 @@ __all__ = [
     "voxels_within_memory",
 ]
 
-MAPS = 8  # feature maps of all channels that a forward pass holds at a time, at most: `benchmarks/memory.py`
+MAPS = 8  # feature maps of all channels that a forward pass holds at a time (bfloat16: 11): `benchmarks/memory.py`
 SHARE_OF_FREE_MEMORY = 0.5
 SMALLEST_TILE = 2**12  # voxels; where memory does not even hold this, it is not the tile that is too large
 MAX_TILE_VOXELS = 2**22  # larger tiles save little, and each is a step of the progress

@@ -14,10 +14,11 @@ def step_memory(config, upscaling):
     maps = 4 * groups * blocks + groups + 5
     if not has_fast_stock_gradient() and not tf.config.list_logical_devices("GPU"):
         maps *= 2
-    maps /= math.prod(config.downsampling or (1,))
-    maps += 4 * (math.prod(upscaling) - 1)
+    coarser = math.prod(config.downsampling or (1,))
+    maps = maps / coarser + 4 * (math.prod(upscaling) - 1)
     num_bytes = 2.25 if config.precision.startswith("mixed") else 4  # the first and the last maps stay float32
-    return num_bytes * config.num_channels * maps * config.batch_size * math.prod(config.patch_shape)
+    ends = 14 * (coarser > 1)  # bytes of what the convolutions between the two grids hold
+    return (num_bytes * maps + ends) * config.num_channels * config.batch_size * math.prod(config.patch_shape)
 
 
 def forecast(config, data, sampler, learner):
