@@ -173,9 +173,11 @@ class TiffSource:
             self._check_inside(file, int(offsets[0]), keyframe.nbytes)
             dtype = keyframe.dtype.newbyteorder(page.parent.byteorder)
             return StoredPage(file, dtype, None, offsets, sizes, None)
-        if not len(offsets) == len(sizes) == math.prod(keyframe.chunked):
+        expected = math.prod(keyframe.chunked)
+        if not len(offsets) == len(sizes) == expected:
+            found = len(sizes) if len(offsets) == expected else len(offsets)
             raise ValueError(
-                f"{self.path} is damaged: a plane has {len(offsets)} of {math.prod(keyframe.chunked)} strips."
+                f"{self.path} is damaged: a plane has {found} of {expected} strips. Copy or export it again."
             )
         if offsets.min() <= 0 or sizes.min() <= 0:
             raise ValueError(f"{self.path} is damaged: a strip of a plane is missing. Export it again.")

@@ -6,6 +6,7 @@ frames and regions of a source. This module knows no format: `rcan.io.opening` k
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 from typing import Protocol
@@ -16,6 +17,7 @@ from rcan.atomic_io import file_signature
 from rcan.regions import region_shape, resolve_region
 
 ALL_AXES = "PTZYXC"  # in the order in which frames are looped over and blocks are laid out
+_MOST_FRAMES = 1_000_000  # of an image: 0.3 GB of their indices
 BLOCK_AXES = ("ZYXC", "ZYX", "YXC", "YX")
 
 
@@ -130,6 +132,12 @@ class Volume:
         self._bounds = bounds or {axis: (0, sizes[axis]) for axis in block_axes if axis != "C"}
         sizes |= {axis: stop - start for axis, (start, stop) in self._bounds.items()}
         looped = [axis for axis in "PTZC" if axis in axes and axis not in block_axes]
+        num_frames = math.prod(sizes[axis] for axis in looped)
+        if num_frames > _MOST_FRAMES:
+            raise ValueError(
+                f"{source.path} has {num_frames:,} frames ({', '.join(f'{axis} {sizes[axis]:,}' for axis in looped)}), "
+                f"at most {_MOST_FRAMES:,} are read of one image. If that is right, divide it."
+            )
         self.path = source.path
         self.axes = axes
         self.sizes = {axis: sizes[axis] for axis in axes}
@@ -291,5 +299,8 @@ def report_damage(path, kind, *, passing):
         if is_ours or getattr(error, "errno", None) is not None:
             raise
         reason = (str(error).splitlines() or [""])[0][:200].rstrip(".") or type(error).__name__
-        reason = f"its metadata lack {reason}" if isinstance(error, KeyError) else reason
+        if isinstance(error, KeyError):
+            reason = f"its metadata lack {reason}"
+        elif isinstance(error, (AttributeError, TypeError)):  # said of Python's objects, not of the image
+            reason = "its metadata are not of the form that they should have"
         raise ValueError(f"{path} cannot be read as a {kind} image: {reason}. Copy or export it again.") from error

@@ -13,6 +13,8 @@ import hashlib
 import itertools
 import json
 import math
+import os
+import stat
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +35,9 @@ _UM = UM_PER_UNIT | {f"{prefix}met{end}": 1e6 * by for prefix, by in _PREFIXES.i
 _SECONDS = SECONDS_PER_UNIT | {f"{prefix}second": by for prefix, by in _PREFIXES.items()}
 _SECONDS |= {"minute": 60.0, "day": 86400.0}
 _AXIS_OF_TYPE = {"time": "T", "channel": "C"}
+_TRUSTED_BYTES = 2**37  # of an image, whatever is stored of it: chunks of the fill value need not be
+_MOST_TIMES_STORED = 10**5  # bytes of a larger image for one that is stored: no compression does more
+_LARGEST_OVERHEAD = 2**20  # bytes of a stored chunk beyond twice the decoded one
 
 
 class StoredImage(NamedTuple):
@@ -116,12 +121,17 @@ class ZarrSource:
             )
         if 0 in array.shape:
             raise ValueError(f"{self.path} is {array.shape}: it holds no pixels. Export it again.")
-        chunk_shape = tuple(map(min, array.chunks, array.shape))
-        num_bytes = math.prod(chunk_shape) * array.dtype.itemsize
+        num_bytes = math.prod(array.chunks) * array.dtype.itemsize
         if num_bytes > free_memory():
             raise ValueError(
-                f"{self.path} has chunks of {chunk_shape}, each {num_bytes / 2**30:.1f} GiB, which do not fit the "
+                f"{self.path} has chunks of {array.chunks}, each {num_bytes / 2**30:.1f} GiB, which do not fit the "
                 "memory that is free. Store it in smaller chunks."
+            )
+        num_bytes = math.prod(array.shape) * array.dtype.itemsize
+        if num_bytes > _TRUSTED_BYTES and not _holds(array.store.root, num_bytes / _MOST_TIMES_STORED):
+            raise ValueError(
+                f"{self.path} is damaged: by its metadata it is {array.shape}, {num_bytes / 1e12:.3g} TB, but hardly "
+                "anything is stored. Copy or export it again."
             )
 
     def _calibrate(self, image, named):
@@ -153,9 +163,26 @@ class ZarrSource:
             place = chunk_region(number, array.chunks, array.shape)
             chunk = cache.get(self._owner, (position, number))
             if chunk is None:
+                self._check_chunk(array, number)
                 chunk = np.asarray(array[place]).astype(self.dtype, copy=False)
                 cache.keep(self._owner, (position, number), chunk)
             paste(target, region, chunk, place)
+
+    def _check_chunk(self, array, number):
+        """Refuse a chunk that is no file, or too large to be one, before a codec gets it."""
+        stored_shape = array.shards or array.chunks
+        place = tuple(i * size // stored for i, size, stored in zip(number, array.chunks, stored_shape, strict=True))
+        file = array.store.root / array.metadata.encode_chunk_key(place)
+        try:
+            found = file.stat()
+        except FileNotFoundError:
+            return  # all of it has the fill value
+        most = 2 * math.prod(stored_shape) * array.dtype.itemsize + _LARGEST_OVERHEAD
+        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+            what = f"of {found.st_size / 1e6:.3g} MB" if stat.S_ISREG(found.st_mode) else "not a file"
+            raise ValueError(
+                f"{self.path} is damaged: its chunk {file.relative_to(self.path)} is {what}. Copy or export it again."
+            )
 
     def signature(self):
         """Return a digest of size and time of modification of all metadata files."""
@@ -166,6 +193,16 @@ class ZarrSource:
     def close(self):
         """Free the decoded chunks; the next read decodes them again."""
         cache.drop(self._owner)
+
+
+def _holds(folder, num_bytes):
+    """Whether the files of a folder have at least so many bytes together."""
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            num_bytes -= os.lstat(os.path.join(parent, file)).st_size
+            if num_bytes <= 0:
+                return True
+    return False
 
 
 def _attributes(folder):
