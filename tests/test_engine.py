@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from rcan.model import build_rcan
 from rcan.restoration.attention import with_local_attention
-from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, grid_of, voxels_within_memory
+from rcan.restoration.engine import Ensemble, KerasEngine, find_devices, voxels_within_memory
 from rcan.restoration.tiled import restore_blocks
+from rcan.run_folder.architecture import grid_of
 
 # Sizes
 

@@ -11,9 +11,9 @@ from keras import layers
 from scipy import ndimage
 
 from rcan.model import build_rcan
-from rcan.restoration.engine import upscaling_of
 from rcan.restoration.tiled import TiledRestorer, is_computing, restore, restore_blocks
 from rcan.restoration.tiles import tile_axis
+from rcan.run_folder.architecture import upscaling_of
 
 # Whole volumes
 

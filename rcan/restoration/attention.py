@@ -16,7 +16,7 @@ References
 import math
 
 from rcan.keras_setup import keras, layers, ops
-from rcan.restoration.engine import grid_of
+from rcan.run_folder.architecture import grid_of
 
 __all__ = ["with_local_attention"]
 

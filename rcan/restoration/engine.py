@@ -1,7 +1,6 @@
 """What tiles are computed with: a network on one device or several, alone or as an ensemble of its symmetries."""
 
 import contextlib
-import functools
 import itertools
 import math
 import queue
@@ -11,14 +10,13 @@ import numpy as np
 from rcan.hardware import query_gpus
 from rcan.keras_setup import keras
 from rcan.memory import free_memory
+from rcan.run_folder.architecture import grid_of, upscaling_of
 
 __all__ = [
     "Ensemble",
     "KerasEngine",
     "find_devices",
-    "grid_of",
     "is_out_of_memory",
-    "upscaling_of",
     "voxels_within_memory",
 ]
 
@@ -26,30 +24,8 @@ MAPS = 8  # feature maps of all channels that a forward pass holds at a time (bf
 SHARE_OF_FREE_MEMORY = 0.5
 SMALLEST_TILE = 2**12  # voxels; where memory does not even hold this, it is not the tile that is too large
 MAX_TILE_VOXELS = 2**22  # larger tiles save little, and each is a step of the progress
-_MULTIPLE = 840  # voxels, of all grids up to 8
 # Where the free memory of a GPU cannot be read; too much is halved when it fails:
 ASSUMED_GPU_BYTES = 4 * 2**30
-
-
-def upscaling_of(model):
-    """Voxels that a model writes for each voxel that it reads, on each spatial axis."""
-    return tuple(length // _MULTIPLE for length in _output_sizes(model, _MULTIPLE))
-
-
-def grid_of(model):
-    """Voxels that a model reads for each voxel of its feature maps, on each spatial axis: it reads multiples of it.
-
-    Of one voxel more than a multiple it makes as many as of the next multiple.
-    """
-    sizes, factors = _output_sizes(model, _MULTIPLE + 1), upscaling_of(model)
-    return tuple(length // factor - _MULTIPLE for length, factor in zip(sizes, factors, strict=True))
-
-
-@functools.lru_cache(maxsize=2)  # both sizes of the network in use: each takes a call of all its layers
-def _output_sizes(model, size):
-    """Voxels that a model writes on each spatial axis of an input of this size."""
-    shape = (1, *(size,) * (len(model.input_shape) - 2), model.input_shape[-1])
-    return model.compute_output_shape(shape)[1:-1]
 
 
 def find_devices(devices):

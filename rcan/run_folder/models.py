@@ -5,7 +5,9 @@ import zipfile
 from pathlib import Path
 
 from rcan.atomic_io import atomic_file, read_json, write_json
+from rcan.run_folder.architecture import check_architecture
 from rcan.run_folder.layout import MODELS
+from rcan.run_folder.model_file import check_model_file
 from rcan.run_folder.record import TrainingRecord
 
 __all__ = ["add_to_record", "digest_model", "find_model", "has_record", "load_model", "read_record", "save_model"]
@@ -65,13 +67,19 @@ def load_model(model_dir):
 
     path = find_model(model_dir)
     try:
+        check_model_file(path)
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as failure:
-        reason = str(failure).strip().splitlines()[0] if zipfile.is_zipfile(path) else "no zip archive."
+        reason = next(iter(str(failure).strip().splitlines()), type(failure).__name__)
+        reason = reason if zipfile.is_zipfile(path) else "no zip archive."
         raise ValueError(
             f"{path} is damaged, or no Keras model that can be loaded. Copy it again, or name another with -m. "
             f"({reason})"
         ) from failure
+    try:
+        check_architecture(model)
+    except ValueError as failure:
+        raise ValueError(f"{path} is no network that can restore images: {failure}") from failure
     return model, read_record(path)
 
 

@@ -15,9 +15,10 @@ from rcan.hardware import ChosenPrecision
 from rcan.intensity import INPUT_CHANNELS
 from rcan.io.opening import create_volume
 from rcan.precision import choose_precision, suit_network, with_precision
-from rcan.restoration.engine import find_devices, upscaling_of
+from rcan.restoration.engine import find_devices
 from rcan.restoration.setup import choose_for_devices
 from rcan.restoration.tiled import restore
+from rcan.run_folder.architecture import upscaling_of
 from rcan.run_folder.checkpoints import load_checkpoint
 from rcan.run_folder.models import load_model
 
