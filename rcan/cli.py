@@ -20,12 +20,13 @@ from contextlib import contextmanager
 import fire
 from fire.decorators import SetParseFn
 
-from rcan.failures import Terminated, UsageError, describe_failure
+from rcan.failures import Terminated, UsageError, as_one_line, describe_failure
 from rcan.options import list_flags, nearest
 
 __all__ = ["run_command"]
 
 _FLAG = re.compile(r"(--[^=]*|-[A-Za-z])(.*)", re.DOTALL)  # and its value; as for fire, - and -1 are values
+_CURSOR = re.compile(r"[\r\n]*(\x1b\[A)*")  # what moves a bar of progress
 _MARGIN = 24  # columns left of the descriptions in a help page
 
 
@@ -45,15 +46,16 @@ def run_command(call, argv=None, *, prog, overrides=None):
     if {"-h", "--help"} & {*argv}:
         print(_help_page(usage, call.__doc__.split("\n\n")[0], flags, keys))
         return 0
-    try:
-        with _plain_warnings(), _sigterm_as_exception():
-            values = _read_values(argv, [*flags, *keys], usage)
-            if keys:
-                values["overrides"] = {key.name: values.pop(key.name) for key in keys if key.name in values}
-            call(_check_values(model, values, flags))
-        return 0
-    except (Exception, KeyboardInterrupt) as failure:
-        return _report(failure, prog, with_traceback="--debug" in argv)
+    with _plain_streams():
+        try:
+            with _plain_warnings(), _sigterm_as_exception():
+                values = _read_values(argv, [*flags, *keys], usage)
+                if keys:
+                    values["overrides"] = {key.name: values.pop(key.name) for key in keys if key.name in values}
+                call(_check_values(model, values, flags))
+            return 0
+        except (Exception, KeyboardInterrupt) as failure:
+            return _report(failure, prog, with_traceback="--debug" in argv)
 
 
 # From arguments to options
@@ -193,5 +195,34 @@ def _plain_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("ignore", DeprecationWarning)  # some are UserWarnings, too
         warnings.filterwarnings("ignore", module="keras|tensorflow")
-        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {as_one_line(message)}", file=sys.stderr)
         yield
+
+
+class _PlainStream:
+    """A stream of text without control characters but for line ends and tabs; bars of progress write to it, too."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        """Write a text; a return of the cursor, by itself or at the beginning, and a step up are those of a bar."""
+        if _CURSOR.fullmatch(text):
+            return self._stream.write(text)
+        start = "\r" * text.startswith("\r")
+        lines = text.removeprefix("\r").split("\n")
+        return self._stream.write(start + "\n".join("\t".join(map(as_one_line, line.split("\t"))) for line in lines))
+
+
+@contextmanager
+def _plain_streams():
+    """Let nothing that is printed change the terminal."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_PlainStream, streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams

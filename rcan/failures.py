@@ -1,8 +1,17 @@
-"""Failures that end a command, and how they are told: offender, value, rule and way out."""
+"""Failures that end a command, and how they are told: offender, value, rule and way out.
+
+Names of files, channels and units, and what libraries say of a damaged file, are text that somebody else wrote. It is
+shown without the characters by which a text could move the cursor of a terminal, change its colours or its title, or
+pretend to be a line of ours.
+"""
 
 import errno
+import re
 
-__all__ = ["Terminated", "UsageError", "describe_failure"]
+__all__ = ["Terminated", "UsageError", "as_one_line", "describe_failure"]
+
+# Control characters of ASCII and Latin-1, line ends of Unicode, and those that turn the direction of writing.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 _WAYS_OUT = {
     errno.EACCES: "choose a place where you may read and write",
@@ -19,6 +28,15 @@ class UsageError(ValueError):
 
 class Terminated(KeyboardInterrupt):
     """A queue or an operator has sent SIGTERM: exit status 143."""
+
+
+def as_one_line(text):
+    r"""Spell out the control characters and line ends of a text.
+
+    >>> as_one_line("red \x1b[31m\n")
+    'red \\x1b[31m\\n'
+    """
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], str(text))
 
 
 def describe_failure(failure):

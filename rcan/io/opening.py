@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcan.failures import as_one_line
 from rcan.io.paths import VENDOR_SUFFIXES, is_zarr
 from rcan.io.volume import Volume, are_valid_axes
 
@@ -43,7 +44,7 @@ def open_volume(path, *, axes=None, block_axes="ZYXC"):
     OSError
         If the file is missing or may not be read.
     ValueError
-        If it is no such image, is damaged, or has axes that are not known.
+        If it is no such image, is damaged, has axes that are not known, or control characters in its name.
 
     Examples
     --------
@@ -54,6 +55,8 @@ def open_volume(path, *, axes=None, block_axes="ZYXC"):
                 block = volume.read(frame)  # (Z, Y, X, C), float32
     """
     path = Path(str(path))
+    if as_one_line(path) != str(path):
+        raise ValueError(f"{as_one_line(path)} has control characters in its name: rename it.")
     if axes is not None:
         axes = str(axes).upper()
         if not are_valid_axes(axes):

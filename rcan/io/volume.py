@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from rcan.atomic_io import file_signature
+from rcan.failures import as_one_line
 from rcan.regions import region_shape, resolve_region
 
 ALL_AXES = "PTZYXC"  # in the order in which frames are looped over and blocks are laid out
@@ -144,7 +145,7 @@ class Volume:
         self.dtype = source.dtype
         self.voxel_size = source.voxel_size
         names = source.channel_names  # those of another number name something else
-        self.channel_names = names if names and len(names) == sizes["C"] else None
+        self.channel_names = tuple(map(as_one_line, names)) if names and len(names) == sizes["C"] else None
         self.time_step = source.time_step
         self.block_axes = block_axes
         num_channels = sizes["C"] if "C" in block_axes else 1
@@ -298,7 +299,7 @@ def report_damage(path, kind, *, passing):
         is_ours = isinstance(error, ValueError) and str(error).startswith(str(path))
         if is_ours or getattr(error, "errno", None) is not None:
             raise
-        reason = (str(error).splitlines() or [""])[0][:200].rstrip(".") or type(error).__name__
+        reason = as_one_line((str(error).splitlines() or [""])[0][:200]).rstrip(".") or type(error).__name__
         if isinstance(error, KeyError):
             reason = f"its metadata lack {reason}"
         elif isinstance(error, (AttributeError, TypeError)):  # said of Python's objects, not of the image
