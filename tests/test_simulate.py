@@ -7,6 +7,7 @@ import tifffile
 
 from rcan.commands.simulate import main
 from rcan.io.opening import open_volume
+from rcan.simulation import pairs as pairs_module
 from rcan.simulation.optics import gaussian_widths
 
 ROOT = Path(__file__).parents[1]
@@ -188,6 +189,37 @@ def test_folder_with_pairs_is_refused_and_left_as_it_is(tmp_path, capsys):
     assert main([str(tmp_path / "run"), *SMALL, "--seed", "9"]) == 1
     assert "already holds files" in capsys.readouterr().err
     assert read_all(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("lost", [["gt/spheres_001.tif"], ["raw/spheres_001.tif", "gt/spheres_001.tif"]])
+def test_an_interrupted_call_is_completed_by_the_same_one_with_the_same_bytes(tmp_path, lost, monkeypatch):
+    flags = ["--shape", "6,24,24", "--kind", "spheres", "--pairs", "3"]
+    before = simulate(tmp_path / "run", *flags)
+    for name in lost:
+        (tmp_path / "run" / name).unlink()
+    made = []
+    monkeypatch.setattr("rcan.simulation.pairs._write", _counted(pairs_module._write, made))
+    assert simulate(tmp_path / "run", *flags) == before
+    assert {path.stem for path in made} == {"spheres_001"}
+
+
+def test_a_source_that_has_changed_is_not_gone_on_with(tmp_path, write_tiff, stack, capsys):
+    source = write_tiff(tmp_path / "sharp.tif", stack, "ZYX", spacing=0.3)
+    flags = ["--source", str(source), "--voxel_size", "0.3,0.1,0.1", "--pairs", "1"]
+    assert main([str(tmp_path / "run"), *flags]) == 0
+    write_tiff(source, stack[:, ::-1], "ZYX", spacing=0.3)
+    assert main([str(tmp_path / "run"), *flags]) == 1
+    assert "not made by the same call" in capsys.readouterr().err
+
+
+def _counted(write, made):
+    """A function that writes, and notes where."""
+
+    def wrapped(path, *rest):
+        made.append(path)
+        write(path, *rest)
+
+    return wrapped
 
 
 # What is shipped

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rcan.atomic_io import file_signature, read_json, write_json
 from rcan.fingerprint.measure import SIGNAL_PERCENTILES
 from rcan.intensity import normalise
 from rcan.io.opening import create_volume, open_volume
@@ -91,7 +92,8 @@ def simulate_pairs(output, **options):
     Raises
     ------
     ValueError, OSError
-        If an option is wrong, the source cannot be used, or the folders hold files.
+        If an option is wrong, the source cannot be used, or the folders hold files that no call with the same options
+        has written.
 
     Examples
     --------
@@ -101,32 +103,31 @@ def simulate_pairs(output, **options):
 
 
 def simulate_folder(options):
-    """Write the pairs that `SimulateOptions` ask for; returns their paths."""
+    """Write the pairs that `SimulateOptions` ask for, but those that an interrupted call has written; their paths."""
     source = open_volume(options.source, axes=options.axes) if options.source else None
     optics = {"voxel_size": _choose_voxel_size(options, source), "fwhm": options.choose_widths()}
     camera = options.model_dump(include={"photons", "background", "offset", "gain", "read_noise"})
     folders = {kind: options.output / kind for kind in ("raw", "gt")}
-    existing = [folder for folder in folders.values() if folder.exists() and any(folder.iterdir())]
-    if existing:
-        raise FileExistsError(f"{existing[0]} already holds files: name another folder, or empty it.")
+    _note_options(options, folders.values())
     if source:
         gt, density = _read_source(source)
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written = []  # by this call or one before
     with each_warning_once(), Progress(options.pairs, "Simulating", unit="pair") as progress:
         for number in range(options.pairs):
+            name = f"{source.path.stem if source else options.kind}_{number:03d}.tif"
+            paths = folders["raw"] / name, folders["gt"] / name
+            written.append(paths)
+            if all(path.exists() for path in paths):
+                progress.advance()
+                continue
             rng = np.random.default_rng((options.seed, number))
             if source:
                 raw = degrade(density, **optics, blur_factor=options.blur, source_blur=1, rng=rng, **camera)
             else:
                 density = make_phantom(options.kind, options.shape, voxel_size=optics["voxel_size"], rng=rng)
                 raw, gt = simulate_pair(density, **optics, blur_factor=options.blur, rng=rng, **camera)
-            name = f"{source.path.stem if source else options.kind}_{number:03d}.tif"
-            paths = folders["raw"] / name, folders["gt"] / name
             for path, block in zip(paths, (raw, gt), strict=True):
                 _write(path, block, optics["voxel_size"], options.compress)
-            written.append(paths)
             progress.advance()
     print(f"{options.pairs} pair{'s' * (options.pairs != 1)} in {folders['raw']} and {folders['gt']}")
     if source:
@@ -135,6 +136,24 @@ def simulate_folder(options):
             "volume, or on another part of this one."
         )
     return written
+
+
+def _note_options(options, folders):
+    """Keep beside the pairs how they are made; folders that hold files made otherwise are refused."""
+    record = options.output / "simulation.json"
+    how = options.model_dump(mode="json", exclude={"output"})
+    if options.source:
+        how["source_state"] = file_signature(options.source)
+    held = [folder for folder in folders if folder.exists() and any(folder.iterdir())]
+    is_same = held and record.is_file() and read_json(record) == how
+    if held and not is_same:
+        raise FileExistsError(
+            f"{held[0]} already holds files, not made by the same call: name another folder, or empty it."
+        )
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    if not is_same:
+        write_json(record, how)
 
 
 def _choose_voxel_size(options, source):
