@@ -24,6 +24,7 @@ __all__ = [
     "RangeFinder",
     "average_cells",
     "denormalise",
+    "find_noise_range",
     "finish_range",
     "fit_affine",
     "match_affine",
@@ -285,7 +286,7 @@ def denormalise(block, ranges):
     return (np.asarray(block, work) * (high - low).astype(work) + low.astype(work)).astype(np.float32)
 
 
-def stabilise(normalised, noise):
+def stabilise(normalised, noise, noise_range=None):
     """Make the noise of a normalised block the same everywhere, and say how strong it is: the input of a network.
 
     The generalised Anscombe transform [1]_ for noise whose variance grows with the signal x, as ``floor + gain * (x -
@@ -298,12 +299,17 @@ def stabilise(normalised, noise):
 
     Without photon noise (gain 0) it is a straight line.
 
+    A network is told only of noise that it has learned from, as it would guess about other noise. An image with less
+    is taken for one of the least noise, one with more is said to have the most.
+
     Parameters
     ----------
     normalised : ndarray of shape (..., C)
         Background 0 and signal 1, as `normalise` makes it.
     noise : ndarray of shape (C, 3)
         Gain, level and floor, in units of the normalised block.
+    noise_range : ndarray of shape (2, C, 3), optional
+        The least and the most noise of the training, from `find_noise_range`.
 
     Returns
     -------
@@ -323,22 +329,44 @@ def stabilise(normalised, noise):
            [0.47, 0.58],
            [1.  , 0.58]], dtype=float32)
     """
+    told = ratio = _signal_over_noise(noise)
+    if noise_range is not None:
+        highest, lowest = map(_signal_over_noise, noise_range)
+        noise = np.where((ratio > highest)[:, np.newaxis], noise_range[0], noise)
+        ratio, told = np.minimum(ratio, highest), np.clip(ratio, lowest, highest)
+    num_channels = len(ratio)
+    zero = _anscombe(np.zeros(1, np.float32), noise)
+    stabilised = np.empty((*normalised.shape[:-1], 2 * num_channels), np.float32)
+    stabilised[..., :num_channels] = (_anscombe(np.asarray(normalised, np.float32), noise) - zero) / ratio
+    stabilised[..., num_channels:] = 1 - np.log10(told) / 3
+    return stabilised
+
+
+def _anscombe(x, noise):
+    """Give the noise of `x` (..., C) a standard deviation of 1."""
     gain, level, floor = np.asarray(noise, np.float64).T
     least = np.maximum(np.sqrt(floor + 0.375 * gain**2), _LEAST_NOISE).astype(np.float32)  # at the level
-    gain, level = gain.astype(np.float32), level.astype(np.float32)
+    x = x - level.astype(np.float32)
+    return 2 * x / (np.sqrt(np.maximum(gain.astype(np.float32) * x + least**2, 0)) + least)
 
-    def transform(x):
-        """Give the noise of `x` a standard deviation of 1."""
-        x = x - level
-        return 2 * x / (np.sqrt(np.maximum(gain * x + least**2, 0)) + least)
 
-    zero, one = (transform(np.full(1, end, np.float32)) for end in (0, 1))
-    ratio = np.maximum(one - zero, 1)
-    num_channels = len(ratio)
-    stabilised = np.empty((*normalised.shape[:-1], 2 * num_channels), np.float32)
-    stabilised[..., :num_channels] = (transform(np.asarray(normalised, np.float32)) - zero) / ratio
-    stabilised[..., num_channels:] = 1 - np.log10(ratio) / 3
-    return stabilised
+def _signal_over_noise(noise):
+    """Distance of signal from background in standard deviations of the stabilised noise (C, 3), at least 1: (C,)."""
+    zero, one = (_anscombe(np.full(1, end, np.float32), noise) for end in (0, 1))
+    return np.maximum(one - zero, 1)
+
+
+def find_noise_range(noises):
+    """Choose the least and the most noise for each channel: (2, C, 3) of (N, C, 3).
+
+    >>> find_noise_range([[[0.02, 0, 0]], [[0.001, 0, 0]], [[0.01, 0, 0]]])
+    array([[[0.001, 0.   , 0.   ]],
+           [[0.02 , 0.   , 0.   ]]])
+    """
+    noises = np.asarray(noises, np.float64)
+    ratios = np.array([_signal_over_noise(noise) for noise in noises])  # (N, C)
+    channels = np.arange(noises.shape[1])
+    return np.stack([noises[ratios.argmax(axis=0), channels], noises[ratios.argmin(axis=0), channels]])
 
 
 def scale_noise(noise, ranges):

@@ -62,8 +62,7 @@ def open_subjects(network, paths, *, axes=None, gt_axes=None, fwhm=None):
     `axes` and `gt_axes` are those of the files, where their metadata is wrong; `fwhm`, the blur of raw in µm, needs a
     known voxel size. A warning names pairs that the network has learned from.
     """
-    options = {"axes": axes, "gt_axes": gt_axes, **network.record.scaling}
-    subjects = find_subjects(paths, network.engine, **options)
+    subjects = find_subjects(paths, network.engine, scaling=network.record.scaling, axes=axes, gt_axes=gt_axes)
     for subject in subjects if fwhm else ():
         if None in subject.voxel_size[-len(subject.upscaling) :]:
             raise ValueError(

@@ -78,18 +78,18 @@ def pair_images(raw, gt, repeat=None):
     return [(raw_path, gt_path, repeats.get(raw_path)) for raw_path, gt_path in pair_paths(raw, gt)]
 
 
-def find_subjects(paths, engine, *, percentiles, normalization="percentiles", axes=None, gt_axes=None):
+def find_subjects(paths, engine, *, scaling, axes=None, gt_axes=None):
     """Open pairs of `pair_images`, and check and measure every one of them before the long work begins.
 
-    They must fit the engine, a `rcan.restoration.engine.KerasEngine`; `percentiles` and `normalization` are those of
+    They must fit the engine, a `rcan.restoration.engine.KerasEngine`; `scaling` is that of the `TrainingRecord` of
     the network; `axes` and `gt_axes` are given where the metadata of the files is wrong. A ValueError or OSError if a
     file cannot be read, does not fit the network or its partner, is constant, or holds NaN. Frames whose ground truth
     is constant are not evaluated, which is warned of.
     """
     read, written = engine.num_channels
-    read //= INPUT_CHANNELS[normalization]
-    options = {"ndim": len(engine.factors), "percentiles": percentiles, "normalize": "frame"}
-    of_raw = {**options, "num_channels": read, "normalization": normalization}
+    read //= INPUT_CHANNELS[scaling["normalization"]]
+    options = {"ndim": len(engine.factors), "percentiles": scaling["percentiles"], "normalize": "frame"}
+    of_raw = {**options, "num_channels": read, **scaling}
     subjects = []
     for raw_path, gt_path, repeat_path in paths:
         raw = open_network_view(open_volume(raw_path, axes=axes), **of_raw)

@@ -110,6 +110,10 @@ class Light:
             return normalised
         return stabilise(normalised, scale_noise(self._noises[step], ranges))
 
+    def scaled_noises(self):
+        """Noise at each factor of light, (C, 3), in units of the range there."""
+        return list(map(scale_noise, self._noises, self._ranges))
+
     def _expose(self, raw, gt, factor, rng):
         """A normalised block at a factor of light, in the same unit."""
         if factor <= 1:

@@ -57,6 +57,7 @@ def open_pairs(
     ndim=None,
     percentiles=(2, 99.9),
     normalization="percentiles",
+    noise_range=None,
     like=None,
     cache=None,
 ):
@@ -64,7 +65,8 @@ def open_pairs(
 
     `folders`, an `ImagePair` or None, are matched by file name; `pairs` are single ones. The axes are named where the
     metadata of the files is wrong. A network of `ndim` 3 sees volumes, of 2 planes; it is 3 where not given and the
-    first raw file has Z. `percentiles` and `normalization` are those of the network, see `rcan.data.views.NetworkView`.
+    first raw file has Z. `percentiles`, `normalization` and `noise_range` are those of the network, see
+    `rcan.data.views.NetworkView`.
     All pairs must have rank, channels and upscaling of the pair `like`, or of the first. A ValueError or OSError says
     that a file is missing or unreadable, or that a pair cannot be trained on.
     """
@@ -82,7 +84,13 @@ def open_pairs(
             volumes = [_in_blocks(volume, ndim) for volume in (raw, gt)]
             is_stabilised = normalization == "anscombe"
             ranges = survey_pair(*volumes, percentiles, cache, smoothed=is_stabilised)
-            raw = NetworkView(volumes[0], percentiles, fixed_range=ranges[0], normalization=normalization)
+            raw = NetworkView(
+                volumes[0],
+                percentiles,
+                fixed_range=ranges[0],
+                normalization=normalization,
+                noise_range=noise_range,
+            )
             if is_stabilised:
                 fingerprint_of(raw, cache)  # its noise is needed
             opened.append(Pair(raw, NetworkView(volumes[1], fixed_range=ranges[1])))

@@ -20,14 +20,15 @@ def open_network_view(
     training_range=None,
     normalization="percentiles",
     noise=None,
+    noise_range=None,
 ):
     """Show a file in the blocks that fit a network of `ndim` spatial axes and `num_channels` input channels.
 
     `channels` are those of the file to look at, all where not given; a network of one channel goes over them one by
     one. `normalize` takes one intensity range for each channel of the whole file (``"series"``), for each time point
     and position (``"frame"``), or the `training_range` (``"training"``), an array (num_channels, 2). The
-    `normalization` of the network and the `noise` are those of `NetworkView`. A ValueError says that the file does not
-    fit.
+    `normalization` of the network, the `noise` and its range are those of `NetworkView`. A ValueError says that the
+    file does not fit.
     """
     found = file.sizes.get("C", 1)
     if ndim == 3 and "Z" not in file.axes:
@@ -51,21 +52,27 @@ def open_network_view(
     volume = file.with_block_axes(spatial if num_channels == 1 and found > 1 else spatial + "C")
     fixed_range = training_range if normalize == "training" else None
     view = NetworkView(
-        volume, percentiles, channels=chosen, fixed_range=fixed_range, normalization=normalization, noise=noise
+        volume,
+        percentiles,
+        channels=chosen,
+        fixed_range=fixed_range,
+        normalization=normalization,
+        noise=noise,
+        noise_range=noise_range,
     )
     if normalize == "series":
         view.measure_series()
     return view
 
 
-def view_image(image, *, percentiles, normalization="percentiles", name="image"):
+def view_image(image, *, percentiles, normalization="percentiles", noise_range=None, name="image"):
     """Show an image in memory as a network sees it, with its own intensity range: a `NetworkView` of one frame.
 
     Parameters
     ----------
     image : ndarray of shape (Z, Y, X, C) or (Y, X, C)
         Grey values.
-    percentiles, normalization
+    percentiles, normalization, noise_range
         Those of the network: ``view_image(image, **record.scaling)``.
     name : str
         What messages call the image.
@@ -80,7 +87,8 @@ def view_image(image, *, percentiles, normalization="percentiles", name="image")
     ValueError
         If the image is nearly constant, or holds NaN or infinite values.
     """
-    view = NetworkView(volume_of_array(image, name=name), percentiles, normalization=normalization)
+    volume = volume_of_array(image, name=name)
+    view = NetworkView(volume, percentiles, normalization=normalization, noise_range=noise_range)
     view.measure_series()
     return view
 
@@ -95,14 +103,23 @@ class NetworkView:
     With the `normalization` ``"anscombe"`` ranges are taken from smoothed voxels, and the network's input is
     stabilised by the noise of the file, as `rcan.intensity.stabilise` does. With ``"percentiles"``, as published, it
     is what `read` gives. The `noise`, a (gain, level, floor) in grey values for each of `channels`, is measured where
-    not given.
+    not given; `noise_range`, (2, C, 3) in units of the range, is what the network has learned from, see there.
     """
 
     def __init__(
-        self, volume, percentiles=None, *, channels=None, fixed_range=None, normalization="percentiles", noise=None
+        self,
+        volume,
+        percentiles=None,
+        *,
+        channels=None,
+        fixed_range=None,
+        normalization="percentiles",
+        noise=None,
+        noise_range=None,
     ):
         self.volume, self._percentiles = volume, percentiles
         self.normalization, self._noise, self._fingerprint = normalization, noise, None
+        self._noise_range = noise_range
         self.channels = tuple(range(volume.sizes.get("C", 1)) if channels is None else channels)
         self._file_frames = [frame for frame in volume.frames if frame.get("C", self.channels[0]) in self.channels]
         self.frames = [dict(frame) for frame in self._file_frames]
@@ -123,8 +140,12 @@ class NetworkView:
 
     @property
     def scaling(self):
-        """Percentiles and normalization."""
-        return {"percentiles": self._percentiles, "normalization": self.normalization}
+        """Percentiles, normalization and range of noise."""
+        return {
+            "percentiles": self._percentiles,
+            "normalization": self.normalization,
+            "noise_range": self._noise_range,
+        }
 
     @property
     def shape(self):
@@ -175,6 +196,15 @@ class NetworkView:
             self._noise = np.array([by_channel[channel] for channel in self.channels])
         return self._noise
 
+    def scaled_noise(self, number):
+        """Noise of a frame, (C, 3), in units of its range."""
+        looped = self.frames[number].get("C")
+        return scale_noise(self.noise if looped is None else self.noise[[looped]], self.range_of(number))
+
+    def keep_noise_range(self, noise_range):
+        """Show the network no other noise than it has learned from."""
+        self._noise_range = noise_range
+
     def range_of(self, number):
         """Grey values of 0 and 1 for each channel of a frame's blocks, (C, 2)."""
         if number not in self._ranges:
@@ -206,9 +236,7 @@ class NetworkView:
         """Make the network's input of a normalised block of a frame."""
         if not self.is_stabilised:
             return normalised
-        looped = self.frames[number].get("C")
-        rows = self.noise if looped is None else self.noise[[looped]]
-        return stabilise(normalised, scale_noise(rows, self.range_of(number)))
+        return stabilise(normalised, self.scaled_noise(number), self._noise_range)
 
     def crop(self, region):
         """A view of a region, with the intensity ranges of the whole."""

@@ -28,11 +28,12 @@ def finish_training(run_dir, data, *, apply_program="rcan apply"):
     if not is_chief():
         return
     run_dir = Path(run_dir)
-    model, _ = load_model(run_dir)
+    model, record = load_model(run_dir)
     kind = next(name for name in ("test", "validation", "training") if getattr(data, name))
     pairs = getattr(data, kind)
     scores = {}
     for name, pair in zip(_short_names(pairs)[:_MOST_SCORED], pairs, strict=False):
+        pair.raw.keep_noise_range(record.scaling["noise_range"])
         scores[name], images = score_pair(model, pair)
     voxel_size = pair.gt.volume.voxel_size
     _draw_restored(run_dir / "restored.png", images, scores[name], voxel_size=voxel_size, name=name)

@@ -71,6 +71,7 @@ class FileRestorer:
             training_range=settings.training_range,
             normalization=settings.normalization,
             noise=settings.noise,
+            noise_range=settings.noise_range,
         )
 
     def view_gt(self, volume):

@@ -7,6 +7,7 @@ network, as a training that goes on makes another one.
 
 import os
 
+import numpy as np
 from pydantic import AliasChoices, Field
 
 from rcan.config import DEFAULT_PERCENTILES
@@ -70,6 +71,8 @@ class TrainingRecord(Record):
     precision: str | None = None  # policy of Keras that it was trained under; unset by version 0.1.0
     percentiles: tuple[float, float] = DEFAULT_PERCENTILES  # of a volume, that became 0 and 1
     normalization: str = "percentiles"  # of the network's input, see `rcan.data.views.NetworkView`
+    # the least and the most noise that it has learned from, (2, C, 3), as of `rcan.intensity.stabilise`
+    noise_range: tuple[tuple[tuple[float, float, float], ...], ...] | None = Field(None, min_length=2, max_length=2)
     patch_shape: tuple[int, ...] | None = None  # (Z, Y, X) or (Y, X)
     upscaling: tuple[int, ...] | None = None  # voxels of the ground truth for each raw voxel
     training: tuple[PairRecord, ...] = ()
@@ -96,7 +99,11 @@ class TrainingRecord(Record):
     @property
     def scaling(self):
         """How grey values become the network's input: keywords of `rcan.view_image`, for example."""
-        return {"percentiles": self.percentiles, "normalization": self.normalization}
+        return {
+            "percentiles": self.percentiles,
+            "normalization": self.normalization,
+            "noise_range": self.noise_range and np.array(self.noise_range),
+        }
 
     @property
     def pairs(self):

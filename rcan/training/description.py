@@ -9,6 +9,7 @@ from rcan.config import load_config
 from rcan.data.light import Light
 from rcan.data.survey import digest_of, fingerprint_of
 from rcan.fingerprint.domain import summarise_fingerprints, widen_range
+from rcan.intensity import find_noise_range
 from rcan.progress import Progress
 from rcan.run_folder.layout import create_run
 from rcan.run_folder.record import PairRecord, TrainingRecord
@@ -127,12 +128,24 @@ def _describe_training(config, data, fingerprint=None):
         precision=config.precision,
         percentiles=config.percentiles,
         normalization=config.normalization,
+        noise_range=_find_noise_range(config, data),
         patch_shape=config.patch_shape,
         upscaling=data.training[0].upscaling,
         training=tuple(map(describe, data.training)),
         validation=tuple(map(describe, data.validation)),
         training_fingerprint=fingerprint,
     )
+
+
+def _find_noise_range(config, data):
+    """The least and the most noise that the network learns from; None where it is not told of noise."""
+    if config.normalization != "anscombe":
+        return None
+    noises = [pair.raw.scaled_noise(number) for pair in data.training for number in range(pair.num_frames)]
+    if config.photon_range:
+        lights = [Light(pair, config.photon_range, data.cache) for pair in data.training]
+        noises = [noise for light in lights for noise in light.scaled_noises()]
+    return find_noise_range(noises).tolist()
 
 
 def _measure_fingerprint(config, data):

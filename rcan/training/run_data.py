@@ -88,7 +88,7 @@ def _choose_scaling(config, *, resume):
         return scaling
     earlier = _record_path(config) if resume else None  # the model may be gone by now
     record = TrainingRecord.load(earlier) if earlier else read_record(config.initial_model)
-    return {name: scaling[name] if name in config.model_fields_set else kept for name, kept in record.scaling.items()}
+    return {name: scaling[name] if name in config.model_fields_set else record.scaling[name] for name in scaling}
 
 
 def _warn_of_overlap(training, test):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from rcan.records import Record, to_json
 
 __all__ = [
@@ -103,6 +105,7 @@ class LimitsSettings(Record):
     fwhm: tuple[Number, Number, Number]  # of a point in the ground truth, µm, (Z, Y, X)
     percentiles: tuple[Number, Number]  # that become 0 and 1
     normalization: str = "percentiles"  # of the networks' input
+    noise_range: list[list[tuple[Number, Number, Number]]] | None = None  # that the network has learned from
     input: list[tuple[str, list[int]]] | None = None  # images to test on, with their signatures
     precision: str = "float32"  # policy of Keras that networks are computed under; unset by version 0.1.0
     phantoms: str | None = None  # kind of phantom; unset for images
@@ -119,7 +122,11 @@ class LimitsSettings(Record):
     @property
     def scaling(self):
         """How grey values become the networks' input, as of a `TrainingRecord`."""
-        return {"percentiles": self.percentiles, "normalization": self.normalization}
+        return {
+            "percentiles": self.percentiles,
+            "normalization": self.normalization,
+            "noise_range": self.noise_range and np.array(self.noise_range),
+        }
 
     def as_json(self):
         """As in limits.json."""
