@@ -52,6 +52,7 @@ RECIPES = {
 ABLATIONS = {  # the default recipe, with one part as it was published or as one would take it otherwise
     "features on the full grid": {"downsampling": [1, 1, 1], "num_channels": 16},
     "large patches": {"patch_shape": [8, 64, 64], "batch_size": 1},
+    "small patches to the end": {"late_patches": 0},
     "by percentiles": {"normalization": "percentiles"},
     "staircase": {"schedule": "staircase"},
     "without average": {"ema": 0},

@@ -29,6 +29,7 @@ RECIPES = {  # values of keys that a config does not name; of other keys, the de
         "patch_shape": (16, 64, 64),  # the last ones of these for planes, as of the next
         "downsampling": (1, 2, 2),
         "batch_size": 8,
+        "late_patches": 0.25,
         "initial_learning_rate": 1e-3,
         "schedule": "cosine",
         "warmup_epochs": 1,
@@ -179,6 +180,13 @@ class Config(Settings):
     epochs: Count = option(300, "epochs to train")
     steps_per_epoch: Count = option(256, "training steps in an epoch")
     batch_size: Count = option(1, "patches for each device and step")
+    late_patches: float = option(
+        0,
+        "share of the epochs, the last ones, with patches twice as large along Y and X, and a quarter as many in a "
+        "step, where batch_size is 4 or more and the volumes are large enough; 0 for none",
+        ge=0,
+        le=1,
+    )
     initial_learning_rate: float = option(1e-4, "of Adam; see schedule", ge=1e-6)
     schedule: Literal["staircase", "cosine"] = option(
         "staircase", "of the learning rate: halved every quarter of the epochs, or half a cosine down to 0"

@@ -39,7 +39,8 @@ sys.exit(main(sys.argv[1:]))
 def settings(tmp_path_factory, tiny_config):
     """Values of a config with enough epochs and steps to be interrupted anywhere."""
     folder = tmp_path_factory.mktemp("data")
-    return tiny_config(folder, epochs=5, steps_per_epoch=40, metrics=["psnr", "ssim"], ema=0.9)
+    plan = {"epochs": 5, "steps_per_epoch": 20, "batch_size": 4, "late_patches": 0.4}
+    return tiny_config(folder, **plan, metrics=["psnr", "ssim"], ema=0.9)
 
 
 @pytest.fixture(scope="module")

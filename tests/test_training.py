@@ -181,6 +181,29 @@ def test_patch_is_cut_down_to_the_grid_of_the_features(tmp_path, tiny_config):
     assert strided.strides == (1, 2, 2)
 
 
+def test_late_patches_are_twice_as_large_and_a_quarter_as_many(tmp_path, tiny_config, monkeypatch):
+    shapes, train_step = [], Learner.train
+
+    def note(learner, raw, gt):
+        """Note the shapes of a batch, and train with it."""
+        shapes.append((tuple(raw.shape), tuple(gt.shape)))
+        return train_step(learner, raw, gt)
+
+    monkeypatch.setattr(Learner, "train", note)
+    plan = {"epochs": 4, "steps_per_epoch": 2, "batch_size": 8, "late_patches": 0.25}
+    run_dir = train_with(tiny_config(tmp_path, patch_shape=[8, 10, 10], **plan))
+    assert shapes == [((8, 8, 10, 10, 1),) * 2] * 6 + [((2, 8, 20, 20, 1),) * 2] * 2
+    assert json.loads((run_dir / "config.json").read_text())["late_patches"] == 0.25
+    assert read_training_json(run_dir)["patch_shape"] == [8, 10, 10]
+
+
+@pytest.mark.parametrize("values", [{"batch_size": 3}, {"patch_shape": [8, 24, 28], "data_augmentation": False}])
+def test_without_room_for_late_patches_there_are_none(tmp_path, tiny_config, values):
+    plan = {"late_patches": 0.5, "epochs": 2, "validation_split": 0, "batch_size": 4}
+    run_dir = train_with(tiny_config(tmp_path, **{**plan, **values}))
+    assert json.loads((run_dir / "config.json").read_text())["late_patches"] == 0
+
+
 def test_downsampling_of_two_numbers_trains_a_2d_network(tmp_path, tiny_config):
     values = tiny_config(tmp_path, axes="YX", downsampling=[2, 2], data_augmentation=False)
     del values["patch_shape"]

@@ -117,6 +117,11 @@ def _describe_patches(record, config, ndim):
         words += ", more by mixing it with the ground truth" * (high > 1)
         if record.normalization == "anscombe":
             words += "; its loss was weighed by the cube root of its range in units of its noise"
+    if config.get("late_patches") and record.patch_shape:
+        words += (
+            f". In the last {100 * config['late_patches']:g} % of the epochs they were up to twice as large along Y "
+            "and X, and a quarter as many in a step"
+        )
     return f"{words}."
 
 

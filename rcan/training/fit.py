@@ -67,20 +67,20 @@ def train(config, data=None, *, overwrite=False, resume=False):
         check_resumable(config, data, checkpoint.state)
     else:
         check_run_dir(run_dir, overwrite=overwrite)
-    sampler, validation_sampler = make_samplers(config, data)
+    samplers = make_samplers(config, data)
     learner = _make_learner(config, data.training[0], strategy, is_new=not checkpoint)
-    print(f"{precision}\n{forecast(config, data, sampler, learner)}", flush=True)
+    print(f"{precision}\n{forecast(config, data, samplers.training, learner)}", flush=True)
     state = _go_on(config, learner, checkpoint) if checkpoint else RunState(epochs=config.epochs)
     writer = None
     if is_chief():
-        writer = RunWriter(run_dir, validation_sampler, voxel_size=data.training[0].gt.volume.voxel_size)
+        writer = RunWriter(run_dir, samplers.validation, voxel_size=data.training[0].gt.volume.voxel_size)
         if checkpoint:
             describe_resumed_run(config, data)
         else:
             describe_new_run(config, data, overwrite=overwrite)
-    Loop(config, learner, sampler, validation_sampler, state=state, writer=writer).run()
+    Loop(config, learner, samplers, state=state, writer=writer).run()
     if is_chief():
-        _check_bfloat16(run_dir, validation_sampler or sampler)
+        _check_bfloat16(run_dir, samplers.validation or samplers.training)
     return run_dir
 
 

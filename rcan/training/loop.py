@@ -18,7 +18,7 @@ from rcan.progress import Progress
 from rcan.run_folder.checkpoints import Checkpoint, save_checkpoint
 from rcan.training.batches import distribute_batches, iterate_batches
 from rcan.training.devices import report_lost_machine
-from rcan.training.schedule import StepSchedule, is_finished, learning_rate
+from rcan.training.schedule import LATE_AREA, StepSchedule, is_finished, learning_rate
 from rcan.training.stop_request import StopRequest
 
 _SAVING_INTERVAL = 600  # seconds between two checkpoints within an epoch
@@ -28,13 +28,13 @@ _STEPS_BEFORE_ESTIMATE = 10
 class Loop:
     """Train a network from where a run is to its end.
 
-    Without a validation sampler nothing is validated, without a writer nothing is written: of several machines one
-    writes.
+    `samplers` are those of `make_samplers`. Without one for validation nothing is validated, without a writer nothing
+    is written: of several machines one writes.
     """
 
-    def __init__(self, config, learner, sampler, validation_sampler, *, state, writer=None):
+    def __init__(self, config, learner, samplers, *, state, writer=None):
         self._config, self._learner, self._writer, self._state = config, learner, writer, state
-        self._sampler, self._validation_sampler = sampler, validation_sampler
+        self._samplers = samplers
         self._schedule = StepSchedule.of(config, learner.strategy.num_replicas_in_sync)
         self._run_dir = Path(config.output_dir)
 
@@ -46,8 +46,7 @@ class Loop:
         """
         schedule, strategy = self._schedule, self._learner.strategy
         done = schedule.steps_done(self._state)
-        dataset = self._distribute(self._sampler, schedule.patches_left(self._state))
-        batches = iterate_batches(dataset, self._sampler)
+        batches = self._iterate_patches()
         if done == 0:
             self._save()  # a run that is killed within its first epoch can go on, too
         self._saved, self._steps_before_estimate = time.monotonic(), _STEPS_BEFORE_ESTIMATE
@@ -104,19 +103,26 @@ class Loop:
 
     def _validate(self):
         """Mean loss and measures of the validation patches, which are the same in every epoch."""
-        if not self._validation_sampler:
+        if not self._samplers.validation:
             return {}
-        batches = iterate_batches(self._validation_data, self._validation_sampler)
+        batches = iterate_batches(self._validation_data, self._samplers.validation)
         return self._learner.evaluate(batches, self._schedule.validation_steps)
 
-    def _distribute(self, sampler, indices):
-        options = {"batch_size": self._config.batch_size, "strategy": self._learner.strategy}
-        return distribute_batches(sampler, indices, **options)
+    def _iterate_patches(self):
+        """Batches of all steps that are left."""
+        left, batch_size = self._schedule.patches_left(self._state), self._config.batch_size
+        sizes = batch_size, batch_size // LATE_AREA
+        for sampler, indices, size in zip((self._samplers.training, self._samplers.late), left, sizes, strict=True):
+            if len(indices):
+                yield from iterate_batches(self._distribute(sampler, indices, size), sampler)
+
+    def _distribute(self, sampler, indices, batch_size):
+        return distribute_batches(sampler, indices, batch_size=batch_size, strategy=self._learner.strategy)
 
     @functools.cached_property
     def _validation_data(self):
         num_patches = self._schedule.validation_steps * self._schedule.global_batch_size
-        return self._distribute(self._validation_sampler, np.arange(num_patches))
+        return self._distribute(self._samplers.validation, np.arange(num_patches), self._config.batch_size)
 
     def _learning_rate(self):
         config = self._config

@@ -15,6 +15,7 @@ from rcan.io.cache import limit_cache
 from rcan.run_folder.models import read_record
 from rcan.run_folder.record import TrainingRecord
 from rcan.training.devices import is_chief
+from rcan.training.schedule import LATE_AREA
 
 _SIGNAL = 0.25  # of the normalised ground truth, from which a voxel is signal where the config names no threshold
 _VALIDATION_SEED = 1  # another sequence than that of the training patches
@@ -109,7 +110,15 @@ def resolve_config(config, data, precision):
     patch_shape = _fit_patch_shape(config, data.training)
     scaling = {"percentiles": data.percentiles, "normalization": data.normalization}
     update = {"patch_shape": patch_shape, "precision": precision, **scaling}
-    return config.model_copy(update=update)
+    config = config.model_copy(update=update)
+    has_late = config.batch_size >= LATE_AREA and _late_shape(config, data.training) != patch_shape
+    return config if has_late else config.model_copy(update={"late_patches": 0.0})
+
+
+def _late_shape(config, pairs):
+    """The shape of late patches: twice as large along Y and X, as far as the smallest volume goes."""
+    *z, y, x = config.patch_shape
+    return _cut_down((*z, 2 * y, 2 * x), _smallest_shape(pairs), config.downsampling)
 
 
 def _fit_patch_shape(config, pairs):
@@ -149,34 +158,60 @@ def _smallest_shape(pairs):
     return tuple(np.min([pair.raw.shape[:-1] for pair in pairs], axis=0).tolist())
 
 
+class Samplers(NamedTuple):
+    """Sources of patches: to learn from, large ones to learn from late, and fixed ones to validate on.
+
+    The last two are None where there are none.
+    """
+
+    training: PatchSampler
+    late: PatchSampler | None
+    validation: PatchSampler | None
+
+
 def make_samplers(config, data):
-    """Make the sources of training patches and of fixed validation patches (None without validation data)."""
+    """Make the sources of patches of a run: `Samplers`."""
     options = {
         "intensity_threshold": config.intensity_threshold,
         "area_ratio_threshold": config.area_ratio_threshold,
         "photon_range": config.photon_range,
         "cache": data.cache,
     }
-    training = PatchSampler(
-        data.training, config.patch_shape, seed=config.seed, augmented=config.data_augmentation, **options
-    )
+    learned = {"seed": config.seed, "augmented": config.data_augmentation, **options}
+    training = PatchSampler(data.training, config.patch_shape, **learned)
+    late = None
+    if config.late_patches:
+        late, _ = _sample_with_signal(data.training, _late_shape(config, data.training), learned)
     if not data.validation:
-        return training, None
+        return Samplers(training, late, None)
     shape = _cut_down(config.patch_shape, _smallest_shape(data.validation), config.downsampling)
     options |= {"seed": config.seed + _VALIDATION_SEED, "augmented": False}
     try:
-        return training, PatchSampler(data.validation, shape, **options)
-    except NoSignal as failure:
-        if not failure.largest_share:
-            raise ValueError(
-                "the validation data have no signal: nothing is above intensity_threshold "
-                f"{config.intensity_threshold:g}, and the best network cannot be chosen by them. Name others, or lower "
-                "intensity_threshold."
-            ) from None
-        least = failure.largest_share / 2
+        validation, least = _sample_with_signal(data.validation, shape, options)
+    except NoSignal:
+        raise ValueError(
+            "the validation data have no signal: nothing is above intensity_threshold "
+            f"{config.intensity_threshold:g}, and the best network cannot be chosen by them. Name others, or lower "
+            "intensity_threshold."
+        ) from None
+    if least:
         warnings.warn(
             f"no validation patch has enough signal by the thresholds: those with signal in {100 * least:.2g} % of "
             "their voxels are used.",
             stacklevel=2,
         )
-        return training, PatchSampler(data.validation, shape, **{**options, "area_ratio_threshold": least})
+    return Samplers(training, late, validation)
+
+
+def _sample_with_signal(pairs, shape, options):
+    """A source of patches, and the least share of signal in them where none has as much as is asked for (else None).
+
+    A `NoSignal` says that none has any.
+    """
+    try:
+        return PatchSampler(pairs, shape, **options), None
+    except NoSignal as failure:
+        least = failure.largest_share / 2
+        if not least:
+            raise
+    return PatchSampler(pairs, shape, **{**options, "area_ratio_threshold": least}), least

@@ -8,6 +8,7 @@ import numpy as np
 from rcan.figures.history import best_epoch
 
 _MOST_VALIDATION_STEPS = 64  # on one device
+LATE_AREA = 4  # of a late patch over that of others, along Y and X
 
 
 def learning_rate(epoch, *, initial, epochs, schedule="staircase", warmup_epochs=0):
@@ -46,6 +47,8 @@ class StepSchedule(NamedTuple):
     patches_per_epoch: int  # on however many devices
     global_batch_size: int  # patches of a step, on all devices together
     validation_steps: int  # after each epoch
+    late_epochs: int = 0  # the last ones, with large patches
+    late_batch_size: int = 0  # large patches of a step, on all devices together
 
     @classmethod
     def of(cls, config, num_replicas):
@@ -55,6 +58,8 @@ class StepSchedule(NamedTuple):
             patches_per_epoch=config.steps_per_epoch * config.batch_size,
             global_batch_size=config.batch_size * num_replicas,
             validation_steps=max(1, min(_MOST_VALIDATION_STEPS, config.steps_per_epoch // 4) // num_replicas),
+            late_epochs=round(config.late_patches * config.epochs),
+            late_batch_size=config.batch_size // LATE_AREA * num_replicas,
         )
 
     @property
@@ -72,10 +77,18 @@ class StepSchedule(NamedTuple):
         return state.epoch * self.steps_per_epoch + state.patches_done // self.global_batch_size
 
     def patches_left(self, state):
-        """Index of every patch from here on: those of an epoch do not depend on the number of devices."""
-        indices = np.arange(state.epoch, self.epochs)[:, np.newaxis] * self.patches_per_epoch
-        indices = (indices + np.arange(self.steps_per_epoch * self.global_batch_size)).ravel()
-        return indices[state.patches_done :]
+        """Index of every patch from here on, and of every large one.
+
+        Those of an epoch do not depend on the number of devices.
+        """
+        parts = {False: [], True: []}  # by whether patches are large
+        for epoch in range(state.epoch, self.epochs):
+            is_late = epoch >= self.epochs - self.late_epochs
+            of_step = self.late_batch_size if is_late else self.global_batch_size
+            done = state.patches_done // self.global_batch_size if epoch == state.epoch else 0
+            indices = np.arange(done * of_step, self.steps_per_epoch * of_step)
+            parts[is_late].append(epoch * self.patches_per_epoch + indices)
+        return tuple(np.concatenate([np.array([], int), *part]) for part in parts.values())
 
     def resume(self, state, config):
         """State of a saved run from which it goes on, with other devices, epochs or patience perhaps."""
