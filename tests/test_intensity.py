@@ -8,6 +8,7 @@ from rcan import intensity
 from rcan.intensity import (
     RangeFinder,
     denormalise,
+    find_noise_range,
     fit_affine,
     match_affine,
     normalise,
@@ -331,3 +332,43 @@ def test_the_noise_hardly_moves_a_smoothed_range(tmp_path, rng):
     ((low, high),) = percentile_range(volume, (2, 99.9), smoothed=True)
     assert -70 < low < -30
     assert 1040 < high < 1090
+
+
+# Noise that a network has learned from
+
+LEAST, MOST = np.array([[1e-3, 0.01, 1e-5]]), np.array([[2e-2, 0.02, 1e-3]])
+KNOWN = np.stack([LEAST, MOST])
+
+
+def test_an_image_with_less_noise_than_learned_is_taken_for_one_of_the_least(rng):
+    block = rng.random((4, 8, 8, 1))
+    cleaner = np.array([[1e-4, 0.0, 1e-6]])
+    np.testing.assert_array_equal(stabilise(block, cleaner, KNOWN), stabilise(block, LEAST))
+
+
+def test_an_image_with_more_noise_than_learned_is_said_to_have_the_most(rng):
+    block = rng.random((4, 8, 8, 1))
+    noisier = np.array([[0.1, 0.0, 1e-2]])
+    found = stabilise(block, noisier, KNOWN)
+    np.testing.assert_array_equal(found[..., 0], stabilise(block, noisier)[..., 0])
+    np.testing.assert_array_equal(found[..., 1], stabilise(block, MOST)[..., 1])
+
+
+def test_an_image_with_noise_as_learned_is_told_as_it_is(rng):
+    block, noise = rng.random((4, 8, 8, 1)), np.array([[5e-3, 0.01, 1e-4]])
+    np.testing.assert_array_equal(stabilise(block, noise, KNOWN), stabilise(block, noise))
+
+
+def test_each_channel_has_its_own_range_of_noise(rng):
+    """The same noise is too little for the first channel and too much for the second."""
+    block, noise = rng.random((8, 8, 2)), np.array([[5e-3, 0.01, 1e-4]] * 2)
+    high, low = np.array([[3e-2, 0.0, 0.0]]), np.array([[1e-4, 0.0, 0.0]])
+    found = stabilise(block, noise, np.stack([np.concatenate([high, low])] * 2))
+    np.testing.assert_array_equal(found[..., [0, 2]], stabilise(block[..., :1], high))
+    np.testing.assert_array_equal(found[..., 1], stabilise(block[..., 1:], noise[1:])[..., 0])
+    np.testing.assert_array_equal(found[..., 3], stabilise(block[..., 1:], low)[..., 1])
+
+
+def test_range_of_noise_is_that_of_the_least_and_of_the_most():
+    middle = np.array([[5e-3, 0.01, 1e-4]])
+    np.testing.assert_array_equal(find_noise_range([middle, MOST, LEAST]), KNOWN)

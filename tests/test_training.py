@@ -14,8 +14,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import rcan
 from rcan.__main__ import main
 from rcan.config import Config, load_config
+from rcan.intensity import stabilise
 from rcan.model import PixelShuffle, build_rcan
-from rcan.run_folder.models import load_model
+from rcan.run_folder.models import load_model, read_record
 from rcan.training.fit import train
 from rcan.training.gradient import use_fast_gradient
 from rcan.training.run_data import open_data
@@ -466,16 +467,28 @@ def test_the_default_recipe_trains_a_network_that_is_told_the_noise(stabilised):
     assert model.output_shape[-1] == 1
 
 
-def test_a_stabilised_network_restores_a_file_as_it_restores_an_array(stabilised, tmp_path):
+def test_the_record_tells_the_least_and_the_most_noise(stabilised):
+    """Half the light has more noise over the range; of so few voxels it is not measured well."""
+    record = read_record(stabilised[1])
+    least, most = record.scaling["noise_range"]
+    assert least.shape == most.shape == (1, 3)
+    ratios = [1 / np.sqrt(gain + floor) for ((gain, _, floor),) in (least, most)]
+    assert ratios[0] > 1.2 * ratios[1]
+
+
+@pytest.mark.parametrize("kind", ["raw", "gt"])  # of noise as learned, and without noise
+def test_a_stabilised_network_restores_a_file_as_it_restores_an_array(stabilised, tmp_path, kind):
     """What apply writes is what view_image, restore and denormalise give."""
     folder, run_dir = stabilised
-    source = folder / "raw" / "0.tif"
+    source = folder / kind / "0.tif"
     assert main(["apply", "-m", str(run_dir), "-i", str(source), "-o", str(tmp_path / "out.tif")]) == 0
     model, record = load_model(run_dir)
     view = rcan.view_image(rcan.open_volume(source).read(dtype=None), **record.scaling)
     expected = rcan.denormalise(rcan.restore(model, view.read_input(0)), view.ranges)[..., 0]
     found = tifffile.imread(tmp_path / "out.tif")
     np.testing.assert_allclose(found, expected, atol=1e-2 * np.ptp(expected))
+    told = view.read_input(0)[..., 1]
+    assert np.all(told >= stabilise(np.zeros((1, 1)), record.scaling["noise_range"][0])[..., 1])
 
 
 def test_a_stabilised_network_restores_on_a_cluster_as_alone(stabilised, tmp_path):
