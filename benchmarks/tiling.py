@@ -30,8 +30,8 @@ def restore(engine, raw, tile_shape, overlap):
     from rcan.restoration.seams import SeamMeter
     from rcan.restoration.tiled import restore_blocks
 
-    restored, seams = np.empty_like(raw), SeamMeter()
-    shape = raw.shape[:-1]
+    shape, seams = raw.shape[:-1], SeamMeter()
+    restored = np.empty((*shape, engine.num_channels[1]), np.float32)
     for region, block in restore_blocks(
         engine, raw.__getitem__, shape, tile_shape=tile_shape, overlap=overlap, seams=seams
     ):
@@ -43,7 +43,7 @@ def show_distances(name, engine, raw, whole):
     """Change against the distance from a cut, along each axis."""
     for axis, letter in enumerate("ZYX"):
         size, found = raw.shape[axis], []
-        for cut in (size * 2 // 5, size // 2, size * 3 // 5):
+        for cut in (part - part % engine.grid[axis] for part in (size * 2 // 5, size // 2, size * 3 // 5)):
             for part in (slice(0, cut), slice(cut, None)):
                 region = (slice(None),) * axis + (part,)
                 change = np.moveaxis(engine(raw[region]) - whole[region], axis, 0)
@@ -71,7 +71,7 @@ def show_overlaps(name, engine, raw, whole, counts):
         if any(o >= t for t, o in zip(tile, overlap, strict=True)):
             continue
         restored, score = restore(engine, raw, tile, overlap)
-        near = np.zeros(raw.shape, bool)
+        near = np.zeros(whole.shape, bool)
         for axis, (size, t, o) in enumerate(zip(raw.shape, tile, overlap, strict=False)):
             for cut in tile_axis(size, t, o)[1:]:
                 middle = cut.write.start + (o // 4 + 1) // 2
@@ -80,14 +80,14 @@ def show_overlaps(name, engine, raw, whole, counts):
         print(
             f"  {shared:7}  {'x'.join(map(str, tile)):13} {rms(change[near]):10.4f} {rms(change[~near]):9.4f} "
             f"{100 * np.abs(change[near]).max():15.2f} {100 * np.abs(change[~near]).max(initial=0):9.2f} "
-            f"{score or 1:7.3f} {math.prod(tile) * math.prod(counts) / raw.size:9.2f}",
+            f"{score or 1:7.3f} {math.prod(tile) * math.prod(counts) / math.prod(raw.shape[:-1]):9.2f}",
             flush=True,
         )
 
 
 def show_sizes(engines, raw, gt, patch):
     """PSNR and time for tiles of several sizes."""
-    from rcan.scores import compare
+    from rcan.scores import score
 
     print("tile           PSNR (dB), seconds: " + "   ".join(engines))
     for factor in (0.5, 1, 2, 4, None):
@@ -98,23 +98,25 @@ def show_sizes(engines, raw, gt, patch):
             started = time.perf_counter()
             restored, _ = restore(engine, raw, tile, overlap)
             seconds = time.perf_counter() - started
-            cells.append(f"{compare(raw, restored, gt)['psnr_restored']:.3f} {seconds:6.1f}")
+            cells.append(f"{score(restored, gt)['psnr']:.3f} {seconds:6.1f}")
         print(f"{'x'.join(map(str, tile)):14} " + "   ".join(cells), flush=True)
 
 
 def show_fields(engines, raw, gt):
     """PSNR of the volume in the middle of larger and larger empty fields."""
-    from rcan.scores import compare
+    from rcan.scores import score
 
-    rng, dark = np.random.default_rng(0), np.percentile(raw, 20)
-    noise = dark - raw[raw < dark]
+    image, told = raw[..., :1], raw[..., 1:]  # noise that the network is told of is the same everywhere
+    rng, dark = np.random.default_rng(0), np.percentile(image, 20)
+    noise = dark - image[image < dark]
     print("field, times the volume   PSNR (dB): " + "  ".join(engines))
     for factor in (1, 2, 4):
         shape = (raw.shape[0], *(factor * side for side in raw.shape[1:3]), 1)
         field = (dark + rng.choice([-1, 1], shape) * rng.choice(noise, shape)).astype(np.float32)
         inside = (slice(None), *(slice((factor - 1) * s // 2, (factor + 1) * s // 2) for s in raw.shape[1:3]))
-        field[inside] = raw
-        cells = [f"{compare(raw, engine(field)[inside], gt)['psnr_restored']:.3f}" for engine in engines.values()]
+        field[inside] = image
+        field = np.concatenate([field, np.broadcast_to(told[:1, :1, :1], (*shape[:3], told.shape[-1]))], axis=-1)
+        cells = [f"{score(engine(field)[inside], gt)['psnr']:.3f}" for engine in engines.values()]
         print(f"{factor**2:4} {'x'.join(map(str, shape[:3])):34} " + "  ".join(cells), flush=True)
 
 
@@ -139,12 +141,12 @@ def main():
     model, record = rcan.load_model(arguments.m)
     patch = record.patch_shape
 
-    def read(path):
-        volume = rcan.open_volume(path)
-        whole = rcan.normalise(volume.read(), rcan.percentile_range(volume, record.percentiles))
-        return np.ascontiguousarray(whole[:, : arguments.crop, : arguments.crop])
+    def read(path, **scaling):
+        """A volume as the input of a network, or as its ground truth."""
+        view = rcan.view_image(rcan.open_volume(path).read(), **scaling)
+        return np.ascontiguousarray(view.read_input(0)[:, : arguments.crop, : arguments.crop])
 
-    raw = read(arguments.i)
+    raw = read(arguments.i, **record.scaling)
     print(f"{arguments.m}, {model.count_params():,} parameters, patch {patch}; {arguments.i}, {raw.shape[:-1]}")
     engines = {"global": KerasEngine(model), "local": KerasEngine(with_local_attention(model, patch))}
     wholes = {name: engine(raw) for name, engine in engines.items()}
@@ -155,7 +157,7 @@ def main():
         show_overlaps(name, engine, raw, wholes[name], counts)
         show_overlaps(name, engine, raw, wholes[name], (1, *counts[1:]))
     if arguments.g:
-        gt = read(arguments.g)
+        gt = read(arguments.g, percentiles=record.percentiles)
         show_sizes(engines, raw, gt, patch)
         show_fields(engines, raw, gt)
 

@@ -89,6 +89,11 @@ def _describe_pairs(record, noun):
             "same at every intensity by the generalised Anscombe transform (doi:10.1109/TIP.2012.2202675), and its "
             "strength was a second input channel."
         )
+        if record.noise_range:
+            scaled += (
+                " An image with less noise than any that was learned from was taken for one of the least noise, one "
+                "with more was said to have the most."
+            )
     if not validation:
         return f"{learned}.", scaled
     if {pair.raw for pair in validation} <= {pair.raw for pair in training}:
