@@ -11,6 +11,7 @@ that are measured on means of some voxels.
 """
 
 import math
+import warnings
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from rcan.regions import cut_into_slabs
 __all__ = [
     "CELL",
     "INPUT_CHANNELS",
+    "ConstantImage",
     "PercentileCounter",
     "PercentileSampler",
     "RangeFinder",
@@ -39,7 +41,16 @@ _SAMPLE_SIZE = 2**24  # values of a floating-point channel that are ranked exact
 _SLAB_SIZE = 2**21  # values read at a time
 _LEAST_NOISE = 1e-6  # of the range: less is none
 INPUT_CHANNELS = {"percentiles": 1, "anscombe": 2}  # of a network for each of the image, by its normalisation
+_RARE = (99.99, 99.999, 100)  # percentiles that become 1 where signal is too rare for the one that is asked for
 CELL = 4  # voxels along Y and X that are averaged where a range shall not move with the noise
+
+
+class ConstantImage(ValueError):
+    """A channel has one grey value only; `ranges` (C, 2) are those of all channels, of no width where that is so."""
+
+    def __init__(self, message, ranges):
+        super().__init__(message)
+        self.ranges = ranges
 
 
 def percentile_range(volume, percentiles, *, frames=None, channels=None, smoothed=False):
@@ -69,8 +80,15 @@ def percentile_range(volume, percentiles, *, frames=None, channels=None, smoothe
 
     Raises
     ------
+    ConstantImage
+        If a channel has one grey value only.
     ValueError
-        If both percentiles of a channel are the same grey value, or a value is NaN or infinite.
+        If a value is NaN or infinite.
+
+    Warns
+    -----
+    UserWarning
+        If both percentiles of a channel are the same grey value, as where signal is rare: a higher one becomes 1.
     """
     frames = volume.frames if frames is None else frames
     finder = RangeFinder(volume, percentiles, frames=frames, channels=channels, smoothed=smoothed)
@@ -100,6 +118,7 @@ class RangeFinder:
 
     def __init__(self, volume, percentiles, *, frames=None, channels=None, smoothed=False):
         self._path, self._percentiles = volume.path, percentiles
+        percentiles = (*percentiles, *(rare for rare in _RARE if rare > percentiles[1]))
         self._channels = range(volume.shape[-1]) if channels is None else channels
         frames = volume.frames if frames is None else frames
         self._is_counted = volume.dtype.kind in "iu" and volume.dtype.itemsize <= 4 and not smoothed
@@ -125,19 +144,32 @@ class RangeFinder:
         if any(rows is None for rows in found.values()):
             return None
         ranges = {  # by channel of the file
-            channel if looped is None else looped: rows[channel]
+            channel if looped is None else looped: self._choose(channel if looped is None else looped, *rows[channel])
             for looped, rows in found.items()
             for channel in self._channels
         }
+        values = np.array([*ranges.values()], np.float64)
         for channel, (low, high) in ranges.items():
             if not high > low:
                 first, last = self._percentiles
-                raise ValueError(
-                    f"{self._path}: percentiles {first:g} and {last:g} of channel {channel} are both {low:g}, they "
-                    "must differ to set the intensity range. The image is nearly constant; leave it out, or choose "
-                    "percentiles further apart (up to 0 and 100)."
+                raise ConstantImage(
+                    f"{self._path}: percentiles {first:g} and {last:g} of channel {channel} are both {low:g}, and no "
+                    "value is higher: the image is constant, or nearly so. Leave it out.",
+                    values,
                 )
-        return np.array([*ranges.values()], np.float64)
+        return values
+
+    def _choose(self, channel, low, high, *rarer):
+        """The range of a channel: up to a higher percentile where the one that is asked for is no higher than low."""
+        if high > low or not rarer or rarer[-1] <= low:
+            return low, high
+        place = next(place for place, value in enumerate(rarer) if value > low)
+        warnings.warn(
+            f"{self._path}: percentiles {self._percentiles[0]:g} and {self._percentiles[1]:g} of channel {channel} are "
+            f"both {low:g}, signal is rare: percentile {_RARE[place - len(rarer)]:g}, {rarer[place]:g}, becomes 1.",
+            stacklevel=2,
+        )
+        return low, rarer[place]
 
 
 class PercentileCounter:

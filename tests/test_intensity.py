@@ -165,6 +165,19 @@ def test_constant_channel_is_refused_with_file_channel_and_value(tmp_path, rng):
         percentile_range(open_volume(path), PERCENTILES)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize(("num_bright", "percentile"), [(90, 99.99), (9, 99.999), (1, 100)])
+def test_where_signal_is_rare_a_higher_percentile_becomes_1(tmp_path, dtype, num_bright, percentile):
+    """Beads: 90, 9 or 1 of 320,000 voxels are bright."""
+    image = np.full(320_000, 10, dtype)
+    image[:num_bright] = 200
+    path = save(tmp_path / "beads.tif", image.reshape(8, 200, 200), "ZYX")
+    with pytest.warns(UserWarning, match=rf"beads\.tif: percentiles 2 and 99\.9 of channel 0 .* {percentile:g}, \d+"):
+        ((low, high),) = percentile_range(open_volume(path), PERCENTILES)
+    assert low == 10
+    assert high == pytest.approx(np.percentile(image, percentile))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_refused_with_the_file(tmp_path, value):
     image = np.linspace(0, 1, 4 * 8 * 8, dtype=np.float32).reshape(4, 8, 8)

@@ -6,7 +6,9 @@ import pytest
 import tifffile
 from engines import Engine, make_restorer
 
+from rcan.__main__ import main
 from rcan.io.opening import open_volume
+from rcan.model import build_rcan
 
 
 @pytest.fixture
@@ -136,3 +138,59 @@ def test_nothing_is_left_of_an_image_that_its_caller_refuses(stack, tmp_path, na
     ):
         raise ValueError("refused")
     assert [file.name for file in tmp_path.iterdir()] == ["raw"]
+
+
+# Frames without a specimen
+
+
+@pytest.fixture
+def dark_course(tmp_path, write_tiff, noisy_pair):
+    """Three time points, the second of which is dark, and the same without it."""
+    bright, _ = noisy_pair((3, 8, 24, 28), 0)
+    bright[1] = 7
+    paths = [write_tiff(tmp_path / name, image, "TZYX") for name, image in (("a.tif", bright), ("b.tif", bright[::2]))]
+    return bright, *paths
+
+
+def restored_by_frames(model, source, target, *flags):
+    """Restore a file with a range for each frame; what was written."""
+    command = ["apply", "-m", str(model), "-i", str(source), "-o", str(target), "--normalize", "frame", *flags]
+    assert main(command) == 0
+    return tifffile.imread(target)
+
+
+def test_a_dark_time_point_is_written_as_it_is_and_told(dark_course, tiny_models, tmp_path, capsys):
+    raw, with_dark, without = dark_course
+    found = restored_by_frames(tiny_models / "3d.keras", with_dark, tmp_path / "out.tif")
+    assert "1 of 3 frames have one grey value only: they are written as they are" in capsys.readouterr().err
+    np.testing.assert_array_equal(found[1], raw[1])
+    others = restored_by_frames(tiny_models / "3d.keras", without, tmp_path / "others.tif")
+    np.testing.assert_array_equal(found[::2], others)
+
+
+def test_an_empty_channel_is_written_as_it_is(tmp_path, tiny_models, noisy_pair, write_tiff, capsys):
+    raw = noisy_pair((8, 2, 24, 28), 0)[0]
+    raw[:, 1] = 7
+    source = write_tiff(tmp_path / "a.tif", raw, "ZCYX")
+    assert main(["apply", "-m", str(tiny_models / "3d.keras"), "-i", str(source), "-o", str(tmp_path / "out.tif")]) == 0
+    assert "1 of 2 frames have one grey value only" in capsys.readouterr().err
+    found = tifffile.imread(tmp_path / "out.tif")
+    np.testing.assert_array_equal(found[:, 1], 7)
+    assert np.ptp(found[:, 0]) > 0
+
+
+def test_an_image_that_is_dark_everywhere_is_refused(tmp_path, tiny_models, write_tiff, capsys):
+    source = write_tiff(tmp_path / "dark.tif", np.full((3, 8, 24, 28), 7, np.uint16), "TZYX")
+    command = ["apply", "-m", str(tiny_models / "3d.keras"), "-i", str(source), "-o", str(tmp_path / "out.tif")]
+    for normalize in ("series", "frame"):
+        assert main([*command, "--normalize", normalize]) == 1
+        assert "dark.tif: percentiles 2 and 99.9 of channel 0 are both 7" in capsys.readouterr().err
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_a_network_that_enlarges_enlarges_a_dark_frame(tmp_path, dark_course):
+    size = {"num_channels": 4, "num_residual_groups": 1, "num_residual_blocks": 1}
+    build_rcan(**size, upscaling=(1, 2, 2)).save(tmp_path / "large.keras")
+    found = restored_by_frames(tmp_path / "large.keras", dark_course[1], tmp_path / "out.tif", "-b", "16")
+    assert found.shape == (3, 8, 48, 56)
+    np.testing.assert_array_equal(found[1], 7)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.intensity import CELL, average_cells, normalise, percentile_range, scale_noise, stabilise
+from rcan.intensity import CELL, ConstantImage, average_cells, normalise, percentile_range, scale_noise, stabilise
 from rcan.io.array import volume_of_array
 
 __all__ = ["NetworkView", "open_network_view", "view_image"]
@@ -21,14 +21,15 @@ def open_network_view(
     normalization="percentiles",
     noise=None,
     noise_range=None,
+    allows_blank=False,
 ):
     """Show a file in the blocks that fit a network of `ndim` spatial axes and `num_channels` input channels.
 
     `channels` are those of the file to look at, all where not given; a network of one channel goes over them one by
     one. `normalize` takes one intensity range for each channel of the whole file (``"series"``), for each time point
     and position (``"frame"``), or the `training_range` (``"training"``), an array (num_channels, 2). The
-    `normalization` of the network, the `noise` and its range are those of `NetworkView`. A ValueError says that the
-    file does not fit.
+    `normalization` of the network, the `noise`, its range and `allows_blank` are those of `NetworkView`. A ValueError
+    says that the file does not fit.
     """
     found = file.sizes.get("C", 1)
     if ndim == 3 and "Z" not in file.axes:
@@ -59,6 +60,7 @@ def open_network_view(
         normalization=normalization,
         noise=noise,
         noise_range=noise_range,
+        allows_blank=allows_blank,
     )
     if normalize == "series":
         view.measure_series()
@@ -104,6 +106,9 @@ class NetworkView:
     stabilised by the noise of the file, as `rcan.intensity.stabilise` does. With ``"percentiles"``, as published, it
     is what `read` gives. The `noise`, a (gain, level, floor) in grey values for each of `channels`, is measured where
     not given; `noise_range`, (2, C, 3) in units of the range, is what the network has learned from, see there.
+
+    A channel of one grey value has no range. It is refused, or, with `allows_blank`, becomes 0: such frames are blank,
+    and refused only where all of a file are.
     """
 
     def __init__(
@@ -116,10 +121,11 @@ class NetworkView:
         normalization="percentiles",
         noise=None,
         noise_range=None,
+        allows_blank=False,
     ):
         self.volume, self._percentiles = volume, percentiles
         self.normalization, self._noise, self._fingerprint = normalization, noise, None
-        self._noise_range = noise_range
+        self._noise_range, self._allows_blank = noise_range, allows_blank
         self.channels = tuple(range(volume.sizes.get("C", 1)) if channels is None else channels)
         self._file_frames = [frame for frame in volume.frames if frame.get("C", self.channels[0]) in self.channels]
         self.frames = [dict(frame) for frame in self._file_frames]
@@ -158,17 +164,21 @@ class NetworkView:
         for number, frame in enumerate(self.frames):
             by_channel.setdefault(frame.get("C"), []).append(number)
         for numbers in by_channel.values():
-            self._ranges |= dict.fromkeys(numbers, self._measure_range(numbers))
+            self._measure_range(numbers)
 
     def _measure_range(self, numbers):
+        """Measure the one range of some frames."""
         frames = [self._file_frames[number] for number in numbers]
-        return percentile_range(
-            self.volume,
-            self._percentiles,
-            frames=frames,
-            channels=self._block_channels,
-            smoothed=self.is_stabilised,
-        )
+        options = {"channels": self._block_channels, "smoothed": self.is_stabilised}
+        try:
+            found = percentile_range(self.volume, self._percentiles, frames=frames, **options)
+        except ConstantImage as failure:
+            self._ranges |= dict.fromkeys(numbers, failure.ranges)
+            are_all_blank = len(self._ranges) == len(self.frames) and all(map(self.is_blank, self._ranges))
+            if not self._allows_blank or are_all_blank:
+                raise
+        else:
+            self._ranges |= dict.fromkeys(numbers, found)
 
     def percentiles_of(self, blocks):
         """Values at the percentiles in some blocks (..., C), taken as the ranges of the file are: (C, 2)."""
@@ -205,19 +215,29 @@ class NetworkView:
         """Show the network no other noise than it has learned from."""
         self._noise_range = noise_range
 
-    def range_of(self, number):
-        """Grey values of 0 and 1 for each channel of a frame's blocks, (C, 2)."""
+    def measured_range(self, number):
+        """Grey values of 0 and 1 for each channel of a frame's blocks, (C, 2); both the same where it is constant."""
         if number not in self._ranges:
             # Planes of one time point are one frame to a microscopist.
             point = {**self.frames[number], "Z": None}
-            same = [i for i, frame in enumerate(self.frames) if {**frame, "Z": None} == point]
-            self._ranges |= dict.fromkeys(same, self._measure_range(same))
+            self._measure_range([i for i, frame in enumerate(self.frames) if {**frame, "Z": None} == point])
         return self._ranges[number]
+
+    def is_blank(self, number):
+        """Whether all channels of a frame are constant."""
+        low, high = self.measured_range(number).T
+        return not np.any(high > low)
+
+    def range_of(self, number):
+        """Grey values of 0 and 1 for each channel of a frame's blocks, (C, 2), 1 apart where it is constant."""
+        low, high = self.measured_range(number).T
+        return np.stack([low, np.where(high > low, high, low + 1)], axis=-1)
 
     @property
     def ranges(self):
-        """Ranges of the first frame of each channel, as channels of the whole file, (C, 2)."""
-        first = {frame.get("C"): number for number, frame in reversed(list(enumerate(self.frames)))}
+        """Ranges of the first frame of each channel that is not blank, as channels of the whole file, (C, 2)."""
+        numbers = sorted(range(len(self.frames)), key=lambda number: number in self._ranges and self.is_blank(number))
+        first = {self.frames[number].get("C"): number for number in reversed(numbers)}
         channels = [None] if None in first else sorted(first)
         return np.concatenate([self.range_of(first[channel]) for channel in channels])
 

@@ -151,7 +151,7 @@ class Cluster:
             "noise": raw.noise if raw.is_stabilised else None,
         }
         requests = (
-            {**fixed, "ranges": {number: raw.range_of(number) for number in numbers}, "part": part}
+            {**fixed, "ranges": {number: raw.measured_range(number) for number in numbers}, "part": part}
             for numbers in groups
             for part in parts
         )

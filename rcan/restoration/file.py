@@ -19,15 +19,17 @@ from rcan.fingerprint.domain import compare_fingerprint
 from rcan.intensity import INPUT_CHANNELS
 from rcan.io.opening import open_volume
 from rcan.progress import Progress
-from rcan.regions import whole_region
+from rcan.regions import count_voxels, cut_into_slabs, region_shape, scale_region, shrink_region, whole_region
 from rcan.restoration.examination import examine, open_scratch
 from rcan.restoration.output import FileReport, Output
 from rcan.restoration.seams import SeamMeter
 from rcan.restoration.settings import RestoreSettings
 from rcan.restoration.tiled import TiledRestorer, restore_blocks
+from rcan.scores import enlarge
 
 __all__ = ["FileRestorer", "ImageTask"]
 
+_COPIED_VOXELS = 2**22  # at a time
 VISIBLE_SEAM = 1.15  # score from which the borders of tiles may be seen (docs/tiling.md)
 
 
@@ -72,6 +74,7 @@ class FileRestorer:
             normalization=settings.normalization,
             noise=settings.noise,
             noise_range=settings.noise_range,
+            allows_blank=True,
         )
 
     def view_gt(self, volume):
@@ -167,7 +170,7 @@ class ImageTask:
         report, files = restorer.tiled.with_fitting_tiles(self.raw.volume.shape[:-1], restore_in)
         with files:
             yield report
-        _warn(report, output_path, restorer.settings.bits)
+        _warn(report, output_path, restorer.settings.bits, num_frames=len(self.raw.frames))
 
     def _fill(self, output, files, tiles, progress):
         """Restore all frames into files that are open."""
@@ -182,6 +185,7 @@ class ImageTask:
             else:
                 output.write(files, blocks, report)
         report.seams = seams.score
+        report.num_blank = sum(map(self.raw.is_blank, range(len(self.raw.frames))))
         return report
 
     def _fill_examined(self, output, files, blocks, report):
@@ -203,6 +207,9 @@ def restored_blocks(engine, raw, tiles, seams, *, numbers=None, part=None, progr
     """Number of the frame, region and restored block, normalised, of all frames or some."""
     tile_shape, overlap = tiles
     for number in range(len(raw.frames)) if numbers is None else numbers:
+        if raw.is_blank(number):
+            yield from _copied_blocks(engine, raw, number, part=part, progress=progress)
+            continue
         blocks = restore_blocks(
             engine,
             lambda region, number=number: raw.read_input(number, region),
@@ -217,7 +224,28 @@ def restored_blocks(engine, raw, tiles, seams, *, numbers=None, part=None, progr
             yield number, region, block
 
 
-def _warn(report, output_path, bits):
+def _copied_blocks(engine, raw, number, *, part, progress):
+    """The same of a frame of one grey value, as it is: a network would make something of nothing."""
+    shape = raw.volume.shape[:-1]
+    regions = cut_into_slabs(shape, _COPIED_VOXELS) if part is None else [shrink_region(part, engine.factors)]
+    num_channels = engine.num_channels[1]
+    for region in regions:
+        target = scale_region(region, engine.factors)
+        block = np.zeros((*region_shape(target), num_channels), np.float32)
+        copied = raw.read(number, region)[..., :num_channels]
+        block[..., : copied.shape[-1]] = enlarge(copied, block.shape)
+        if progress:
+            progress.advance(count_voxels(region))
+        yield number, target, block
+
+
+def _warn(report, output_path, bits, *, num_frames):
+    if report.num_blank:
+        warnings.warn(
+            f"{output_path}: {report.num_blank} of {num_frames} frames have one grey value only: they are written as "
+            "they are, not restored.",
+            stacklevel=4,
+        )
     if report.num_clipped:
         share = 100 * report.num_clipped / report.num_values
         warnings.warn(

@@ -25,6 +25,7 @@ class FileReport:
     seams: float | None = None  # as `rcan.restoration.seams.SeamMeter.score`
     num_clipped: int = 0  # values outside the range of their type
     num_values: int = 0  # that were written
+    num_blank: int = 0  # frames of one grey value, which are written as they are
     tile_shape: tuple = ()
     overlap: tuple = ()
     verdict: Verdict | None = None  # None where the training data are not known

@@ -81,15 +81,18 @@ def _frame_of(volume, channel):
 def _ranges(job, settings, raw, channel):
     """Grey values that become 0 and 1 in the files of raw and of restored."""
     from rcan.data.views import open_network_view
+    from rcan.intensity import ConstantImage
     from rcan.io.opening import open_volume
 
     def range_of(file, channel, **normalize):
         """Grey values of black and white for a channel of a file."""
         ndim = 3 if "Z" in file.axes else 2
-        view = open_network_view(
-            file, ndim=ndim, num_channels=1, percentiles=settings.percentiles, channels=(channel,), **normalize
-        )
-        return view.range_of(0)[0]
+        options = {"ndim": ndim, "num_channels": 1, "percentiles": settings.percentiles, "channels": (channel,)}
+        try:
+            return open_network_view(file, **options, allows_blank=True, **normalize).range_of(0)[0]
+        except ConstantImage as failure:  # of a channel that was written as it is
+            low = failure.ranges[0, 0]
+            return low, low + 1
 
     training_range = None if settings.training_range is None else settings.training_range[:1]
     of_raw = range_of(
