@@ -53,7 +53,7 @@ class ConstantImage(ValueError):
         self.ranges = ranges
 
 
-def percentile_range(volume, percentiles, *, frames=None, channels=None, smoothed=False):
+def percentile_range(volume, percentiles, *, frames=None, channels=None, smoothed=False, skips_missing=False):
     """Grey values at two percentiles of each channel, over frames of a volume.
 
     Integers of up to 32 bits are counted, so that the result is exact for any size of volume. Other numbers are
@@ -72,6 +72,8 @@ def percentile_range(volume, percentiles, *, frames=None, channels=None, smoothe
         Some of the channels of a block; all where not given.
     smoothed : bool
         Rank the means of squares of 4 x 4 voxels instead of single voxels: noise moves them a quarter as far.
+    skips_missing : bool
+        Leave out voxels that are NaN instead of refusing them.
 
     Returns
     -------
@@ -83,7 +85,7 @@ def percentile_range(volume, percentiles, *, frames=None, channels=None, smoothe
     ConstantImage
         If a channel has one grey value only.
     ValueError
-        If a value is NaN or infinite.
+        If a value is infinite, or NaN where these are not skipped.
 
     Warns
     -----
@@ -91,7 +93,8 @@ def percentile_range(volume, percentiles, *, frames=None, channels=None, smoothe
         If both percentiles of a channel are the same grey value, as where signal is rare: a higher one becomes 1.
     """
     frames = volume.frames if frames is None else frames
-    finder = RangeFinder(volume, percentiles, frames=frames, channels=channels, smoothed=smoothed)
+    options = {"channels": channels, "smoothed": smoothed, "skips_missing": skips_missing}
+    finder = RangeFinder(volume, percentiles, frames=frames, **options)
     _add_frames(finder, volume, frames)
     return finish_range(finder, volume, frames)
 
@@ -116,7 +119,8 @@ class RangeFinder:
     returns the range, or None where all have to be added once more.
     """
 
-    def __init__(self, volume, percentiles, *, frames=None, channels=None, smoothed=False):
+    def __init__(self, volume, percentiles, *, frames=None, channels=None, smoothed=False, skips_missing=False):
+        self._skips_missing = skips_missing
         self._path, self._percentiles = volume.path, percentiles
         percentiles = (*percentiles, *(rare for rare in _RARE if rare > percentiles[1]))
         self._channels = range(volume.shape[-1]) if channels is None else channels
@@ -133,7 +137,8 @@ class RangeFinder:
 
     def add(self, frame, region, block):
         """Add a block (Z, Y, X, C) or (Y, X, C), a region of a frame with start and stop along each spatial axis."""
-        if block.dtype.kind == "f" and not np.isfinite(block).all():
+        is_wrong = np.isinf if self._skips_missing else lambda values: ~np.isfinite(values)
+        if block.dtype.kind == "f" and is_wrong(block).any():
             raise ValueError(f"{self._path} holds NaN or infinite values: all must be finite numbers. Replace them.")
         counter = self._counters[frame.get("C")]
         counter.add(block) if self._is_counted else counter.add(frame, region, block)
@@ -248,7 +253,11 @@ class PercentileSampler:
 
     def end_pass(self):
         """Return the percentiles (C, P)."""
-        return np.percentile(np.concatenate(self._samples).astype(np.float64), self._percentiles, axis=0).T
+        values = np.concatenate(self._samples).astype(np.float64)
+        if not np.isnan(values).any():
+            return np.percentile(values, self._percentiles, axis=0).T
+        present = [channel[~np.isnan(channel)] for channel in values.T]
+        return np.array([np.percentile(channel if channel.size else [0], self._percentiles) for channel in present])
 
 
 def average_cells(block, cell):

@@ -291,7 +291,6 @@ CASES = {
         "no_images holds no *.tif",
         "Name the folder that holds the images",
     ),
-    "image: NaN": (restore(image="bad/nan.tif"), 1, "bad/nan.tif holds NaN", "Replace them"),
     "image: infinity": (
         restore(image="bad/infinity.tif"),
         1,

@@ -245,9 +245,27 @@ def test_numbers_of_any_size_are_measured(gain):
     assert scaled.range == pytest.approx(tuple(gain * level for level in usual.range), rel=1e-4)
 
 
-def test_values_that_are_no_numbers_are_refused():
-    with pytest.raises(ValueError, match="image holds NaN or infinite values"):
-        measure_fingerprint(Image(np.full((8, 32, 32, 1), np.nan, np.float32)))
+def test_infinite_values_are_refused():
+    with pytest.raises(ValueError, match="image holds infinite values"):
+        measure_fingerprint(Image(np.full((8, 32, 32, 1), np.inf, np.float32)))
+
+
+def test_missing_voxels_hardly_change_what_is_measured():
+    """A corner is missing, as outside of the field of view of a stitched image, or single voxels everywhere."""
+    raw = simulate(0).astype(np.float32)
+    corner, single = raw.copy(), raw.copy()
+    corner[:, : raw.shape[1] // 3, : raw.shape[2] // 3] = np.nan
+    single[::4, ::16, ::16] = np.nan
+    (usual,) = measure_fingerprint(Image(raw)).channels
+    for image in (corner, single):
+        (found,) = measure_fingerprint(Image(image)).channels
+        assert found.snr == pytest.approx(usual.snr, rel=0.1)
+        assert found.noise.gain == pytest.approx(usual.noise.gain, rel=0.1)
+
+
+def test_an_image_without_any_voxel_has_a_fingerprint():
+    (found,) = measure_fingerprint(Image(np.full((8, 32, 32, 1), np.nan, np.float32))).channels
+    assert found.noise.gain == 0
 
 
 def test_images_of_the_same_simulation_are_not_outside(seen):

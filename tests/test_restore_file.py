@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import keras
 import numpy as np
 import pytest
 import tifffile
@@ -194,3 +195,59 @@ def test_a_network_that_enlarges_enlarges_a_dark_frame(tmp_path, dark_course):
     found = restored_by_frames(tmp_path / "large.keras", dark_course[1], tmp_path / "out.tif", "-b", "16")
     assert found.shape == (3, 8, 48, 56)
     np.testing.assert_array_equal(found[1], 7)
+
+
+# Missing voxels
+
+
+@pytest.fixture
+def stitched(tmp_path, noisy_pair):
+    """A float image with a corner outside of the field of view, which is NaN; the file, and the grey values."""
+    raw = noisy_pair((8, 24, 28), 0)[0].astype(np.float32)
+    raw[:, :8, :10] = np.nan
+    raw[3, 20, 20] = np.nan
+    tifffile.imwrite(tmp_path / "stitched.tif", raw, imagej=True, metadata={"axes": "ZYX"})
+    return tmp_path / "stitched.tif", raw
+
+
+def test_missing_voxels_stay_missing_and_the_others_are_restored(stitched, tiny_models, tmp_path, capsys):
+    """The network sees background in their place; background and signal are those of what is there."""
+    path, raw = stitched
+    assert main(["apply", "-m", str(tiny_models / "3d.keras"), "-i", str(path), "-o", str(tmp_path / "out.tif")]) == 0
+    share = 100 * np.isnan(raw).mean()
+    assert f"{share:.2g} % of the voxels are missing in raw (NaN)" in capsys.readouterr().err
+    found = tifffile.imread(tmp_path / "out.tif")
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(raw))
+
+    low, high = np.percentile(raw[~np.isnan(raw)], [2, 99.9])
+    seen = np.where(np.isnan(raw), 0, (raw - low) / (high - low))[..., np.newaxis]
+    model = keras.saving.load_model(tiny_models / "3d.keras")
+    expected = model.predict_on_batch(seen[np.newaxis])[0, ..., 0] * (high - low) + low
+    np.testing.assert_allclose(found[~np.isnan(raw)], expected[~np.isnan(raw)], atol=1e-3 * (high - low))
+
+
+def test_missing_voxels_are_0_in_integers(stitched, tiny_models, tmp_path, capsys):
+    path, raw = stitched
+    flags = ["-i", str(path), "-o", str(tmp_path / "out.tif"), "-b", "16"]
+    assert main(["apply", "-m", str(tiny_models / "3d.keras"), *flags]) == 0
+    assert "they are missing here, too (0)" in capsys.readouterr().err
+    found = tifffile.imread(tmp_path / "out.tif")
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found[np.isnan(raw)], 0)
+    assert found[~np.isnan(raw)].min() > 0
+
+
+def test_missing_voxels_are_left_out_of_scores(stitched, tiny_models, tmp_path):
+    path, _ = stitched
+    pair = ["-i", str(path), "-g", str(path.with_name("gt.tif")), "-o", str(tmp_path / "out.tif")]
+    tifffile.imwrite(path.with_name("gt.tif"), np.nan_to_num(tifffile.imread(path), nan=300.0), imagej=True)
+    assert main(["apply", "-m", str(tiny_models / "3d.keras"), *pair, "--gt_axes", "ZYX", "--preview"]) == 0
+    assert np.isfinite(tifffile.imread(tmp_path / "out.tif")).any()
+
+
+def test_an_infinite_value_is_refused_beside_missing_ones(stitched, tiny_models, tmp_path, capsys):
+    path, raw = stitched
+    raw[5, 5, 20] = np.inf
+    tifffile.imwrite(path, raw, imagej=True, metadata={"axes": "ZYX"})
+    assert main(["apply", "-m", str(tiny_models / "3d.keras"), "-i", str(path), "-o", str(tmp_path / "out.tif")]) == 1
+    assert "infinite values" in capsys.readouterr().err

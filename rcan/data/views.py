@@ -21,14 +21,14 @@ def open_network_view(
     normalization="percentiles",
     noise=None,
     noise_range=None,
-    allows_blank=False,
+    allows_gaps=False,
 ):
     """Show a file in the blocks that fit a network of `ndim` spatial axes and `num_channels` input channels.
 
     `channels` are those of the file to look at, all where not given; a network of one channel goes over them one by
     one. `normalize` takes one intensity range for each channel of the whole file (``"series"``), for each time point
     and position (``"frame"``), or the `training_range` (``"training"``), an array (num_channels, 2). The
-    `normalization` of the network, the `noise`, its range and `allows_blank` are those of `NetworkView`. A ValueError
+    `normalization` of the network, the `noise`, its range and `allows_gaps` are those of `NetworkView`. A ValueError
     says that the file does not fit.
     """
     found = file.sizes.get("C", 1)
@@ -60,7 +60,7 @@ def open_network_view(
         normalization=normalization,
         noise=noise,
         noise_range=noise_range,
-        allows_blank=allows_blank,
+        allows_gaps=allows_gaps,
     )
     if normalize == "series":
         view.measure_series()
@@ -107,8 +107,9 @@ class NetworkView:
     is what `read` gives. The `noise`, a (gain, level, floor) in grey values for each of `channels`, is measured where
     not given; `noise_range`, (2, C, 3) in units of the range, is what the network has learned from, see there.
 
-    A channel of one grey value has no range. It is refused, or, with `allows_blank`, becomes 0: such frames are blank,
-    and refused only where all of a file are.
+    A channel of one grey value has no range, and a voxel that is NaN is missing. Both are refused, or, with
+    `allows_gaps`, left as they are and shown to the network as background. Frames in which all channels have one value
+    are blank; they are refused only where all of a file are.
     """
 
     def __init__(
@@ -121,11 +122,11 @@ class NetworkView:
         normalization="percentiles",
         noise=None,
         noise_range=None,
-        allows_blank=False,
+        allows_gaps=False,
     ):
         self.volume, self._percentiles = volume, percentiles
         self.normalization, self._noise, self._fingerprint = normalization, noise, None
-        self._noise_range, self._allows_blank = noise_range, allows_blank
+        self._noise_range, self._allows_gaps = noise_range, allows_gaps
         self.channels = tuple(range(volume.sizes.get("C", 1)) if channels is None else channels)
         self._file_frames = [frame for frame in volume.frames if frame.get("C", self.channels[0]) in self.channels]
         self.frames = [dict(frame) for frame in self._file_frames]
@@ -170,12 +171,13 @@ class NetworkView:
         """Measure the one range of some frames."""
         frames = [self._file_frames[number] for number in numbers]
         options = {"channels": self._block_channels, "smoothed": self.is_stabilised}
+        options |= {"skips_missing": self._allows_gaps}
         try:
             found = percentile_range(self.volume, self._percentiles, frames=frames, **options)
         except ConstantImage as failure:
             self._ranges |= dict.fromkeys(numbers, failure.ranges)
             are_all_blank = len(self._ranges) == len(self.frames) and all(map(self.is_blank, self._ranges))
-            if not self._allows_blank or are_all_blank:
+            if not self._allows_gaps or are_all_blank:
                 raise
         else:
             self._ranges |= dict.fromkeys(numbers, found)
@@ -248,12 +250,20 @@ class NetworkView:
             block = block[..., self._block_channels]
         return normalise(block, self.range_of(number))
 
+    def missing(self, number, region):
+        """Which voxels of a frame, or of a region of it, are missing; None where none can be."""
+        if self.volume.dtype.kind != "f" or not self._allows_gaps:
+            return None
+        return np.isnan(self.read(number, region))
+
     def read_input(self, number, region=None):
         """Read the same as the network's input."""
         return self.as_input(number, self.read(number, region))
 
     def as_input(self, number, normalised):
         """Make the network's input of a normalised block of a frame."""
+        if self._allows_gaps and self.volume.dtype.kind == "f":
+            normalised = np.where(np.isnan(normalised), np.float32(0), normalised)
         if not self.is_stabilised:
             return normalised
         return stabilise(normalised, self.scaled_noise(number), self._noise_range)

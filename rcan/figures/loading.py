@@ -41,6 +41,7 @@ def load_for_view(volume, frame, value_range, *, channel=0, most=_MOST_SHOWN, pr
         if progress:
             progress.advance(block.size)
         block = normalise(block[..., np.newaxis], [value_range])[..., 0]
+        block = np.where(np.isnan(block), np.float32(0), block)  # missing voxels are background
         for axis, step in enumerate(bins):
             block = _average(block, axis, step)
         start = [part.start // step for part, step in zip(region, bins, strict=True)]

@@ -52,7 +52,8 @@ def measure_fingerprint(volume, *, frames=None, channels=None):
     Raises
     ------
     ValueError
-        If a value is NaN or infinite.
+        If a value is infinite. Blocks with missing voxels (NaN) are left out; where all have some, their medians take
+        the place of these.
     """
     by_channel = {}
     for frame in volume.frames if frames is None else frames:
@@ -89,10 +90,22 @@ def _read_blocks(volume, frames):
     blocks = []
     for number, start in itertools.product(numbers, itertools.product(*starts)):
         block = volume.read(frames[number], region_at(start, shape), dtype=None)
-        if not np.isfinite(block).all():
-            raise ValueError(f"{volume.path} holds NaN or infinite values: all must be finite numbers. Replace them.")
+        if np.isinf(block).any():
+            raise ValueError(f"{volume.path} holds infinite values: all must be finite numbers. Replace them.")
         blocks.append(block if block.ndim == 4 else block[np.newaxis])
-    return blocks
+    whole = [block for block in blocks if not np.isnan(block).any()]
+    return whole or [_fill(block) for block in blocks]
+
+
+def _fill(block):
+    """Put the median of each channel in the place of voxels that are missing, 0 where all are."""
+    missing = np.isnan(block)
+    medians = [np.median(block[..., i][~gaps]) if not gaps.all() else 0 for i, gaps in _by_channel(missing)]
+    return np.where(missing, np.array(medians, block.dtype), block)
+
+
+def _by_channel(array):
+    return ((i, array[..., i]) for i in range(array.shape[-1]))
 
 
 def _measure_channel(blocks, number, voxel_size):

@@ -156,9 +156,10 @@ class Cluster:
             for part in parts
         )
         with closing(self._perform_all(requests, fixed["signs"])) as results:
-            for request, (num_clipped, num_values, steps) in results:
+            for request, (num_clipped, num_values, num_missing, steps) in results:
                 report.num_clipped += num_clipped
                 report.num_values += num_values
+                report.num_missing += num_missing
                 seams.steps += steps
                 num_written = count_voxels(request["part"])
                 progress.advance(len(request["ranges"]) * num_written // math.prod(factors))

@@ -94,7 +94,7 @@ def _restore_part(restorer, *, raw_path, writers, signs, ranges, part, tile_shap
     guarded = [_GuardedWriter(*pair) for pair in zip(writers, signs, strict=True)]
     tiles = {"tile_shape": tile_shape, "overlap": overlap}
     report, seams = restorer.restore_part(raw_path, guarded, ranges, noise, part, **tiles)
-    return report.num_clipped, report.num_values, seams.steps
+    return report.num_clipped, report.num_values, report.num_missing, seams.steps
 
 
 class _GuardedWriter:

@@ -74,7 +74,7 @@ class FileRestorer:
             normalization=settings.normalization,
             noise=settings.noise,
             noise_range=settings.noise_range,
-            allows_blank=True,
+            allows_gaps=True,
         )
 
     def view_gt(self, volume):
@@ -240,6 +240,13 @@ def _copied_blocks(engine, raw, number, *, part, progress):
 
 
 def _warn(report, output_path, bits, *, num_frames):
+    if report.num_missing:
+        share = 100 * report.num_missing / report.num_values
+        warnings.warn(
+            f"{output_path}: {share:.2g} % of the voxels are missing in raw (NaN): they are missing here, too"
+            f"{' (0)' * (bits < 32)}, and were background to the network.",
+            stacklevel=4,
+        )
     if report.num_blank:
         warnings.warn(
             f"{output_path}: {report.num_blank} of {num_frames} frames have one grey value only: they are written as "

@@ -25,6 +25,7 @@ class FileReport:
     seams: float | None = None  # as `rcan.restoration.seams.SeamMeter.score`
     num_clipped: int = 0  # values outside the range of their type
     num_values: int = 0  # that were written
+    num_missing: int = 0  # of them, because they are missing in raw
     num_blank: int = 0  # frames of one grey value, which are written as they are
     tile_shape: tuple = ()
     overlap: tuple = ()
@@ -136,15 +137,26 @@ class Output:
                 parts["raw"] = (frame.get("C", 0), enlarge(smaller, block.shape))
             if self._settings.as_channels and self._gt:
                 parts["ground truth"] = (first + num_raw + num_restored, self._gt.read(number, region))
+            missing = self._missing(number, region, block.shape)
             for kind, (channel, values) in parts.items():
                 values = denormalise(values, self._unit(kind, number, limits))
-                self._put(files[0], {**frame, "C": channel}, region, values, report, _DTYPES[self._settings.bits])
+                place = {**frame, "C": channel}
+                self._put(files[0], place, region, values, report, _DTYPES[self._settings.bits], missing)
             if self._settings.with_spread:
                 span = self._settings.spread_factor * np.diff(self._unit("restored", number, limits), axis=-1)
                 values = block[..., last:] * span[:, 0].astype(np.float32)
-                self._put(files[1], {**frame, "C": first}, region, values, report, np.float32)
+                self._put(files[1], {**frame, "C": first}, region, values, report, np.float32, missing)
 
-    def _put(self, file, frame, region, values, report, dtype):
+    def _missing(self, number, region, shape):
+        """Which voxels of a restored block (..., 1) are missing in raw; None where none is."""
+        missing = self._raw.missing(number, shrink_region(region, self._factors))
+        if missing is None or not missing.any():
+            return None
+        return enlarge(missing.any(axis=-1, keepdims=True), shape)
+
+    def _put(self, file, frame, region, values, report, dtype, missing):
+        if missing is not None:
+            values = np.where(missing, np.float32(0), values)
         if not np.isfinite(values).all():
             raise ValueError(
                 f"{self._raw.volume.path} is restored to NaN or infinite values: the image holds such or extreme "
@@ -152,6 +164,9 @@ class Output:
                 "with -m."
             )
         values, num_clipped = to_dtype(values, dtype)
+        if missing is not None:
+            values[np.broadcast_to(missing, values.shape)] = np.nan if np.dtype(dtype).kind == "f" else 0
+            report.num_missing += int(missing.sum()) * values.shape[-1]
         file.write(frame, region, values)
         report.num_clipped += num_clipped
         report.num_values += values.size

@@ -89,7 +89,7 @@ def _ranges(job, settings, raw, channel):
         ndim = 3 if "Z" in file.axes else 2
         options = {"ndim": ndim, "num_channels": 1, "percentiles": settings.percentiles, "channels": (channel,)}
         try:
-            return open_network_view(file, **options, allows_blank=True, **normalize).range_of(0)[0]
+            return open_network_view(file, **options, allows_gaps=True, **normalize).range_of(0)[0]
         except ConstantImage as failure:  # of a channel that was written as it is
             low = failure.ranges[0, 0]
             return low, low + 1

@@ -14,6 +14,7 @@ from rcan.simulation.phantoms import make_phantom
 
 __all__ = ["degrade", "density_from_image", "simulate_folder", "simulate_pair", "simulate_pairs"]
 
+_RECORD = "simulation.json"  # how the pairs beside it are made
 _GT_SCALE = 20_000  # grey value of signal 1 in the ground truth of a phantom
 
 
@@ -108,9 +109,14 @@ def simulate_folder(options):
     optics = {"voxel_size": _choose_voxel_size(options, source), "fwhm": options.choose_widths()}
     camera = options.model_dump(include={"photons", "background", "offset", "gain", "read_noise"})
     folders = {kind: options.output / kind for kind in ("raw", "gt")}
-    _note_options(options, folders.values())
+    how = _describe(options)
+    is_begun = _is_begun(options.output / _RECORD, how, folders.values())
     if source:
         gt, density = _read_source(source)
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    if not is_begun:
+        write_json(options.output / _RECORD, how)
     written = []  # by this call or one before
     with each_warning_once(), Progress(options.pairs, "Simulating", unit="pair") as progress:
         for number in range(options.pairs):
@@ -138,22 +144,21 @@ def simulate_folder(options):
     return written
 
 
-def _note_options(options, folders):
-    """Keep beside the pairs how they are made; folders that hold files made otherwise are refused."""
-    record = options.output / "simulation.json"
+def _describe(options):
+    """All that decides about the pairs, as JSON."""
     how = options.model_dump(mode="json", exclude={"output"})
-    if options.source:
-        how["source_state"] = file_signature(options.source)
+    return {**how, "source_state": file_signature(options.source)} if options.source else how
+
+
+def _is_begun(record, how, folders):
+    """Whether a call that was the same has begun to fill the folders; files that were made otherwise are refused."""
     held = [folder for folder in folders if folder.exists() and any(folder.iterdir())]
-    is_same = held and record.is_file() and read_json(record) == how
+    is_same = record.is_file() and read_json(record) == how
     if held and not is_same:
         raise FileExistsError(
             f"{held[0]} already holds files, not made by the same call: name another folder, or empty it."
         )
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    if not is_same:
-        write_json(record, how)
+    return is_same
 
 
 def _choose_voxel_size(options, source):
