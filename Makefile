@@ -1,2 +1,2 @@
 check:
-	ruff format --check . && ruff check . && pytest -q
+	ruff format --check . && ruff check . && pytest -q -n 2 --dist loadfile
