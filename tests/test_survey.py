@@ -54,9 +54,22 @@ def test_values_that_are_not_finite_are_counted(tmp_path, gt):
     raw = volume(tmp_path / "raw.tif", gt)
     broken = gt.copy()
     broken[2, 3, :4] = np.nan
-    broken[5, 0, 0] = np.inf
-    with pytest.raises(ValueError, match=r"gt\.tif holds 5 values that are NaN or infinite"):
+    broken[5, 0, :2] = np.inf
+    with pytest.raises(ValueError, match=r"gt\.tif holds 2 values that are infinite"):
         survey(raw, volume(tmp_path / "gt.tif", broken))
+
+
+@pytest.mark.parametrize("slab", [64, 2**23])
+def test_missing_voxels_are_left_out_and_told(tmp_path, rng, gt, monkeypatch, slab):
+    monkeypatch.setattr("rcan.data.survey.SLAB_VOXELS", slab)
+    raw = rng.poisson(gt).astype(np.float32)
+    raw[:, :5, :6], gt[2] = np.nan, np.nan
+    volumes = volume(tmp_path / "raw.tif", raw), volume(tmp_path / "gt.tif", gt)
+    with pytest.warns(UserWarning, match="missing") as told:
+        found = survey(*volumes)
+    assert [str(each.message).split(": ", 1)[1][:5] for each in told] == ["6.2 %", "17 % "]
+    for image, ranges in zip((raw, gt), found, strict=True):
+        np.testing.assert_allclose(ranges, [np.nanpercentile(image, PERCENTILES)], rtol=1e-5)
 
 
 def test_a_constant_image_is_an_error(tmp_path, gt):
@@ -104,16 +117,16 @@ def test_range_of_very_many_floats_is_that_of_every_nth_in_storage_order(tmp_pat
 def kinds(gt):
     """Images of every kind that cannot be trained on, by name."""
     broken = gt.copy()
-    broken[0, 0, 0] = np.nan
+    broken[0, 0, 0] = np.inf
     return {"fine": gt, "broken": broken, "constant": np.full_like(gt, 7)}
 
 
-MESSAGES = {"broken": "NaN or infinite", "constant": "is 7 everywhere"}
+MESSAGES = {"broken": "values that are infinite", "constant": "is 7 everywhere"}
 
 
 @pytest.mark.filterwarnings("ignore:.*correlation")
 @pytest.mark.parametrize(("first", "second"), [*itertools.permutations(["fine", *MESSAGES], 2)])
-def test_of_several_errors_nan_comes_before_constant_and_raw_before_gt(tmp_path, gt, first, second):
+def test_of_several_errors_infinity_comes_before_constant_and_raw_before_gt(tmp_path, gt, first, second):
     images = kinds(gt)
     volumes = [volume(tmp_path / f"{name}.tif", images[kind]) for name, kind in (("raw", first), ("gt", second))]
     found = [(name, kind) for name, kind in (("raw", first), ("gt", second)) if kind != "fine"]

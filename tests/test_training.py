@@ -525,3 +525,38 @@ def test_a_stabilised_run_goes_on_to_the_same_bits(tiny_config, tmp_path):
     parts = train(Config.checked({**parts, "epochs": 2}), resume=True)
     for one, other in zip(*(load_model(run)[0].get_weights() for run in (whole, parts)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+# Missing voxels
+
+
+@pytest.mark.parametrize("values", [{"loss": "mae+0.2*ssim"}, {"recipe": "default", "photon_range": [0.5, 1]}])
+@pytest.mark.filterwarnings("ignore:.*missing")
+def test_nothing_is_learned_from_missing_voxels(tmp_path, tiny_config, values):
+    """Where raw is missing, gt may be anything: here its rows are in another order there."""
+    values = tiny_config(tmp_path, metrics=["psnr", "ssim"], batch_size=2, **values)
+    runs = []
+    for order in (1, -1):
+        for number in range(2):
+            raw, gt = (tmp_path / kind / f"{number}.tif" for kind in ("raw", "gt"))
+            holed, sharp = tifffile.imread(raw).astype(np.float32), tifffile.imread(gt)
+            holed[:, 4:12, 6:14] = np.nan
+            sharp[:, 4:12, 6:14] = np.sort(sharp[:, 4:12, 6:14], axis=1)[:, ::order]
+            for path, image in ((raw, holed), (gt, sharp)):
+                tifffile.imwrite(path, image, imagej=True, metadata={"axes": "ZYX"})
+        runs.append(train_with({**values, "output_dir": str(tmp_path / f"run{order}")}))
+    one, other = (load_model(run)[0].get_weights() for run in runs)
+    for first, second in zip(one, other, strict=True):
+        np.testing.assert_array_equal(first, second)
+        assert np.isfinite(first).all()
+    assert np.isfinite(read_history(runs[0])["val_psnr"]).all()
+
+
+def test_the_loss_is_the_mean_over_the_voxels_that_are_there(tiny_config, tmp_path, rng):
+    config = Config.checked(tiny_config(tmp_path, **TINY))
+    learner = Learner(lambda: build_rcan(**TINY), config, tf.distribute.get_strategy())
+    raw, gt = rng.random((2, 2, 8, 16, 16, 1)).astype(np.float32)
+    restored = learner.network.predict_on_batch(raw)
+    gt[0, :, :4], gt[1, 2] = np.nan, np.nan
+    found = learner.evaluate([(tf.constant(raw), tf.constant(gt))], 1)
+    assert found["loss"] == pytest.approx(np.nanmean(np.abs(restored - gt)), rel=1e-4)

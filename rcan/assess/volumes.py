@@ -237,8 +237,12 @@ def score_pair(model, pair, *, tile_shape=None):
     """
     frames = []
     for number in range(pair.num_frames):
-        raw, gt = pair.read(number)
+        raw, gt, missing = pair.read_masked(number)
         restored = restore(model, pair.raw.as_input(number, raw), tile_shape=tile_shape)
+        if missing is not None:  # there nothing can be compared
+            raw, restored, gt = (
+                np.where(missing, np.float32(0), enlarge(each, gt.shape)) for each in (raw, restored, gt)
+            )
         frames.append(compare(raw, restored, gt))
     images = {"raw": enlarge(raw, gt.shape), "restored": restored}
     images = {name: match_affine(image, gt) for name, image in images.items() if image.shape == gt.shape}

@@ -159,7 +159,7 @@ def _read_blocks(pair):
     regions = cut_into_grid(shape, _BLOCK[-len(shape) :])
     places = [(number, region) for number in range(pair.num_frames) for region in regions]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(_MOST_BLOCKS, len(places))).round().astype(int))
-    return [pair.read(*places[i]) for i in chosen]
+    return [pair.read_masked(*places[i])[:2] for i in chosen]
 
 
 def _fingerprint_blocks(blocks, voxel_size):

@@ -15,6 +15,7 @@ from rcan.io.opening import open_volume
 from rcan.io.paths import pair_paths
 from rcan.progress import Progress
 from rcan.regions import region_at, scale_region, whole_region
+from rcan.scores import enlarge
 
 _FEWEST_SPECIMENS = 5  # of which whole ones are set aside for validation
 _MOST_COUNTED = 2**24  # voxels that are looked at to choose a part with signal
@@ -42,6 +43,18 @@ class Pair:
         """Read matching blocks of a frame, normalised, (Z, Y, X, C) or (Y, X, C); the region is in voxels of raw."""
         region = region or whole_region(self.raw.shape[:-1])
         return self.raw.read(number, region), self.gt.read(number, scale_region(region, self.upscaling))
+
+    def read_masked(self, number, region=None):
+        """Read the same without gaps, and which voxels of gt are missing there or in raw, (..., 1); None where none is.
+
+        Missing voxels are background.
+        """
+        raw, gt = self.read(number, region)
+        gaps = [np.isnan(image).any(axis=-1, keepdims=True) for image in (raw, gt)]
+        if not any(gap.any() for gap in gaps):
+            return raw, gt, None
+        missing = enlarge(gaps[0], gt.shape) | gaps[1]
+        return *(np.where(np.isnan(image), np.float32(0), image) for image in (raw, gt)), missing
 
     def crop(self, region):
         """The same pair, restricted to a region given in voxels of raw."""
@@ -90,10 +103,11 @@ def open_pairs(
                 fixed_range=ranges[0],
                 normalization=normalization,
                 noise_range=noise_range,
+                allows_gaps=True,
             )
             if is_stabilised:
                 fingerprint_of(raw, cache)  # its noise is needed
-            opened.append(Pair(raw, NetworkView(volumes[1], fixed_range=ranges[1])))
+            opened.append(Pair(raw, NetworkView(volumes[1], fixed_range=ranges[1], allows_gaps=True)))
             _check_alike(like or opened[0], opened[-1])
             progress.advance()
     return opened

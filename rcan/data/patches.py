@@ -68,15 +68,20 @@ class PatchSampler:
             )
 
     def sample(self, index):
-        """Raw, as the network's input, and gt of the patch of an index, (Z, Y, X, C) or (Y, X, C), float32."""
+        """Raw, as the network's input, and gt of the patch of an index, (Z, Y, X, C) or (Y, X, C), float32.
+
+        Voxels that are missing in either are background in raw and NaN in gt.
+        """
         rng = np.random.default_rng((self._seed, int(index)))
         rank = rng.integers(self.num_positions)
         place = int(np.searchsorted(self._ends, rank, side="right"))
         pair, number = self._frames[place]
         before = self._ends[place] - self._indices[place].count
         corner = self._indices[place].locate(rank - before)
-        raw, gt = pair.read(number, region_at(corner, self._patch_shape))
+        raw, gt, missing = pair.read_masked(number, region_at(corner, self._patch_shape))
         raw = self._lights[id(pair)].expose(raw, gt, rng) if self._lights else pair.raw.as_input(number, raw)
+        if missing is not None:
+            gt = np.where(missing, np.float32(np.nan), gt)
         if not self._augmented:
             return raw, gt
         square = raw.shape[-3] == raw.shape[-2] and gt.shape[-3] == gt.shape[-2]

@@ -25,15 +25,18 @@ def survey_pair(raw, gt, percentiles, cache, *, smoothed=False):
 
     Those of raw are of `smoothed` voxels where that is asked for, see `rcan.intensity.percentile_range`.
     A pair that has passed before is not read again. A ValueError says that frames or shapes do not fit, that values
-    are NaN or infinite, or that a volume is (nearly) constant; a correlation near or below zero is warned of.
+    are infinite, or that a volume is constant; missing voxels (NaN) and a correlation near or below zero are warned of.
     """
     key = cache.key([raw, gt], percentiles=percentiles, smoothed=smoothed)
     known = cache.get(key, ["raw_range", "gt_range"])
     if known:
         return np.array(known["raw_range"]), np.array(known["gt_range"])
     check_pair(raw, gt)
-    finders = [RangeFinder(raw, percentiles, smoothed=smoothed), RangeFinder(gt, percentiles)]
-    correlation = _read_pair(raw, gt, finders)
+    finders = [
+        RangeFinder(volume, percentiles, smoothed=smoothed and volume is raw, skips_missing=True)
+        for volume in (raw, gt)
+    ]
+    correlation, num_missing = _read_pair(raw, gt, finders)
     if correlation < MIN_CORRELATION:
         warnings.warn(
             f"{raw.path} and {gt.path} have a correlation of {correlation:.2f}, near or below zero: they may "
@@ -42,16 +45,20 @@ def survey_pair(raw, gt, percentiles, cache, *, smoothed=False):
         )
     ranges = [finish_range(finder, volume) for finder, volume in zip(finders, (raw, gt), strict=True)]
     raw.close(), gt.close()  # frees what was decoded
-    if correlation >= MIN_CORRELATION:  # of the others it is warned every time
+    if correlation >= MIN_CORRELATION and not num_missing:  # of the others it is warned every time
         cache.put(key, {"raw_range": ranges[0].tolist(), "gt_range": ranges[1].tolist()})
     return ranges
 
 
 def _read_pair(raw, gt, finders):
-    """Read both volumes once, slab by slab: check their values, fill the finders, and return the correlation."""
+    """Read both volumes once, slab by slab: check their values, fill the finders.
+
+    Returns the correlation, and how many values are missing in both together.
+    """
     factors = find_upscaling(raw.shape, gt.shape)
     num_voxels = SLAB_VOXELS // (math.prod(factors) * max(raw.shape[-1], gt.shape[-1]))
-    invalid, lowest, highest = np.zeros(2, int), np.full(2, np.inf), np.full(2, -np.inf)
+    invalid, missing = np.zeros(2, int), np.zeros(2, int)
+    lowest, highest = np.full(2, np.inf), np.full(2, -np.inf)
     correlator = _Correlator(factors)
     for frames in zip(raw.frames, gt.frames, strict=True):
         for region in cut_into_slabs(raw.shape[:-1], num_voxels):
@@ -60,23 +67,31 @@ def _read_pair(raw, gt, finders):
             stored = [volume.read(frame, part, dtype=None) for volume, frame, part in places]
             with np.errstate(over="ignore"):  # what no float32 can hold becomes infinite
                 slabs = [slab.astype(np.float32) for slab in stored]
-            invalid += [slab.size - np.count_nonzero(np.isfinite(slab)) for slab in slabs]
+            invalid += [np.count_nonzero(np.isinf(slab)) for slab in slabs]
+            missing += [np.count_nonzero(np.isnan(slab)) for slab in slabs]
             if invalid.any():
                 continue
-            lowest = np.minimum(lowest, [slab.min() for slab in slabs])
-            highest = np.maximum(highest, [slab.max() for slab in slabs])
+            lowest = np.minimum(lowest, [np.fmin.reduce(slab, axis=None) for slab in slabs])
+            highest = np.maximum(highest, [np.fmax.reduce(slab, axis=None) for slab in slabs])
             correlator.add(*slabs)
             for finder, *part in zip(finders, frames, regions, stored, strict=True):
                 finder.add(*part)
     for volume, count, low, high in zip((raw, gt), invalid, lowest, highest, strict=True):
         if count:
             raise ValueError(
-                f"{volume.path} holds {count} values that are NaN or infinite: all must be finite numbers. "
-                "Replace them, or leave the image out."
+                f"{volume.path} holds {count} values that are infinite: all must be finite numbers. Replace them, or "
+                "leave the image out."
             )
         if low == high:
             raise ValueError(f"{volume.path} is {low:g} everywhere: nothing can be learned. Leave it out.")
-    return correlator.correlation()
+    for volume, count in zip((raw, gt), missing, strict=True):
+        if count:
+            share = count / (len(volume.frames) * math.prod(volume.shape))
+            warnings.warn(
+                f"{volume.path}: {100 * share:.2g} % of the voxels are missing (NaN): nothing is learned from them.",
+                stacklevel=3,
+            )
+    return correlator.correlation(), missing.sum()
 
 
 class _Correlator:
@@ -90,13 +105,17 @@ class _Correlator:
     def add(self, raw, gt):
         """Add a slab of both."""
         means = [slab.mean(axis=-1, dtype=np.float64) for slab in (raw, gt[self._centre])]
+        present = ~np.isnan(means[0] + means[1])
+        if not present.any():
+            return
+        means = [mean[present] for mean in means]
         self._shift = self._shift or [mean.mean() for mean in means]
         x, y = (mean - shift for mean, shift in zip(means, self._shift, strict=True))
         self._sums += (x.size, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum())
 
     def correlation(self):
         """Correlation of all that was added; 0 where one is constant."""
-        x, y, xx, yy, xy = self._sums[1:] / self._sums[0]
+        x, y, xx, yy, xy = self._sums[1:] / max(self._sums[0], 1)
         scale = math.sqrt(max(xx - x * x, 0) * max(yy - y * y, 0))
         return (xy - x * y) / scale if scale else 0.0
 

@@ -271,6 +271,7 @@ class NetworkView:
     def crop(self, region):
         """A view of a region, with the intensity ranges of the whole."""
         noise = self.noise if self.is_stabilised else None
-        cropped = NetworkView(self.volume.crop(region), channels=self.channels, noise=noise, **self.scaling)
+        options = {"channels": self.channels, "noise": noise, "allows_gaps": self._allows_gaps}
+        cropped = NetworkView(self.volume.crop(region), **options, **self.scaling)
         cropped._ranges = {number: self.range_of(number) for number in range(len(self.frames))}
         return cropped

@@ -70,7 +70,7 @@ class RunWriter:
         images = {
             "raw": enlarge(raw[..., : self._sampler.num_raw_channels], gt.shape),
             "restored": restored,
-            "ground truth": gt,
+            "ground truth": np.where(np.isnan(gt), np.float32(0), gt),
         }
         buffer = io.BytesIO()
         draw_projections(buffer, images, voxel_size=self._voxel_size, name=f"validation patch {index + 1}")

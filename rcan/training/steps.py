@@ -106,7 +106,8 @@ class Learner:
 
     def _train(self, raw, gt):
         restored = self._model(raw, training=True)
-        loss = self._mean_loss(raw, gt, restored)
+        gt, present = _fill(gt, restored)
+        loss = self._mean_loss(raw, gt, restored) / present
         # TensorFlow's sum of three or more gradients of one tensor (each skip connection makes some) begins with
         # whichever is in memory that can be reused: the last bits would depend on the timing of threads. Summed in
         # pairs they do not.
@@ -120,7 +121,8 @@ class Learner:
 
     def _test(self, raw, gt):
         restored = self._model(raw, training=False)
-        return {"loss": self._mean_loss(raw, gt, restored), **self._measure(gt, restored)}
+        gt, present = _fill(gt, restored)
+        return {"loss": self._mean_loss(raw, gt, restored) / present, **self._measure(gt, restored)}
 
     def _mean_loss(self, raw, gt, restored):
         losses = self._loss(gt, restored)
@@ -135,3 +137,10 @@ class Learner:
             self.strategy.extended.update(
                 average, lambda old, new: old.assign_add((1 - decay) * (new - old)), args=(variable.value,)
             )
+
+
+def _fill(gt, restored):
+    """Put what was restored where gt is missing (NaN), so that nothing is learned there; the share that is present."""
+    missing = tf.math.is_nan(gt)
+    present = tf.maximum(1 - tf.reduce_mean(tf.cast(missing, tf.float32)), 1e-6)
+    return tf.where(missing, tf.stop_gradient(tf.cast(restored, gt.dtype)), gt), present
