@@ -15,7 +15,7 @@ _PUBLIC = {
     "load_model": "rcan.run_folder.models",
     "normalise": "rcan.intensity",
     "open_volume": "rcan.io.opening",
-    "percentile_range": "rcan.intensity",
+    "percentile_range": "rcan.ranges",
     "restore": "rcan.restoration.tiled",
     "restore_folder": "rcan.restoration.folder",
     "simulate_pairs": "rcan.simulation.pairs",

@@ -4,20 +4,18 @@ import numpy as np
 import pytest
 import tifffile
 
-from rcan import intensity
 from rcan.intensity import (
-    RangeFinder,
     denormalise,
     find_noise_range,
     fit_affine,
     match_affine,
     normalise,
-    percentile_range,
     scale_noise,
     stabilise,
     to_dtype,
 )
 from rcan.io.opening import open_volume
+from rcan.ranges import RangeFinder, percentile_range
 from rcan.regions import cut_into_slabs
 
 PERCENTILES = (2, 99.9)
@@ -58,8 +56,8 @@ def test_range_of_integers_is_exact_over_all_that_the_type_holds(tmp_path, rng, 
 def test_range_of_very_many_32_bit_integers_counts_them_all(tmp_path, rng, monkeypatch):
     image = rng.integers(0, 2**32, (7, 30, 31), np.uint32)
     path = save(tmp_path / "image.tif", image, "ZYX")
-    monkeypatch.setattr("rcan.intensity._SAMPLE_SIZE", 1000)
-    monkeypatch.setattr("rcan.intensity._SLAB_SIZE", 30 * 31 * 2)
+    monkeypatch.setattr("rcan.ranges._SAMPLE_SIZE", 1000)
+    monkeypatch.setattr("rcan.ranges._SLAB_SIZE", 30 * 31 * 2)
     found = percentile_range(open_volume(path), PERCENTILES)
     np.testing.assert_allclose(found, [np.percentile(image.astype(float), PERCENTILES)], rtol=1e-12)
 
@@ -126,15 +124,15 @@ def test_range_does_not_depend_on_the_slabs_that_are_read(tmp_path, rng, dtype, 
     image = draw(rng, (7, 30, 31), dtype)
     path = save(tmp_path / "image.tif", image, "ZYX")
     whole = percentile_range(open_volume(path), PERCENTILES)
-    monkeypatch.setattr("rcan.intensity._SLAB_SIZE", 1)
+    monkeypatch.setattr("rcan.ranges._SLAB_SIZE", 1)
     np.testing.assert_array_equal(percentile_range(open_volume(path), PERCENTILES), whole)
 
 
 def test_range_of_very_many_floats_is_that_of_every_nth(tmp_path, rng, monkeypatch):
     image = rng.normal(size=(7, 30, 31)).astype(np.float32)
     path = save(tmp_path / "image.tif", image, "ZYX")
-    monkeypatch.setattr("rcan.intensity._SAMPLE_SIZE", 1000)
-    monkeypatch.setattr("rcan.intensity._SLAB_SIZE", 30 * 31 * 2)
+    monkeypatch.setattr("rcan.ranges._SAMPLE_SIZE", 1000)
+    monkeypatch.setattr("rcan.ranges._SLAB_SIZE", 30 * 31 * 2)
     every = image.ravel()[:: -(-image.size // 1000)]
     np.testing.assert_allclose(
         percentile_range(open_volume(path), PERCENTILES), [np.percentile(every, PERCENTILES)], rtol=1e-6
@@ -251,8 +249,8 @@ def test_floats_pass_unclipped():
 
 
 def test_sampled_values_do_not_keep_the_slabs_they_come_from(monkeypatch, rng):
-    monkeypatch.setattr(intensity, "_SAMPLE_SIZE", 100)
-    monkeypatch.setattr(intensity, "_SLAB_SIZE", 1000)
+    monkeypatch.setattr("rcan.ranges._SAMPLE_SIZE", 100)
+    monkeypatch.setattr("rcan.ranges._SLAB_SIZE", 1000)
     slabs, alive = [], []
 
     class Stack:
@@ -264,7 +262,7 @@ def test_sampled_values_do_not_keep_the_slabs_they_come_from(monkeypatch, rng):
             slabs.append(weakref.ref(slab))
             return slab
 
-    intensity.percentile_range(Stack(), (2, 99.9))
+    percentile_range(Stack(), (2, 99.9))
     assert len(slabs) == 10
     assert max(alive) <= 1
 

@@ -106,7 +106,7 @@ def test_ranges_are_the_percentiles_of_both_volumes(tmp_path, rng, monkeypatch, 
 @pytest.mark.parametrize("slab", [64, 700, 2**21])
 def test_range_of_very_many_floats_is_that_of_every_nth_in_storage_order(tmp_path, rng, monkeypatch, slab):
     monkeypatch.setattr("rcan.data.survey.SLAB_VOXELS", slab)
-    monkeypatch.setattr("rcan.intensity._SAMPLE_SIZE", 1000)
+    monkeypatch.setattr("rcan.ranges._SAMPLE_SIZE", 1000)
     raw = rng.normal(size=(2, 4, 10, 11)).astype(np.float32)  # TZYX
     gt = raw.repeat(2, axis=1).repeat(2, axis=2) + rng.normal(size=(2, 8, 20, 11)).astype(np.float32)
     found = survey(volume(tmp_path / "raw.tif", raw, "TZYX"), volume(tmp_path / "gt.tif", gt, "TZYX"))[1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from rcan.data.pair_check import check_pair, find_upscaling
 from rcan.fingerprint.records import FINGERPRINT_VERSION, Fingerprint
-from rcan.intensity import RangeFinder, finish_range
+from rcan.ranges import RangeFinder, finish_range
 from rcan.regions import cut_into_slabs, region_at, scale_region
 
 SLAB_VOXELS = 2**21  # voxels of ground truth read at a time, 8 MB in float32
@@ -23,7 +23,7 @@ MIN_CORRELATION = 0.1  # below it two images look unrelated: pure noise gives 0,
 def survey_pair(raw, gt, percentiles, cache, *, smoothed=False):
     """Check two volumes, and find the grey values that become 0 and 1 in each: two arrays (C, 2).
 
-    Those of raw are of `smoothed` voxels where that is asked for, see `rcan.intensity.percentile_range`.
+    Those of raw are of `smoothed` voxels where that is asked for, see `rcan.ranges.percentile_range`.
     A pair that has passed before is not read again. A ValueError says that frames or shapes do not fit, that values
     are infinite, or that a volume is constant; missing voxels (NaN) and a correlation near or below zero are warned of.
     """

@@ -3,8 +3,9 @@
 import numpy as np
 
 from rcan.fingerprint.measure import measure_fingerprint
-from rcan.intensity import CELL, ConstantImage, average_cells, normalise, percentile_range, scale_noise, stabilise
+from rcan.intensity import CELL, average_cells, normalise, scale_noise, stabilise
 from rcan.io.array import volume_of_array
+from rcan.ranges import ConstantImage, percentile_range
 
 __all__ = ["NetworkView", "open_network_view", "view_image"]
 

@@ -81,8 +81,8 @@ def _frame_of(volume, channel):
 def _ranges(job, settings, raw, channel):
     """Grey values that become 0 and 1 in the files of raw and of restored."""
     from rcan.data.views import open_network_view
-    from rcan.intensity import ConstantImage
     from rcan.io.opening import open_volume
+    from rcan.ranges import ConstantImage
 
     def range_of(file, channel, **normalize):
         """Grey values of black and white for a channel of a file."""

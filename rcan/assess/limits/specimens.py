@@ -11,8 +11,9 @@ import numpy as np
 
 from rcan.atomic_io import printable_name
 from rcan.fingerprint.measure import SIGNAL_PERCENTILES
-from rcan.intensity import normalise, percentile_range
+from rcan.intensity import normalise
 from rcan.io.opening import open_volume
+from rcan.ranges import percentile_range
 from rcan.regions import split_from_centre
 from rcan.simulation.optics import blur
 from rcan.simulation.phantoms import make_phantom
@@ -136,7 +137,7 @@ def _parts(path, shape, percentiles, axes, voxel_size):
 def range_of(image, percentiles, name):
     """Grey values (C, 2) at two percentiles of each channel of an image in memory; `name` is for the error.
 
-    `rcan.intensity.percentile_range` gives the same of a file.
+    `rcan.ranges.percentile_range` gives the same of a file.
     """
     ranges = np.percentile(image, percentiles, axis=(0, 1, 2)).T  # (C, 2)
     if not np.all(ranges[:, 1] > ranges[:, 0]):
