@@ -300,7 +300,7 @@ CASES = {
         restore(image="bad/constant.tif"),
         1,
         "bad/constant.tif: percentiles 2 and",
-        "leave it out",
+        "Leave it out",
     ),
     "image: photograph": (
         restore(image="bad/rgb.tif"),
@@ -440,7 +440,7 @@ CASES = {
         "Crop one of them",
     ),
     "gt: NaN": (restore("-g bad/nan.tif"), 1, "bad/nan.tif holds NaN", "Replace them"),
-    "gt: constant": (restore("-g bad/constant.tif"), 1, "bad/constant.tif: percentiles", "leave it out"),
+    "gt: constant": (restore("-g bad/constant.tif"), 1, "bad/constant.tif: percentiles", "Leave it out"),
     "gt: counts": (
         restore("-g one_more", image="raw", output="new"),
         1,

@@ -29,6 +29,7 @@ CHAIN = [
     "hardware",
     "regions",
     "intensity",
+    "ranges",
     "scores",
     "losses",
     "model",
