@@ -127,7 +127,7 @@ class NetworkView:
     ):
         self.volume, self._percentiles = volume, percentiles
         self.normalization, self._noise, self._fingerprint = normalization, noise, None
-        self._noise_range, self._allows_gaps = noise_range, allows_gaps
+        self._noise_range, self._allows_gaps, self._frames_with_gaps = noise_range, allows_gaps, set()
         self.channels = tuple(range(volume.sizes.get("C", 1)) if channels is None else channels)
         self._file_frames = [frame for frame in volume.frames if frame.get("C", self.channels[0]) in self.channels]
         self.frames = [dict(frame) for frame in self._file_frames]
@@ -249,13 +249,14 @@ class NetworkView:
         block = self.volume.read(self._file_frames[number], region, dtype=None)
         if self._block_channels != list(range(block.shape[-1])):
             block = block[..., self._block_channels]
-        return normalise(block, self.range_of(number))
+        normalised = normalise(block, self.range_of(number))
+        if self._allows_gaps and block.dtype.kind == "f" and np.isnan(normalised).any():
+            self._frames_with_gaps.add(number)
+        return normalised
 
     def missing(self, number, region):
-        """Which voxels of a frame, or of a region of it, are missing; None where none can be."""
-        if self.volume.dtype.kind != "f" or not self._allows_gaps:
-            return None
-        return np.isnan(self.read(number, region))
+        """Which voxels of a region of a frame are missing; None where none was in what has been read of the frame."""
+        return np.isnan(self.read(number, region)) if number in self._frames_with_gaps else None
 
     def read_input(self, number, region=None):
         """Read the same as the network's input."""
@@ -263,7 +264,7 @@ class NetworkView:
 
     def as_input(self, number, normalised):
         """Make the network's input of a normalised block of a frame."""
-        if self._allows_gaps and self.volume.dtype.kind == "f":
+        if number in self._frames_with_gaps:
             normalised = np.where(np.isnan(normalised), np.float32(0), normalised)
         if not self.is_stabilised:
             return normalised
