@@ -35,7 +35,7 @@ _UM = UM_PER_UNIT | {f"{prefix}met{end}": 1e6 * by for prefix, by in _PREFIXES.i
 _SECONDS = SECONDS_PER_UNIT | {f"{prefix}second": by for prefix, by in _PREFIXES.items()}
 _SECONDS |= {"minute": 60.0, "day": 86400.0}
 _AXIS_OF_TYPE = {"time": "T", "channel": "C"}
-_TRUSTED_BYTES = 2**37  # of an image, whatever is stored of it: chunks of the fill value need not be
+_TRUSTED_BYTES = 2**33  # of an image, whatever is stored of it: chunks of the fill value need not be
 _MOST_TIMES_STORED = 10**5  # bytes of a larger image for one that is stored: no compression does more
 _LARGEST_OVERHEAD = 2**20  # bytes of a stored chunk beyond twice the decoded one
 
