@@ -120,7 +120,7 @@ def stabilise(normalised, noise, noise_range=None):
         Background 0 and signal 1, as `normalise` makes it.
     noise : ndarray of shape (C, 3)
         Gain, level and floor, in units of the normalised block.
-    noise_range : ndarray of shape (2, C, 3), optional
+    noise_range : array-like of shape (2, C, 3), optional
         The least and the most noise of the training, from `find_noise_range`.
 
     Returns

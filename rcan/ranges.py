@@ -117,8 +117,7 @@ class RangeFinder:
 
     def add(self, frame, region, block):
         """Add a block (Z, Y, X, C) or (Y, X, C), a region of a frame with start and stop along each spatial axis."""
-        is_wrong = np.isinf if self._skips_missing else lambda values: ~np.isfinite(values)
-        if block.dtype.kind == "f" and is_wrong(block).any():
+        if block.dtype.kind == "f" and not (np.isfinite(block) | (self._skips_missing & np.isnan(block))).all():
             raise ValueError(f"{self._path} holds NaN or infinite values: all must be finite numbers. Replace them.")
         counter = self._counters[frame.get("C")]
         counter.add(block) if self._is_counted else counter.add(frame, region, block)
@@ -128,11 +127,11 @@ class RangeFinder:
         found = {looped: counter.end_pass() for looped, counter in self._counters.items()}
         if any(rows is None for rows in found.values()):
             return None
-        ranges = {  # by channel of the file
-            channel if looped is None else looped: self._choose(channel if looped is None else looped, *rows[channel])
-            for looped, rows in found.items()
-            for channel in self._channels
-        }
+        ranges = {}  # by channel of the file
+        for looped, rows in found.items():
+            for channel in self._channels:
+                number = channel if looped is None else looped
+                ranges[number] = self._choose(number, *rows[channel])
         values = np.array([*ranges.values()], np.float64)
         for channel, (low, high) in ranges.items():
             if not high > low:

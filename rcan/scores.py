@@ -28,6 +28,7 @@ from rcan.intensity import match_affine
 __all__ = [
     "SMALLEST_VARIANCE",
     "SSIM_RADIUS",
+    "blank_out",
     "compare",
     "enlarge",
     "format_scores",
@@ -193,6 +194,11 @@ def enlarge(image, shape):
         if size != image.shape[axis]:
             image = image.repeat(size // image.shape[axis], axis)
     return image
+
+
+def blank_out(image, missing):
+    """Make missing voxels background, so that they count for no image; `missing` is (..., 1), perhaps smaller."""
+    return np.where(enlarge(missing, image.shape), np.float32(0), image)
 
 
 def mean_scores(rows):

@@ -470,7 +470,7 @@ def test_the_default_recipe_trains_a_network_that_is_told_the_noise(stabilised):
 def test_the_record_tells_the_least_and_the_most_noise(stabilised):
     """Half the light has more noise over the range; of so few voxels it is not measured well."""
     record = read_record(stabilised[1])
-    least, most = record.scaling["noise_range"]
+    least, most = np.array(record.scaling["noise_range"])
     assert least.shape == most.shape == (1, 3)
     ratios = [1 / np.sqrt(gain + floor) for ((gain, _, floor),) in (least, most)]
     assert ratios[0] > 1.2 * ratios[1]

@@ -24,7 +24,7 @@ from rcan.assess.resolution.measures import (
 from rcan.intensity import match_affine
 from rcan.regions import central_region
 from rcan.restoration.tiled import restore
-from rcan.scores import compare, enlarge, mean_scores, score_image
+from rcan.scores import blank_out, compare, enlarge, mean_scores, score_image
 
 __all__ = ["FEWEST_VOLUMES", "evaluate_subject", "score_pair", "sum_up"]
 
@@ -239,10 +239,8 @@ def score_pair(model, pair, *, tile_shape=None):
     for number in range(pair.num_frames):
         raw, gt, missing = pair.read_masked(number)
         restored = restore(model, pair.raw.as_input(number, raw), tile_shape=tile_shape)
-        if missing is not None:  # there nothing can be compared
-            raw, restored, gt = (
-                np.where(missing, np.float32(0), enlarge(each, gt.shape)) for each in (raw, restored, gt)
-            )
+        if missing is not None:
+            raw, restored, gt = (blank_out(enlarge(each, gt.shape), missing) for each in (raw, restored, gt))
         frames.append(compare(raw, restored, gt))
     images = {"raw": enlarge(raw, gt.shape), "restored": restored}
     images = {name: match_affine(image, gt) for name, image in images.items() if image.shape == gt.shape}

@@ -15,22 +15,17 @@ def open_network_view(
     *,
     ndim,
     num_channels,
-    percentiles,
     channels=None,
     normalize="series",
     training_range=None,
-    normalization="percentiles",
-    noise=None,
-    noise_range=None,
-    allows_gaps=False,
+    **options,
 ):
     """Show a file in the blocks that fit a network of `ndim` spatial axes and `num_channels` input channels.
 
     `channels` are those of the file to look at, all where not given; a network of one channel goes over them one by
     one. `normalize` takes one intensity range for each channel of the whole file (``"series"``), for each time point
-    and position (``"frame"``), or the `training_range` (``"training"``), an array (num_channels, 2). The
-    `normalization` of the network, the `noise`, its range and `allows_gaps` are those of `NetworkView`. A ValueError
-    says that the file does not fit.
+    and position (``"frame"``), or the `training_range` (``"training"``), an array (num_channels, 2). The other
+    `options`, `percentiles` among them, are those of `NetworkView`. A ValueError says that the file does not fit.
     """
     found = file.sizes.get("C", 1)
     if ndim == 3 and "Z" not in file.axes:
@@ -53,16 +48,7 @@ def open_network_view(
     spatial = "ZYX" if ndim == 3 else "YX"
     volume = file.with_block_axes(spatial if num_channels == 1 and found > 1 else spatial + "C")
     fixed_range = training_range if normalize == "training" else None
-    view = NetworkView(
-        volume,
-        percentiles,
-        channels=chosen,
-        fixed_range=fixed_range,
-        normalization=normalization,
-        noise=noise,
-        noise_range=noise_range,
-        allows_gaps=allows_gaps,
-    )
+    view = NetworkView(volume, channels=chosen, fixed_range=fixed_range, **options)
     if normalize == "series":
         view.measure_series()
     return view

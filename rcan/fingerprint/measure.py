@@ -100,12 +100,9 @@ def _read_blocks(volume, frames):
 def _fill(block):
     """Put the median of each channel in the place of voxels that are missing, 0 where all are."""
     missing = np.isnan(block)
-    medians = [np.median(block[..., i][~gaps]) if not gaps.all() else 0 for i, gaps in _by_channel(missing)]
+    present = [channel[~np.isnan(channel)] for channel in np.moveaxis(block, -1, 0)]
+    medians = [np.median(values) if values.size else 0 for values in present]
     return np.where(missing, np.array(medians, block.dtype), block)
-
-
-def _by_channel(array):
-    return ((i, array[..., i]) for i in range(array.shape[-1]))
 
 
 def _measure_channel(blocks, number, voxel_size):

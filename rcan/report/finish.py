@@ -33,7 +33,7 @@ def finish_training(run_dir, data, *, apply_program="rcan apply"):
     pairs = getattr(data, kind)
     scores = {}
     for name, pair in zip(_short_names(pairs)[:_MOST_SCORED], pairs, strict=False):
-        pair.raw.keep_noise_range(record.scaling["noise_range"])
+        pair.raw.keep_noise_range(record.noise_range)
         scores[name], images = score_pair(model, pair)
     voxel_size = pair.gt.volume.voxel_size
     _draw_restored(run_dir / "restored.png", images, scores[name], voxel_size=voxel_size, name=name)

@@ -9,8 +9,7 @@ import numpy as np
 
 from rcan.atomic_io import preallocate, report_errors_as
 from rcan.intensity import fit_affine
-from rcan.regions import whole_region
-from rcan.scores import compare, enlarge, mean_scores
+from rcan.scores import blank_out, compare, mean_scores
 
 __all__ = ["Examination", "examine", "open_scratch"]
 
@@ -35,10 +34,8 @@ def examine(restored, raw, gt, num_channels, *, rescale):
         images = {"raw": raw.read(number), "restored": np.array(restored[number][..., :num_channels])}
         if gt:
             images["ground truth"] = gt.read(number)
-        missing = raw.missing(number, whole_region(raw.shape[:-1]))
-        if missing is not None and missing.any():  # there nothing can be compared
-            for image in images.values():
-                image[np.broadcast_to(enlarge(missing.any(axis=-1, keepdims=True), image.shape), image.shape)] = 0
+        missing = np.isnan(images["raw"]).any(axis=-1, keepdims=True)
+        images = {kind: blank_out(image, missing) for kind, image in images.items()}
         if gt:
             scores.append(compare(*images.values()))
         for kind, image in images.items():

@@ -19,7 +19,7 @@ class RestoreSettings:
     percentiles: tuple = DEFAULT_PERCENTILES  # that become 0 and 1
     normalization: str = "percentiles"  # of the network's input, see `rcan.data.views.NetworkView`
     normalize: str = "series"  # or "frame" or "training", as `rcan.data.views.open_network_view`
-    noise_range: np.ndarray | None = None  # that the network has learned from, see there
+    noise_range: tuple | None = None  # that the network has learned from, see there
     training_range: np.ndarray | None = None  # grey values that became 0 and 1 in training
     noise: np.ndarray | None = None  # of the image, see `rcan.data.views.NetworkView`; measured where None
     axes: str | None = None  # of the input, where its metadata is wrong

@@ -62,7 +62,7 @@ def _choose_settings(options, record, precision):
     return RestoreSettings(
         percentiles=percentiles,
         normalization=record.normalization,
-        noise_range=record.scaling["noise_range"],
+        noise_range=record.noise_range,
         normalize=options.normalize,
         training_range=training_range,
         axes=options.axes,

@@ -7,7 +7,6 @@ network, as a training that goes on makes another one.
 
 import os
 
-import numpy as np
 from pydantic import AliasChoices, Field
 
 from rcan.config import DEFAULT_PERCENTILES
@@ -99,11 +98,7 @@ class TrainingRecord(Record):
     @property
     def scaling(self):
         """How grey values become the network's input: keywords of `rcan.view_image`, for example."""
-        return {
-            "percentiles": self.percentiles,
-            "normalization": self.normalization,
-            "noise_range": self.noise_range and np.array(self.noise_range),
-        }
+        return {name: getattr(self, name) for name in ("percentiles", "normalization", "noise_range")}
 
     @property
     def pairs(self):

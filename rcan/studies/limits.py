@@ -171,8 +171,7 @@ def _make_settings(options, record, learned, tested):
     """All that decides about the results of a step."""
     names = ("axes", "volumes", "shape", "background", "offset", "gain", "read_noise", "seed")
     settings = {name: getattr(options, name) for name in names}
-    settings |= {"fwhm": options.choose_widths()}
-    settings |= {name: getattr(record, name) for name in ("percentiles", "normalization", "noise_range")}
+    settings |= {"fwhm": options.choose_widths(), **record.scaling}
     if options.input:
         settings |= {"input": _identify(tested), "voxel_size": options.voxel_size}
     else:

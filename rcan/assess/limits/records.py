@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 from rcan.records import Record, to_json
 
 __all__ = [
@@ -122,11 +120,7 @@ class LimitsSettings(Record):
     @property
     def scaling(self):
         """How grey values become the networks' input, as of a `TrainingRecord`."""
-        return {
-            "percentiles": self.percentiles,
-            "normalization": self.normalization,
-            "noise_range": self.noise_range and np.array(self.noise_range),
-        }
+        return {name: getattr(self, name) for name in ("percentiles", "normalization", "noise_range")}
 
     def as_json(self):
         """As in limits.json."""

@@ -20,11 +20,8 @@ from rcan.progress import Progress
 __all__ = ["SETTINGS", "choose_shown_steps", "measure_steps", "open_study", "show_step", "summarise_steps"]
 
 SETTINGS = "settings.json"
-_OLD_SETTINGS = {
-    "precision": "float32",
-    "normalization": "percentiles",
-    "noise_range": None,
-}  # of studies that do not name them
+# Of studies that do not name them:
+_OLD_SETTINGS = {"precision": "float32", "normalization": "percentiles", "noise_range": None}
 
 
 def open_study(folder, settings, *, overwrite=False):
