@@ -11,6 +11,7 @@ _PUBLIC = {
     "denormalise": "rcan.intensity",
     "evaluate": "rcan.studies.evaluation",
     "find_limits": "rcan.studies.limits",
+    "list_images": "rcan.io.opening",
     "load_config": "rcan.config",
     "load_model": "rcan.run_folder.models",
     "normalise": "rcan.intensity",

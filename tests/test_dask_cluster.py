@@ -15,6 +15,7 @@ dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
 from rcan.commands.apply import main  # noqa: E402
+from rcan.io.images import ImageFile  # noqa: E402
 from rcan.io.opening import create_volume, open_volume  # noqa: E402
 from rcan.restoration import dask_cluster as cluster  # noqa: E402
 from rcan.restoration import dask_worker as worker  # noqa: E402
@@ -217,9 +218,9 @@ def test_a_wrong_address_is_told(run, whole, tmp_path):
 @pytest.mark.parametrize("missing", ["input", "folder"])
 def test_a_worker_says_what_it_does_not_see(image, tmp_path, missing):
     request = dict.fromkeys(["writers", "ranges", "part", "tile_shape", "overlap"])
-    request |= {"raw_path": str(image), "signs": [str(tmp_path / ".out.partial" / ".in-work")]}
+    request |= {"raw_file": ImageFile(image), "signs": [str(tmp_path / ".out.partial" / ".in-work")]}
     if missing == "input":
-        request["raw_path"] = str(tmp_path / "absent.zarr")
+        request["raw_file"] = ImageFile(tmp_path / "absent.zarr")
     kind, message = worker.perform(lambda: None, (), request)
     name = {"input": tmp_path / "absent.zarr", "folder": tmp_path}[missing]
     assert kind == "failed"

@@ -388,7 +388,7 @@ def test_planes_of_equal_shape_are_read_whatever_their_axis_is_called(tmp_path, 
 @pytest.mark.parametrize("other", [np.s_[:3], np.s_[:, :20]])
 def test_of_images_of_different_shape_the_first_is_read_with_a_warning(tmp_path, stack, other):
     path = write_images(tmp_path / "a.ome.tif", [stack, stack[other]], "ZYX")
-    with pytest.warns(UserWarning, match=r"a\.ome\.tif holds 2 images: only the first is read\.$"):
+    with pytest.warns(UserWarning, match=r"a\.ome\.tif holds 2 images that differ: only the first is read\.$"):
         volume = open_volume(path)
     np.testing.assert_array_equal(volume.read()[..., 0], stack)
 

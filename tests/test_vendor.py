@@ -18,15 +18,16 @@ pyczi = pytest.importorskip("pylibCZIrw.czi", reason='needs pip install "rcan[bi
 PADDING = "x" * 200  # of the title, room for the scenes
 
 
-def write_czi(path, array, *, scenes=False, channel_names=None, **metadata):
+def write_czi(path, arrays, *, scenes=False, channel_names=None, **metadata):
     """Write (S, T, C, Z, Y, X) with Zeiss's library. It does not list the scenes: they take the title's room."""
     with pyczi.create_czi(str(path), exist_ok=True) as document:
-        for s, t, c, z in np.ndindex(array.shape[:4]):
+        for s, array in enumerate(arrays):
             place = {"scene": s, "location": (1000 * s, 0)} if scenes else {}
-            document.write(array[s, t, c, z, ..., np.newaxis], plane={"T": t, "C": c, "Z": z}, **place)
+            for t, c, z in np.ndindex(array.shape[:3]):
+                document.write(array[t, c, z, ..., np.newaxis], plane={"T": t, "C": c, "Z": z}, **place)
         document.write_metadata(PADDING, channel_names=channel_names, **metadata)
     if scenes:
-        names = "".join(f'<Scene Index="{s}" Name="S{s}"/>' for s in range(len(array)))
+        names = "".join(f'<Scene Index="{s}" Name="S{s}"/>' for s in range(len(arrays)))
         listed = f"<Dimensions><S><Scenes>{names}</Scenes></S>".encode()
         content = path.read_bytes()
         before, after = content.split(b"<Dimensions>", 1)

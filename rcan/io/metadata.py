@@ -27,6 +27,7 @@ UM_PER_UNIT = _by_unit(
 SECONDS_PER_UNIT = _by_unit(
     {1e-9: "ns", 1e-6: "us", 1e-3: "ms msec", 1.0: "s sec", 60.0: "min", 3600.0: "h hr hour", 86400.0: "d"}
 )
+_NOT_KNOWN = ((None, None, None), None, None)
 MAX_PLANES = 10**7  # no TIFF holds more: the number is damaged. A list of this length still fits memory
 
 
@@ -73,18 +74,13 @@ def name_axes(path, letters, shape, axes=None):
     return "".join(named), warning and f"{path} {warning}"
 
 
-def count_positions(path, kinds, letters, shape, axes=None):
-    """Return how many images of a file are read, all as positions or only the first, and a warning or None.
+def long_axes(letters, shape):
+    """Letters of the dimensions longer than 1, and of Y and X.
 
-    `kinds` has for each image what must be equal for all to be one array; `letters` and `shape` are those of the
-    first. The user's `axes` mean all images if they name P, or one axis more than an image has.
+    >>> long_axes("TCZYX", (1, 2, 60, 256, 256))
+    'CZYX'
     """
-    stored = "".join(letter for letter, size in zip(letters, shape, strict=True) if size > 1 or letter in "YX")
-    are_alike = len(set(kinds)) == 1
-    if len(kinds) == 1 or (are_alike and (axes is None or "P" in axes or axes[1:] == stored)):
-        return len(kinds), None
-    way_out = " To read all, name the axes with P (positions) in front." if are_alike else ""
-    return 1, f"{path} holds {len(kinds)} images: only the first is read.{way_out}"
+    return "".join(letter for letter, size in zip(letters, shape, strict=True) if size > 1 or letter in "YX")
 
 
 def _is_subsequence(part, whole):
@@ -111,18 +107,39 @@ def _way_out(num_axes):
     return f"name them in storage order, such as {example} (--axes, raw_data_format or gt_data_format)"
 
 
-def read_calibration(tiff, series):
-    """Return voxel size (z, y, x) in µm, channel names and time step in seconds, each None where not known."""
-    if series.kind == "ome":
-        return _ome_calibration(tiff.ome_metadata)
-    if series.kind == "imagej":
-        return _imagej_calibration(tiff)
-    return (None, None, None), None, None
+def read_calibrations(tiff):
+    """Of each series: voxel size (z, y, x) in µm, channel names and time step in seconds, each None where not known."""
+    kind = tiff.series[0].kind
+    if kind == "ome":
+        declared = iter(ome_pixels(tiff.ome_metadata))
+        found = []
+        for series in tiff.series:  # images without planes are none of them
+            pixels = next((pixels for title, pixels in declared if title == series.name), None)
+            found.append(_NOT_KNOWN if pixels is None else _ome_calibration(pixels))
+        return found
+    readers = {
+        "imagej": _imagej_calibration,
+        "lsm": _lsm_calibration,
+        "stk": _stk_calibration,
+        "mmstack": _micromanager_calibration,
+        "ndtiff": _micromanager_calibration,
+    }
+    first = readers[kind](tiff) if kind in readers else _NOT_KNOWN
+    return [first, *[_NOT_KNOWN] * (len(tiff.series) - 1)]
+
+
+def ome_pixels(xml):
+    """Title and element Pixels of each image that OME metadata declare."""
+    return [
+        (image.get("Name") or "", pixels)
+        for image in ElementTree.fromstring(xml).findall(".//{*}Image")
+        for pixels in image.findall("{*}Pixels")
+    ]
 
 
 def check_ome(path, xml):
     """Refuse OME metadata with an absurd number of planes: tifffile would make a list of that length."""
-    for pixels in ElementTree.fromstring(xml).findall(".//{*}Pixels"):
+    for _, pixels in ome_pixels(xml):
         counts = [math.prod(int(pixels.get(f"Size{axis}", 1)) for axis in "ZCT")]
         counts += [
             int(plane.get(name, 0))
@@ -135,8 +152,7 @@ def check_ome(path, xml):
             )
 
 
-def _ome_calibration(xml):
-    pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
+def _ome_calibration(pixels):
     voxel_size = tuple(
         calibrate(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm"), UM_PER_UNIT)
         for axis in "ZYX"
@@ -162,6 +178,37 @@ def _imagej_calibration(tiff):
     num_channels = metadata.get("channels", 1)
     repeats = labels == labels[:num_channels] * (len(labels) // num_channels)
     return voxel_size, labels[:num_channels] if labels and repeats else None, time_step
+
+
+def _lsm_calibration(tiff):
+    """Of Zeiss's LSM files, which measure in m."""
+    metadata = tiff.lsm_metadata
+    voxel_size = tuple(calibrate(metadata.get(f"VoxelSize{axis}"), "m", UM_PER_UNIT) for axis in "ZYX")
+    names = tuple(metadata.get("ChannelColors", {}).get("ColorNames", ()))
+    return voxel_size, names or None, calibrate(metadata.get("TimeIntervall"), "s", SECONDS_PER_UNIT)
+
+
+def _stk_calibration(tiff):
+    """Of MetaMorph's STK files; the distance of planes is in µm, whatever the unit of the pixels."""
+    metadata = tiff.stk_metadata
+    distances = {float(distance) for distance in metadata.get("ZDistance", ())}
+    pixels = [
+        calibrate(metadata.get(f"{axis}Calibration"), metadata.get("CalibrationUnits"), UM_PER_UNIT) for axis in "YX"
+    ]
+    z = calibrate(distances.pop(), "um", UM_PER_UNIT) if len(distances) == 1 else None
+    return (z, *pixels), None, None
+
+
+def _micromanager_calibration(tiff):
+    """Of Micro-Manager's stacks."""
+    summary = tiff.micromanager_metadata["Summary"]
+    pixel = calibrate(summary.get("PixelSize_um"), "um", UM_PER_UNIT)
+    z = calibrate(summary.get("z-step_um"), "um", UM_PER_UNIT)
+    return (
+        (z, pixel, pixel),
+        tuple(summary.get("ChNames") or ()) or None,
+        calibrate(summary.get("Interval_ms"), "ms", SECONDS_PER_UNIT),
+    )
 
 
 def _pixel_size(resolution):

@@ -1,5 +1,6 @@
 """Open and create image files of all formats; the library of a format is imported with its first file."""
 
+import functools
 import glob
 import warnings
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rcan.failures import as_one_line
+from rcan.io.images import ImageFile
 from rcan.io.paths import VENDOR_SUFFIXES, is_zarr
 from rcan.io.volume import Volume, are_valid_axes
 
@@ -20,20 +22,23 @@ FORMATS = {  # that are written, and the types that each can hold
 _ZARR_VERSIONS = {"zarr": "0.5", "zarr-0.4": "0.4"}  # of the specification of OME-Zarr
 
 
-def open_volume(path, *, axes=None, block_axes="ZYXC"):
+def open_volume(path, *, axes=None, block_axes="ZYXC", image=None):
     """Open an image file; only its metadata is read.
 
     Parameters
     ----------
     path : str or Path
-        TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF; the folder of an OME-Zarr image; a vendor's file. A pattern such
-        as ``"cell_t*.tif"``, or a folder of images: one image, of which each file is a part (see
-        `rcan.io.series`).
+        TIFF, BigTIFF, ImageJ hyperstack, OME-TIFF, LSM, STK, a stack of Micro-Manager; the folder of an OME-Zarr
+        image; a vendor's file. A pattern such as ``"cell_t*.tif"``, or a folder of images: one image, of which each
+        file is a part (see `rcan.io.series`). Or one of `list_images`.
     axes : str, optional
         The stored axes in storage order, of the letters P (positions), T, C, Z, Y and X. Overrides the metadata.
         May name axes of length 1 that the file does not store.
     block_axes : {"ZYXC", "ZYX", "YXC", "YX"}
         Which axes one block has; the others are looped over as frames.
+    image : int or str, optional
+        Which image of a file that holds several: its number, from 1, or its title. If not given, images that are
+        alike are positions of one, and of unlike ones the first is read.
 
     Returns
     -------
@@ -54,7 +59,7 @@ def open_volume(path, *, axes=None, block_axes="ZYXC"):
             for frame in volume.frames:
                 block = volume.read(frame)  # (Z, Y, X, C), float32
     """
-    path = Path(str(path))
+    path, image = (path.path, path.number) if isinstance(path, ImageFile) else (Path(str(path)), image)
     if as_one_line(path) != str(path):
         raise ValueError(f"{as_one_line(path)} has control characters in its name: rename it.")
     if axes is not None:
@@ -64,27 +69,56 @@ def open_volume(path, *, axes=None, block_axes="ZYXC"):
                 f"{path} cannot have the axes {axes!r}: name each stored axis once, in storage order, with "
                 "the letters P (positions), T, C, Z, Y and X; Y and X are needed. Example: ZCYX."
             )
-    source = _open_source(path, axes)
-    return Volume(source, axes or source.axes.replace("_", ""), block_axes)
+    source = _open_source(path, axes, image)
+    return Volume(source, axes or source.axes.replace("_", ""), block_axes, image=image)
 
 
-def _open_source(path, axes=None):
-    """Open a path with the reader of its format; `axes` are those that the user names, or None."""
+def list_images(path, *, axes=None):
+    """List what a file or folder holds: itself, or each of several images that are unlike.
+
+    Images that are alike, in shape, type and voxel size, are positions of one. Those of OME-TIFF, OME-Zarr and
+    microscopes' files are told apart. `axes` are those of `open_volume`: without P they are of a single image.
+
+    Returns
+    -------
+    images : list of ImageFile
+        Each with its `path`, and where there are several with `number`, from 1, and `title`. `open_volume` takes them.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file is missing or damaged.
+    """
+    path = Path(str(path))
+    if is_zarr(path):
+        from rcan.io.zarr import read_contents
+    elif path.is_dir() or (not path.exists() and glob.has_magic(str(path))):
+        return [ImageFile(path)]
+    elif path.suffix.lower() in VENDOR_SUFFIXES:
+        from rcan.io.vendor import read_contents
+    else:
+        from rcan.io.tiff import read_contents
+    contents = read_contents(path)
+    return contents.list(path, axes) if contents else [ImageFile(path)]
+
+
+def _open_source(path, axes=None, image=None):
+    """Open a path with the reader of its format; `axes` and `image` are those that the user names, or None."""
     if is_zarr(path):
         from rcan.io.zarr import ZarrSource
 
-        return ZarrSource(path, axes)
+        return ZarrSource(path, axes, image)
     if path.is_dir() or (not path.exists() and glob.has_magic(str(path))):
         from rcan.io.series import SeriesSource
 
-        return SeriesSource(path, axes, _open_source)
+        return SeriesSource(path, axes, functools.partial(_open_source, image=image))
     if path.suffix.lower() in VENDOR_SUFFIXES:
         from rcan.io.vendor import VendorSource
 
-        return VendorSource(path, axes)
+        return VendorSource(path, axes, image)
     from rcan.io.tiff import TiffSource
 
-    return TiffSource(path, axes)
+    return TiffSource(path, axes, image)
 
 
 def create_volume(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif", ".oir", ".ims", ".dv")  # read through bioio
-FILE_SUFFIXES = (*TIFF_SUFFIXES, *VENDOR_SUFFIXES)
+FILE_SUFFIXES = (*TIFF_SUFFIXES, ".lsm", ".stk", *VENDOR_SUFFIXES)  # LSM and STK are TIFF files
 ZARR_METADATA_FILES = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 
 

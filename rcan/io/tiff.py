@@ -24,7 +24,8 @@ import numpy as np
 import tifffile
 
 from rcan.io.cache import cache
-from rcan.io.metadata import check_ome, count_positions, name_axes, read_calibration
+from rcan.io.images import Contents
+from rcan.io.metadata import check_ome, long_axes, name_axes, ome_pixels, read_calibrations
 from rcan.io.tiff_pages import check_page_list
 from rcan.io.volume import FileStates, native_dtype, report_damage
 from rcan.regions import paste, region_at, region_shape
@@ -69,10 +70,11 @@ class StoredPage(NamedTuple):
 class TiffSource:
     """The images of a TIFF file as one array, see `rcan.io.volume.Source`.
 
-    Several images of equal shape, axes and type are positions, the axis P; of different ones the first is read.
+    Several images of equal shape, axes, type and voxel size are positions, the axis P; of different ones the first is
+    read, or `image`, the number or title of one.
     """
 
-    def __init__(self, path, axes=None):
+    def __init__(self, path, axes=None, image=None):
         self.path = path
         self._states = FileStates(path)
         self._owner = object()  # of what the cache keeps of this file
@@ -80,14 +82,10 @@ class TiffSource:
             if not stream.read(1):
                 raise ValueError(f"{path} is empty (0 bytes). Copy or export it again.")
         with _report_damage(path), tifffile.TiffFile(path) as tiff:
-            check_page_list(path, tiff)
-            if tiff.is_ome:
-                check_ome(path, tiff.ome_metadata)
-            images = _own_images(tiff)
+            found, calibrations, contents = _find_images(path, tiff)
+            chosen, left_out = contents.choose(path, image, axes)
+            images = [found[i] for i in chosen]
             series = images[0]
-            kinds = [(image.shape, image.axes, image.dtype, image.keyframe.hash) for image in images]
-            count, left_out = count_positions(path, kinds, series.axes, series.shape, axes)
-            images = images[:count]
             self._check_format(tiff, series, axes)
             self.shape, letters = series.shape, series.axes.replace("P", "?")  # tifffile's P is a phase
             if len(images) > 1:
@@ -96,7 +94,7 @@ class TiffSource:
                 letters = letters.replace("R", "P")
             self.axes, assumption = name_axes(path, letters, self.shape, axes)
             self.dtype = native_dtype(series.dtype)
-            self.voxel_size, self.channel_names, self.time_step = read_calibration(tiff, series)
+            self.voxel_size, self.channel_names, self.time_step = calibrations[chosen[0]]
             self._find_data(tiff, images)
         for message in filter(None, (left_out, assumption)):
             warnings.warn(message, stacklevel=4)  # points to who called `open_volume`
@@ -272,10 +270,34 @@ class TiffSource:
         cache.drop(self._owner)
 
 
-def _own_images(tiff):
-    """Return the images of a file; OME metadata also list those of other files of a set, which are left out."""
-    own = [series for series in tiff.series if series.is_multifile or series.keyframe.parent is tiff]
-    return own or tiff.series
+def read_contents(path):
+    """The images of a file as `Contents`: several where its OME metadata declare them, None otherwise.
+
+    Unlike pages of other files are thumbnails and labels more often than images.
+    """
+    with _report_damage(path), tifffile.TiffFile(path) as tiff:
+        if tiff.is_ome and len(ome_pixels(tiff.ome_metadata)) > 1:
+            return _find_images(path, tiff)[-1]
+    return None
+
+
+def _find_images(path, tiff):
+    """The images of a file: tifffile's series, their calibrations, and both as `Contents`.
+
+    OME metadata also list those of other files of a set, and LSM files small copies: these are left out.
+    """
+    check_page_list(path, tiff)
+    if tiff.is_ome:
+        check_ome(path, tiff.ome_metadata)
+    images = [*zip(tiff.series, read_calibrations(tiff), strict=True)]
+    own = [pair for pair in images if pair[0].is_multifile or pair[0].keyframe.parent is tiff]
+    images, calibrations = zip(*(own or images)[: 1 if tiff.is_lsm else None], strict=True)
+    kinds = [
+        (image.shape, image.axes, image.dtype, image.keyframe.hash, voxel_size)
+        for image, (voxel_size, _, _) in zip(images, calibrations, strict=True)
+    ]
+    titles = [image.name if image.kind == "ome" else "" for image in images]
+    return images, calibrations, Contents(titles, kinds, long_axes(images[0].axes, images[0].shape))
 
 
 def _read_plain(file, offset, shape, dtype, region):

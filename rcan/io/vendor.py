@@ -13,7 +13,8 @@ import warnings
 import numpy as np
 
 from rcan.io.cache import cache
-from rcan.io.metadata import count_positions, name_axes
+from rcan.io.images import Contents
+from rcan.io.metadata import long_axes, name_axes
 from rcan.io.volume import FileStates, report_damage
 from rcan.regions import region_shape
 
@@ -25,6 +26,8 @@ PASSING = (OSError, MemoryError, ImportError)  # exceptions of a plugin that say
 class VendorSource:
     """A microscope's file as one array, see `rcan.io.volume.Source`; scenes that are alike are positions.
 
+    `image`, the number or title of a scene, takes one of them.
+
     Raises
     ------
     ImportError
@@ -33,55 +36,31 @@ class VendorSource:
         If the file is damaged, a photograph in colour, or has other axes.
     """
 
-    def __init__(self, path, axes=None):
+    def __init__(self, path, axes=None, image=None):
         self.path = path
         self._owner = object()  # of what the cache keeps of this file
         self._lock = threading.Lock()  # a reader has one current scene
         self._states = FileStates(path)
         with open(path, "rb"):  # a missing file or a lack of rights ends here, as OSError
             self._states.note(path)
-        reader_class = _find_reader(path)
         with report_damage(path, path.suffix, passing=PASSING):
-            self._reader = reader_class(str(path))
-            kinds = [self._examine(scene) for scene in range(len(self._reader.scenes))]
-            shape, self.dtype = kinds[0]
-            self._reader.set_scene(0)
-        count, left_out = count_positions(path, kinds, STORED_AXES[1:], shape, axes)
-        self.shape = (count, *shape)
+            self._reader, contents = _open_scenes(path)
+            self._scenes, left_out = contents.choose(path, image, axes)
+            shape, self.dtype, *_ = contents.kinds[self._scenes[0]]
+            self._reader.set_scene(self._scenes[0])
+        self.shape = (len(self._scenes), *shape)
         self.axes, assumption = name_axes(path, STORED_AXES, self.shape, axes)
         self._read_calibration()
         for message in filter(None, (left_out, assumption)):
             warnings.warn(message, stacklevel=4)  # points to who called `open_volume`
 
-    def _examine(self, scene):
-        """Return shape (T, C, Z, Y, X) and type of a scene; refuse scenes that are no stacks of grey planes."""
-        self._reader.set_scene(scene)
-        sizes = dict(zip(self._reader.dims.order, self._reader.dims.shape, strict=True))
-        dtype = np.dtype(self._reader.dtype).newbyteorder("=")
-        if sizes.get("S", 1) > 1:
-            raise ValueError(
-                f"{self.path} is a colour photograph (RGB): grey values of one or more channels are expected. "
-                "Split its channels, and save them along a C axis."
-            )
-        others = {axis: size for axis, size in sizes.items() if size > 1 and axis not in STORED_AXES[1:]}
-        if others:
-            found = ", ".join(f"{axis}: {size}" for axis, size in others.items())
-            raise ValueError(
-                f"{self.path} has dimensions other than T, C, Z, Y and X ({found}; M is for the tiles of a mosaic): "
-                "export the part that is to be restored, stitched if need be, as OME-TIFF."
-            )
-        if dtype.kind not in "buif":
-            raise ValueError(f"{self.path} stores {dtype}: integers or real numbers are expected.")
-        return tuple(sizes.get(axis, 1) for axis in STORED_AXES[1:]), dtype
-
     def _read_calibration(self):
         """Note voxel size, channel names and time step, each unknown where the plugin does not find it."""
         found = {}
-        for name in ("physical_pixel_sizes", "channel_names", "time_interval"):
+        for name in ("channel_names", "time_interval"):
             with contextlib.suppress(Exception):  # plugins differ in how they say that there is none
                 found[name] = getattr(self._reader, name)
-        sizes = found.get("physical_pixel_sizes") or (None, None, None)
-        self.voxel_size = tuple(float(size) if size and size > 0 else None for size in sizes)
+        self.voxel_size = _voxel_size(self._reader)
         interval = found.get("time_interval")
         seconds = interval.total_seconds() if interval else 0
         self.time_step = seconds if seconds > 0 else None
@@ -119,7 +98,7 @@ class VendorSource:
         position, time_point, channel = stack
         with self._lock, report_damage(self.path, self.path.suffix, passing=PASSING):
             self._states.check(self.path)
-            self._reader.set_scene(position)
+            self._reader.set_scene(self._scenes[position])
             chosen = {"T": time_point, "C": channel, "Z": planes}
             if self._reads_planes():
                 return self._reader.get_image_data("ZYX", **chosen)
@@ -139,6 +118,62 @@ class VendorSource:
     def close(self):
         """Free the decoded planes; the next read decodes them again."""
         cache.drop(self._owner)
+
+
+def read_contents(path):
+    """The images of a file as `Contents`."""
+    with report_damage(path, path.suffix, passing=PASSING):
+        return _open_scenes(path)[1]
+
+
+def _open_scenes(path):
+    """Open a file: its reader, and its scenes as `Contents`."""
+    reader = _find_reader(path)(str(path))
+    titles, kinds = [str(scene) for scene in reader.scenes], []
+    for scene in range(len(titles)):
+        reader.set_scene(scene)
+        try:
+            with report_damage(path, path.suffix, passing=PASSING):
+                kinds.append(_examine(path, reader))
+        except ValueError as failure:  # of this scene; others may be sound
+            kinds.append(failure)
+    first = next((kind[0] for kind in kinds if isinstance(kind, tuple)), (1,) * 5)
+    return reader, Contents(titles, kinds, long_axes(STORED_AXES[1:], first))
+
+
+def _examine(path, reader):
+    """Shape (T, C, Z, Y, X), type and voxel size of a scene; refuse one that is no stack of grey planes."""
+    sizes = dict(zip(reader.dims.order, reader.dims.shape, strict=True))
+    dtype = np.dtype(reader.dtype).newbyteorder("=")
+    if sizes.get("S", 1) > 1:
+        raise ValueError(
+            f"{path} is a colour photograph (RGB): grey values of one or more channels are expected. "
+            "Split its channels, and save them along a C axis."
+        )
+    others = {axis: size for axis, size in sizes.items() if size > 1 and axis not in STORED_AXES[1:]}
+    if others:
+        found = ", ".join(f"{axis}: {size}" for axis, size in others.items())
+        raise ValueError(
+            f"{path} has dimensions other than T, C, Z, Y and X ({found}; M is for the tiles of a mosaic): "
+            "export the part that is to be restored, stitched if need be, as OME-TIFF."
+        )
+    if sizes.get("Y", 1) == 1 and sizes.get("Z", 1) > 1:
+        raise ValueError(
+            f"{path} is an XZ scan, planes of one line along Y: planes along X and Y are restored. Leave it out, or "
+            "export it as TIFF with its Z as Y."
+        )
+    if dtype.kind not in "buif":
+        raise ValueError(f"{path} stores {dtype}: integers or real numbers are expected.")
+    voxel_size = tuple(size and float(f"{size:.3g}") for size in _voxel_size(reader))  # plugins compute it
+    return tuple(sizes.get(axis, 1) for axis in STORED_AXES[1:]), dtype, voxel_size
+
+
+def _voxel_size(reader):
+    """Voxel size of the current scene, (z, y, x) in µm, None where the plugin does not find it."""
+    sizes = None
+    with contextlib.suppress(Exception):  # plugins differ in how they say that there is none
+        sizes = reader.physical_pixel_sizes
+    return tuple(float(size) if size and size > 0 else None for size in sizes or (None, None, None))
 
 
 def _find_reader(path):

@@ -100,10 +100,13 @@ class Volume:
         Axes of one block.
     bounds : dict, optional
         Start and stop of a crop by spatial axis.
+    image : int or str, optional
+        Number or title of the image in a file that holds several.
 
     Attributes
     ----------
     path : Path
+    image : int, str or None
     axes : str
         Storage order; axes of length 1 are left out unless the user named them.
     sizes : dict
@@ -123,7 +126,7 @@ class Volume:
         the order P, T, Z, C however the file is stored, so that frames of two files correspond.
     """
 
-    def __init__(self, source, axes, block_axes, bounds=None):
+    def __init__(self, source, axes, block_axes, bounds=None, image=None):
         if block_axes not in BLOCK_AXES:
             raise ValueError(f"block_axes={block_axes!r} is not one of {', '.join(BLOCK_AXES)}.")
         self._source = source
@@ -139,7 +142,7 @@ class Volume:
                 f"{source.path} has {num_frames:,} frames ({', '.join(f'{axis} {sizes[axis]:,}' for axis in looped)}), "
                 f"at most {_MOST_FRAMES:,} are read of one image. If that is right, divide it."
             )
-        self.path = source.path
+        self.path, self.image = source.path, image
         self.axes = axes
         self.sizes = {axis: sizes[axis] for axis in axes}
         self.dtype = source.dtype
@@ -157,6 +160,7 @@ class Volume:
         return {
             "path": str(self.path.absolute()),
             **self._source.signature(),
+            **({} if self.image is None else {"image": self.image}),
             "axes": [self.axes, self.block_axes],
             "bounds": self._bounds,
         }
@@ -201,13 +205,13 @@ class Volume:
 
     def crop(self, region):
         """Return a view of a region, one slice for each spatial block axis: the same file, smaller."""
-        return Volume(self._source, self.axes, self.block_axes, self._locate(region))
+        return Volume(self._source, self.axes, self.block_axes, self._locate(region), self.image)
 
     def with_block_axes(self, block_axes):
         """Return the same file in other blocks; a crop is refused, as its region would not fit."""
         if self._is_crop:
             raise ValueError(f"{self.path} is cropped: choose the block axes first, then crop.")
-        return Volume(self._source, self.axes, block_axes)
+        return Volume(self._source, self.axes, block_axes, image=self.image)
 
     def close(self):
         """Free what has been decoded and kept, also of crops and other views of the same file."""

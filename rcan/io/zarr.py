@@ -23,7 +23,8 @@ import numpy as np
 
 from rcan.atomic_io import read_json
 from rcan.io.cache import cache
-from rcan.io.metadata import SECONDS_PER_UNIT, UM_PER_UNIT, calibrate, name_axes
+from rcan.io.images import Contents
+from rcan.io.metadata import SECONDS_PER_UNIT, UM_PER_UNIT, calibrate, long_axes, name_axes
 from rcan.io.paths import ZARR_METADATA_FILES, is_zarr
 from rcan.io.volume import FileStates, native_dtype, report_damage
 from rcan.memory import free_memory
@@ -50,11 +51,6 @@ class StoredImage(NamedTuple):
     labels: tuple  # of the channels
     metadata_files: list[Path]
 
-    @property
-    def layout(self):
-        """What must be equal for images to be positions of one."""
-        return self.array.shape, self.array.dtype, self.letters
-
 
 def import_zarr(path):
     """Import zarr 3, or raise an ImportError that says how to get it for this path."""
@@ -69,20 +65,20 @@ def import_zarr(path):
 class ZarrSource:
     """One Zarr image, or the images of a collection along P, as one array, see `rcan.io.volume.Source`.
 
-    A folder is an image, a plain array, a well or a plate, or the scenes of a file (bioformats2raw.layout). The
-    calibration is that of the first image.
+    A folder is an image, a plain array, a well or a plate, or the scenes of a file (bioformats2raw.layout). `image`,
+    the number or folder of an image of a collection, takes one of them. The calibration is that of the first image.
     """
 
-    def __init__(self, path, axes=None):
+    def __init__(self, path, axes=None, image=None):
         self.path = path
         self._owner = object()  # of what the cache keeps of this image
         self._states = FileStates(path)
         zarr = import_zarr(path)
         with report_damage(path, "Zarr", passing=MemoryError):
-            self._images = [_open_image(zarr, folder) for folder in _find_images(path)]
+            found, contents = _open_images(zarr, path)
+            chosen, left_out = contents.choose(path, image, axes)
+            self._images = [found[i] for i in chosen]
             first, num_images = self._images[0], len(self._images)
-            if any(image.layout != first.layout for image in self._images):
-                self._images = [first]
             for image in self._images:
                 for file in image.metadata_files:
                     self._states.note(file)
@@ -93,13 +89,8 @@ class ZarrSource:
             self.shape = (num_images,) * self._has_positions + first.array.shape
             self.dtype = native_dtype(first.array.dtype)
             self._calibrate(first, named)
-        if num_images > len(self._images):
-            warnings.warn(
-                f"{path} holds {num_images} images of different shape or type: only the first is read.",
-                stacklevel=4,  # points to who called `open_volume`
-            )
-        if assumption:
-            warnings.warn(assumption, stacklevel=4)
+        for message in filter(None, (left_out, assumption)):
+            warnings.warn(message, stacklevel=4)  # points to who called `open_volume`
 
     def _inner_axes(self, axes):
         """The part of the axes named by the user that belongs to one image."""
@@ -240,6 +231,23 @@ def _find_images(path):
     if not folders:
         raise ValueError(f"{path} declares no image: it is empty, or has lost metadata. Copy or export it again.")
     return folders
+
+
+def read_contents(path):
+    """The images of a folder as `Contents`."""
+    zarr = import_zarr(path)
+    with report_damage(path, "Zarr", passing=MemoryError):
+        return _open_images(zarr, path)[1]
+
+
+def _open_images(zarr, path):
+    """The images of a folder, open and as `Contents`, titled by their places, such as A/1/0."""
+    folders = _find_images(path)
+    images = [_open_image(zarr, folder) for folder in folders]
+    kinds = [(image.array.shape, image.array.dtype, image.letters, image.scale, image.units) for image in images]
+    places = ["" if folder == path else folder.relative_to(path).as_posix() for folder in folders]
+    titles = ["" if place.isdecimal() else place for place in places]  # a number, from 0, is no title
+    return images, Contents(titles, kinds, long_axes(images[0].letters, images[0].array.shape))
 
 
 def _is_array(folder):

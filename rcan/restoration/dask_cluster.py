@@ -27,6 +27,7 @@ from pathlib import Path
 
 from rcan.atomic_io import partial_path
 from rcan.failures import describe_failure
+from rcan.io.images import ImageFile
 from rcan.regions import count_voxels
 from rcan.restoration.dask_parts import group_frames, split_volume
 from rcan.restoration.tiled import TileTooLarge
@@ -143,7 +144,7 @@ class Cluster:
             num_workers=max(1, len(self._workers())),
         )
         fixed = {
-            "raw_path": os.path.abspath(raw.volume.path),
+            "raw_file": ImageFile(raw.volume.path.absolute(), raw.volume.image),
             "writers": [file.writer for file in files],
             "signs": [str(partial_path(file.path.absolute()) / _SIGN) for file in files],
             "tile_shape": report.tile_shape,
@@ -178,7 +179,7 @@ class Cluster:
                     return
                 future = self._next(finished)
                 request = underway.pop(future)
-                yield request, self._value_of(future, request["raw_path"])
+                yield request, self._value_of(future, str(request["raw_file"].path))
         finally:
             for sign in signs:
                 Path(sign).unlink(missing_ok=True)

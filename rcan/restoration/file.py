@@ -86,7 +86,7 @@ class FileRestorer:
             percentiles=self.settings.percentiles,
         )
 
-    def restore_part(self, raw_path, writers, ranges, noise, part, *, tile_shape, overlap):
+    def restore_part(self, raw_file, writers, ranges, noise, part, *, tile_shape, overlap):
         """Restore a region of the output of a file, into outputs that other processes write to as well.
 
         `writers` are the `rcan.io.zarr_writing.ZarrWriter` of the output, and of the spread of an ensemble; `ranges`
@@ -94,7 +94,7 @@ class FileRestorer:
         `rcan.data.views.NetworkView`. Returns a `FileReport` with counts alone, and the `SeamMeter`.
         """
         report, seams = FileReport(), SeamMeter()
-        with open_volume(raw_path, axes=self.settings.axes) as volume:
+        with open_volume(raw_file, axes=self.settings.axes) as volume:
             for number, frame_range in ranges.items():
                 settings = replace(self.settings, normalize="training", training_range=frame_range, noise=noise)
                 raw = replace(self, settings=settings).view_raw(volume)

@@ -232,7 +232,7 @@ class FolderRestoration:
             )
 
     def _note_failure(self, job, failure):
-        self._summary.failed[job.raw] = describe_failure(failure)
+        self._summary.failed[job.raw] = describe_failure(failure).replace(str(job.raw.path), str(job.raw), 1)
         print(f"error: {self._summary.failed[job.raw]}", file=sys.stderr, flush=True)
 
     def summarise(self):

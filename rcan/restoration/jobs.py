@@ -1,13 +1,17 @@
 """Which images a call of `apply` restores, and under which names."""
 
+import functools
 import glob
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from rcan.io.images import ImageFile
+from rcan.io.opening import list_images
 from rcan.io.paths import TIFF_SUFFIXES, image_name, is_folder_of_images, list_volumes, pair_paths
 
-__all__ = ["Job", "find_jobs"]
+__all__ = ["Job", "fills_folder", "find_jobs"]
 
 _ZARR_SUFFIXES = (".zarr",)
 
@@ -15,8 +19,8 @@ _ZARR_SUFFIXES = (".zarr",)
 class Job(NamedTuple):
     """One image to restore."""
 
-    raw: Path
-    gt: Path | None
+    raw: ImageFile
+    gt: ImageFile | None
     output: Path
     spread: Path | None  # where the uncertainty goes
     format: str
@@ -58,8 +62,17 @@ def find_jobs(options):
         raise ValueError(f"{raw} is not a folder of images: --watch takes one.")
     if gt and is_folder_of_images(gt) != is_folder:
         raise ValueError(f"{gt} and {raw}: -g and -i must both be images or both be folders.")
-    is_one = options.series or not is_folder
-    jobs = [_one_job(options, raw, gt)] if is_one else _jobs_of_folder(options)
+    if is_folder and not options.series:
+        if options.output.exists() and os.path.samefile(raw, options.output):
+            raise ValueError(
+                f"{options.output} is the input folder, too: results would be taken for inputs. Name another with -o."
+            )
+        paths = pair_paths(raw, gt) if gt else [(path, None) for path in list_volumes(raw, may_be_empty=options.watch)]
+        jobs = _fill_folder(options, [images for pair in paths for images in _pair_images(options, *pair)])
+    else:
+        images = _pair_images(options, raw, gt)
+        are_several = len(images) > 1 or (images[0][0].number is not None and fills_folder(options))
+        jobs = _fill_folder(options, images) if are_several else [_one_job(options, *images[0])]
     sources = {os.path.realpath(path) for job in jobs for path in _files_of(job)}
     for job in jobs:
         for path in job.outputs:
@@ -73,12 +86,53 @@ def find_jobs(options):
 
 def _files_of(job):
     """All files and folders that a job reads, those of a series one by one."""
-    for path in filter(None, (job.raw, job.gt)):
+    for path in (image.path for image in (job.raw, job.gt) if image):
         yield path
         if path.is_dir():
             yield from path.iterdir()
         elif not path.exists():
             yield from glob.glob(str(path))
+
+
+def fills_folder(options):
+    """Whether `RestoreOptions` name a folder to write to: for a folder of images, or a file of several."""
+    is_image = options.output.suffix.lower() in (*TIFF_SUFFIXES, *_ZARR_SUFFIXES)
+    return not is_image or (is_folder_of_images(options.input) and not options.series)
+
+
+def _pair_images(options, raw, gt):
+    """The images of a file with those of its ground truth, or None: a list of pairs of `ImageFile`."""
+    images = _choose_images(raw, options.axes, options.image)
+    if gt is None:
+        return [(image, None) for image in images]
+    truths = _choose_images(gt, options.gt_axes, options.image)
+    if len(truths) == 1 and len(images) == 1:
+        return [(images[0], truths[0])]
+    if len(images) != len(truths):
+        raise ValueError(
+            f"{raw} holds {len(images)} images to restore but {gt} {len(truths)}: as many are needed. Name one with "
+            "--image, or leave -g out."
+        )
+    return [*zip(images, truths, strict=True)]
+
+
+def _choose_images(path, axes, chosen):
+    """Images of a file: all, or the one of this number or title."""
+    images = [ImageFile(path)]
+    with suppress(OSError, ValueError, ImportError):  # of the file: said when it is restored
+        state = path.stat() if path.is_file() else None
+        images = _list_images(path, axes, (state.st_size, state.st_mtime_ns)) if state else list_images(path, axes=axes)
+    if chosen is None:
+        return images
+    named = [image for image in images if str(image.number) == str(chosen)]
+    named = named or [image for image in images if image.title == str(chosen)]
+    return named if len(named) == 1 else [ImageFile(path, chosen)]
+
+
+@functools.lru_cache(maxsize=10_000)
+def _list_images(path, axes, state):
+    """As `list_images`, once for each `state` of a file: a folder that is watched is looked through every second."""
+    return list_images(path, axes=axes)
 
 
 def _one_job(options, raw, gt):
@@ -107,25 +161,26 @@ def _one_job(options, raw, gt):
     return _name_job(options, raw, gt, output, chosen)
 
 
-def _jobs_of_folder(options):
-    raw, gt = options.input, options.ground_truth
-    if options.output.exists() and os.path.samefile(raw, options.output):
-        raise ValueError(
-            f"{options.output} is the input folder, too: results would be taken for inputs. Name another with -o."
-        )
+def _fill_folder(options, images):
+    """The jobs of several images, with the names of their outputs in a folder."""
     if options.output.exists() and not options.output.is_dir():
-        raise NotADirectoryError(f"{options.output} is a file but the input is a folder: name a folder with -o.")
-    unpaired = [] if gt else list_volumes(raw, may_be_empty=options.watch)
-    pairs = pair_paths(raw, gt) if gt else [(path, None) for path in unpaired]
+        what = "is a folder" if options.input.is_dir() else f"holds {len(images)} images (--image takes one)"
+        raise NotADirectoryError(f"{options.output} is a file but {options.input} {what}: name a folder with -o.")
+    if not fills_folder(options):
+        raise ValueError(
+            f"{options.input} holds {len(images)} images: name a folder with -o instead of {options.output}, or one "
+            "of the images with --image."
+        )
     jobs, inputs = [], {}
-    for raw_path, gt_path in pairs:
-        name, chosen = _output_name(raw_path, options)
-        job = _name_job(options, raw_path, gt_path, options.output / name, chosen)
+    for raw, gt in images:
+        name, chosen = _output_name(raw.path, options)
+        stem = image_name(name)
+        job = _name_job(options, raw, gt, options.output / f"{stem}{raw.suffix_of_name}{name[len(stem) :]}", chosen)
         for path in job.outputs:
-            other = inputs.setdefault(path, raw_path)
-            if other != raw_path:
+            other = inputs.setdefault(path, raw)
+            if other != raw:
                 raise ValueError(
-                    f"{other} and {raw_path} would both become {path}: rename one, or write OME-TIFF with -f ome."
+                    f"{other} and {raw} would both become {path}: rename one, or write OME-TIFF with -f ome."
                 )
         jobs.append(job)
     return jobs

@@ -17,7 +17,7 @@ from rcan.atomic_io import file_signature, report_errors_as
 __all__ = ["Manifest"]
 
 _NAME = "manifest.jsonl"
-_KEYS_OF_IMAGES = ("format", "ground_truth")  # settings that the images of a call may differ in
+_KEYS_OF_IMAGES = ("format", "ground_truth", "image")  # settings that the images of a call may differ in
 _KEYS = {"output", "state", "input", "input_state", "settings"}  # the states are file signatures
 
 

@@ -37,6 +37,11 @@ class RestoreOptions(Settings):
         "what writes it",
         ge=0,
     )
+    image: int | str | None = option(
+        None,
+        "of a file that holds several images that differ, restore only this one: its number, from 1, or its title "
+        "(default: all, each as its own output NAME_NUMBER_TITLE in the folder -o)",
+    )
     ground_truth: Path | None = option(
         None, "image or folder, as the input: prints PSNR and SSIM and writes scores.csv", letter="g"
     )

@@ -3,7 +3,7 @@
 import os
 
 from rcan.atomic_io import file_signature
-from rcan.io.paths import is_folder_of_images
+from rcan.restoration.jobs import fills_folder
 from rcan.restoration.manifest import Manifest
 from rcan.restoration.score_table import ScoreTable
 from rcan.run_folder.models import digest_model, read_record
@@ -24,7 +24,7 @@ class OutputFolder:
     """
 
     def __init__(self, options):
-        self.is_of_folder = is_folder_of_images(options.input) and not options.series
+        self.is_of_folder = fills_folder(options)
         self.path = options.output if self.is_of_folder else options.output.absolute().parent
         self._options = options
         self._manifest = Manifest(self.path) if self.is_of_folder else None
@@ -52,7 +52,7 @@ class OutputFolder:
 
     def _status(self, job, path):
         if self._manifest:
-            return self._manifest.status(job.raw, path, self._settings_of(job))
+            return self._manifest.status(job.raw.path, path, self._settings_of(job))
         return "foreign" if os.path.lexists(path) else "absent"
 
     def _is_scored(self, job):
@@ -70,6 +70,8 @@ class OutputFolder:
     def _settings_of(self, job):
         """Settings of the call, and what else decides about the values of this image's outputs."""
         settings = {**self._settings, "format": job.format}
+        if job.raw.number is not None:
+            settings["image"] = job.raw.number
         if job.gt and (self._options.compare or self._options.rescale):
             settings["ground_truth"] = _identify(job.gt)
         return settings
@@ -83,8 +85,8 @@ class OutputFolder:
         if not self._manifest:
             return {}
         return {
-            "input": os.path.realpath(job.raw),
-            "input_state": file_signature(job.raw),
+            "input": os.path.realpath(job.raw.path),
+            "input_state": file_signature(job.raw.path),
             "settings": {**self._settings_of(job), "precision": precision},
         }
 
@@ -108,9 +110,10 @@ class OutputFolder:
         self._scores.replace(job.output.name, scores)
 
 
-def _identify(path):
-    """Place and signature of a file, as JSON has them."""
-    return [os.path.realpath(path), file_signature(path)]
+def _identify(image):
+    """Place and signature of an `ImageFile`, as JSON has them."""
+    of_file = [os.path.realpath(image.path), file_signature(image.path)]
+    return of_file if image.number is None else [*of_file, image.number]
 
 
 def _deciding_settings(options):

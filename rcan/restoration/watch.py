@@ -31,7 +31,7 @@ def watch(options):
         last_problem = problem
         for job in jobs:
             with suppress(FileNotFoundError):  # gone again
-                signature = file_signature(job.raw)
+                signature = file_signature(job.raw.path)
                 before, start = unchanged_since.get(job, (None, 0))
                 if signature != before:
                     start = time.monotonic()
