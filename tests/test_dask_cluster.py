@@ -150,6 +150,21 @@ def test_other_settings_reach_the_workers(run, workers, tiny_models, image, tmp_
     assert left_in(tmp_path) == sorted(f"{which}{kind}.zarr" for which in ("one", "many") for kind in kinds)
 
 
+def test_workers_replace_spikes(run, workers, tiny_models, tmp_path):
+    values = np.random.default_rng(0).gamma(2, 500, (9, 40, 110, 1)).astype(np.uint16)
+    values[::2, ::8, 32] = 65_535  # at borders of parts, too
+    path = tmp_path / "hot.zarr"
+    with create_volume(
+        path, axes="ZYX", sizes=dict(zip("ZYX", values.shape, strict=False)), dtype="uint16", file_format="zarr"
+    ) as file:
+        file.write({}, None, values)
+    flags = ("-m", tiny_models / "3d.keras", "-i", path, "--despike", *TILES)
+    run(*flags, "-o", tmp_path / "one.zarr")
+    run(*flags, "-o", tmp_path / "many.zarr", "--scheduler", workers.scheduler_address)
+    one, many = (values_of(tmp_path / f"{name}.zarr") for name in ("one", "many"))
+    np.testing.assert_array_equal(many, one)
+
+
 def test_the_part_of_a_killed_worker_is_done_by_another(run, workers, whole, tmp_path):
     flags, expected = whole
     killed = []

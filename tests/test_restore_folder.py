@@ -606,6 +606,30 @@ def test_more_devices_than_there_are_are_refused(run, networks, folder):
     assert not (root / "out.tif").exists()
 
 
+def test_spikes_are_replaced_where_asked_for(run, networks, tmp_path, write_tiff, draw):
+    image = draw(5, 20, 21)
+    hot = image.copy()
+    hot[2, 7, 9] = 65_535
+    flags = ("-m", networks["same"], "-i", write_tiff(tmp_path / "hot.tif", hot, "ZYX"))
+    run(*flags, "-o", tmp_path / "left.tif")
+    out, _ = run(*flags, "-o", tmp_path / "gone.tif", "--despike", "--preview")
+    assert "hot.tif: spikes replaced by the voxels around them: 1\n" in out
+    left, gone = (tifffile.imread(tmp_path / f"{name}.tif") for name in ("left", "gone"))
+    around = np.delete(image[2, 6:9, 8:11].ravel(), 4)
+    assert_close(left, hot)
+    assert abs(gone[2, 7, 9] - np.median(around)) <= 1
+    hot[2, 7, 9] = gone[2, 7, 9]
+    assert_close(gone, hot)
+
+
+def test_a_folder_restored_with_spikes_is_not_taken_for_one_without(run, networks, folder):
+    root, _ = folder
+    flags = ("-m", networks["same"], "-i", root / "raw", "-o", root / "out")
+    run(*flags)
+    _, err = run(*flags, "--despike", status=1)
+    assert "made with despike not given" in err
+
+
 # Ensembles
 
 

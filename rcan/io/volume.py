@@ -213,6 +213,15 @@ class Volume:
             raise ValueError(f"{self.path} is cropped: choose the block axes first, then crop.")
         return Volume(self._source, self.axes, block_axes, image=self.image)
 
+    @property
+    def source(self):
+        """What the blocks are read from, a `Source`."""
+        return self._source
+
+    def of_source(self, source):
+        """The same view of another source of the same axes and sizes."""
+        return Volume(source, self.axes, self.block_axes, self._bounds if self._is_crop else None, self.image)
+
     def close(self):
         """Free what has been decoded and kept, also of crops and other views of the same file."""
         self._source.close()

@@ -124,13 +124,13 @@ class Cluster:
         restorer = self._value_of(self._wait_for(self._submit(self._work, self._num_processes)))
         return dataclasses.replace(restorer, cluster=self)
 
-    def restore(self, restorer, raw, files, report, progress, seams):
+    def restore(self, restorer, raw, files, report, progress, seams, *, noise_of_spikes=None):
         """Restore a file that is open into outputs that are; returns when all parts are written.
 
         `report` tells how tiles are cut and counts the values of all parts, `seams` adds up what all parts have
-        measured, `progress` is of all raw voxels. A ValueError says that a part cannot be restored, a MemoryError
-        that a worker has too little memory for a tile, a ConnectionError that the scheduler is gone, or all workers
-        are for `PATIENCE` seconds.
+        measured, `progress` is of all raw voxels; `noise_of_spikes` as in `FileRestorer.restore_part`. A ValueError
+        says that a part cannot be restored, a MemoryError that a worker has too little memory for a tile, a
+        ConnectionError that the scheduler is gone, or all workers are for `PATIENCE` seconds.
         """
         shape, engine = raw.volume.shape[:-1], restorer.tiled.engine
         factors = engine.factors
@@ -150,6 +150,7 @@ class Cluster:
             "tile_shape": report.tile_shape,
             "overlap": report.overlap,
             "noise": raw.noise if raw.is_stabilised else None,
+            "noise_of_spikes": noise_of_spikes,
         }
         requests = (
             {**fixed, "ranges": {number: raw.measured_range(number) for number in numbers}, "part": part}

@@ -84,7 +84,7 @@ def _describe(failure):
     return f"{' '.join(describe_failure(failure).splitlines())} (on {platform.node()})"
 
 
-def _restore_part(restorer, *, raw_file, writers, signs, ranges, part, tile_shape, overlap, noise=None):
+def _restore_part(restorer, *, raw_file, writers, signs, ranges, part, noise=None, **options):
     if not raw_file.path.exists() and not glob.glob(str(raw_file.path)):
         raise FileNotFoundError(f"{raw_file.path} is not seen: all machines must have it under this name.")
     for sign in signs:
@@ -92,8 +92,7 @@ def _restore_part(restorer, *, raw_file, writers, signs, ranges, part, tile_shap
             folder = Path(sign).parents[1]
             raise FileNotFoundError(f"{folder} is not seen as it is: all machines must write to this folder.")
     guarded = [_GuardedWriter(*pair) for pair in zip(writers, signs, strict=True)]
-    tiles = {"tile_shape": tile_shape, "overlap": overlap}
-    report, seams = restorer.restore_part(raw_file, guarded, ranges, noise, part, **tiles)
+    report, seams = restorer.restore_part(raw_file, guarded, ranges, noise, part, **options)
     return report.num_clipped, report.num_values, report.num_missing, seams.steps
 
 

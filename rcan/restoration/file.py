@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcan.data.despike import despike
 from rcan.data.pair_check import check_fit
 from rcan.data.views import open_network_view
 from rcan.fingerprint.domain import compare_fingerprint
@@ -86,15 +87,18 @@ class FileRestorer:
             percentiles=self.settings.percentiles,
         )
 
-    def restore_part(self, raw_file, writers, ranges, noise, part, *, tile_shape, overlap):
+    def restore_part(self, raw_file, writers, ranges, noise, part, *, tile_shape, overlap, noise_of_spikes=None):
         """Restore a region of the output of a file, into outputs that other processes write to as well.
 
         `writers` are the `rcan.io.zarr_writing.ZarrWriter` of the output, and of the spread of an ensemble; `ranges`
         the grey values of 0 and 1 by number of the frame, other frames are left out; `noise` is that of the image, see
-        `rcan.data.views.NetworkView`. Returns a `FileReport` with counts alone, and the `SeamMeter`.
+        `rcan.data.views.NetworkView`, `noise_of_spikes` that of a `rcan.data.despike.DespikedSource` where spikes are
+        removed. Returns a `FileReport` with counts alone, and the `SeamMeter`.
         """
         report, seams = FileReport(), SeamMeter()
         with open_volume(raw_file, axes=self.settings.axes) as volume:
+            if noise_of_spikes:
+                volume, _ = despike(volume, noise_of_spikes)
             for number, frame_range in ranges.items():
                 settings = replace(self.settings, normalize="training", training_range=frame_range, noise=noise)
                 raw = replace(self, settings=settings).view_raw(volume)
@@ -120,6 +124,7 @@ class ImageTask:
         self._restorer, settings = restorer, restorer.settings
         with ExitStack() as stack:
             volume = stack.enter_context(open_volume(raw_path, axes=settings.axes))
+            volume, self._spikes = despike(volume) if settings.despike else (volume, None)
             self.raw, self.gt, self.verdict = restorer.view_raw(volume), None, None
             if gt_path:
                 volume = stack.enter_context(open_volume(gt_path, axes=settings.gt_axes))
@@ -177,7 +182,8 @@ class ImageTask:
         restorer, seams = self._restorer, SeamMeter()
         report = FileReport(tile_shape=tiles[0], overlap=tiles[1], verdict=self.verdict)
         if restorer.cluster:
-            restorer.cluster.restore(restorer, self.raw, files, report, progress, seams)
+            noise = self._spikes.noise if self._spikes else None
+            restorer.cluster.restore(restorer, self.raw, files, report, progress, seams, noise_of_spikes=noise)
         else:
             blocks = restored_blocks(restorer.tiled.engine, self.raw, tiles, seams, progress=progress)
             if self.gt or restorer.settings.stretch:
@@ -186,6 +192,7 @@ class ImageTask:
                 output.write(files, blocks, report)
         report.seams = seams.score
         report.num_blank = sum(map(self.raw.is_blank, range(len(self.raw.frames))))
+        report.num_spikes = self._spikes.num_spikes if self._spikes else None
         return report
 
     def _fill_examined(self, output, files, blocks, report):

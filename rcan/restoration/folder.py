@@ -218,6 +218,8 @@ class FolderRestoration:
         if report.seams is not None:
             tile = "x".join(map(str, report.tile_shape))
             print(f"{job.output.name}: tiles of {tile}, steps at their borders {report.seams:.2f} of those beside")
+        if report.num_spikes is not None:
+            print(f"{job.raw.name}: spikes replaced by the voxels around them: {report.num_spikes}")
         if report.scores:
             self._summary.scores[job.output.name] = report.scores
         self._folder.write_scores(job, report.scores)

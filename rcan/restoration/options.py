@@ -63,6 +63,11 @@ class RestoreOptions(Settings):
         "what becomes 0 and 1: percentiles of a whole time-lapse for each channel, of each frame, or the ranges of "
         "the training data",
     )
+    despike: bool = option(
+        False,
+        "replace single voxels that are far brighter than all around them (hot pixels, cosmic rays) by the median of "
+        "their neighbours, before anything else",
+    )
     p_min: float | None = option(None, "percentile that becomes 0 (default: as trained, else 2)", ge=0, le=100)
     p_max: float | None = option(None, "percentile that becomes 1 (default: as trained, else 99.9)", ge=0, le=100)
     rescale: bool = option(False, "match the result to the ground truth, affine, least squares")

@@ -26,6 +26,7 @@ class FileReport:
     num_clipped: int = 0  # values outside the range of their type
     num_values: int = 0  # that were written
     num_missing: int = 0  # of them, because they are missing in raw
+    num_spikes: int | None = None  # voxels that were replaced in raw; None where spikes are left
     num_blank: int = 0  # frames of one grey value, which are written as they are
     tile_shape: tuple = ()
     overlap: tuple = ()

@@ -13,7 +13,7 @@ __all__ = ["OutputFolder"]
 # Options that decide about the values of an output.
 _DECIDING = (
     "compare", "bpp", "block_shape", "block_overlap_shape", "normalize", "p_min", "p_max", "rescale",
-    "normalize_output_range_between_zero_and_one", "attention", "ensemble", "axes", "gt_axes", "channels",
+    "normalize_output_range_between_zero_and_one", "attention", "ensemble", "axes", "gt_axes", "channels", "despike",
 )  # fmt: skip
 
 

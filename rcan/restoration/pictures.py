@@ -37,12 +37,14 @@ def draw_pictures(job, settings, *, label):
 
 def _load_images(job, settings, label):
     """Raw and restored, (Z, Y, X, 1) of one shape and normalised, their voxel size, and notes for the picture."""
+    from rcan.data.despike import despike
     from rcan.figures.loading import load_for_view
     from rcan.io.opening import open_volume
     from rcan.progress import Progress
 
     with ExitStack() as stack:
         raw = stack.enter_context(open_volume(job.raw, axes=settings.axes))
+        raw = despike(raw)[0] if settings.despike else raw
         restored = stack.enter_context(open_volume(job.output))
         channels = settings.channels or range(raw.sizes.get("C", 1))
         ranges = _ranges(job, settings, raw, channels[0])

@@ -24,6 +24,7 @@ class RestoreSettings:
     noise: np.ndarray | None = None  # of the image, see `rcan.data.views.NetworkView`; measured where None
     axes: str | None = None  # of the input, where its metadata is wrong
     gt_axes: str | None = None
+    despike: bool = False  # see `rcan.data.despike`
     channels: tuple | None = None  # of the input, to restore; all where None
     precision: ChosenPrecision = FLOAT32  # that the network is computed in
     bits: int = 32  # of an output value: 32 float32, 16 uint16, 8 uint8

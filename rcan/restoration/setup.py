@@ -68,6 +68,7 @@ def _choose_settings(options, record, precision):
         axes=options.axes,
         gt_axes=options.gt_axes,
         channels=options.channels,
+        despike=options.despike,
         precision=precision,
         bits=options.bpp,
         as_channels=options.compare,
