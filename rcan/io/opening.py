@@ -10,6 +10,7 @@ import numpy as np
 from rcan.failures import as_one_line
 from rcan.io.images import ImageFile
 from rcan.io.paths import VENDOR_SUFFIXES, is_zarr
+from rcan.io.time_limit import limited_time
 from rcan.io.volume import Volume, are_valid_axes
 
 _NUMBERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
@@ -90,35 +91,43 @@ def list_images(path, *, axes=None):
         If the file is missing or damaged.
     """
     path = Path(str(path))
-    if is_zarr(path):
-        from rcan.io.zarr import read_contents
-    elif path.is_dir() or (not path.exists() and glob.has_magic(str(path))):
+    if _is_series(path):
         return [ImageFile(path)]
-    elif path.suffix.lower() in VENDOR_SUFFIXES:
-        from rcan.io.vendor import read_contents
-    else:
-        from rcan.io.tiff import read_contents
-    contents = read_contents(path)
+    with limited_time(path):
+        _, read_contents = _format_of(path)
+        contents = read_contents(path)
     return contents.list(path, axes) if contents else [ImageFile(path)]
 
 
 def _open_source(path, axes=None, image=None):
     """Open a path with the reader of its format; `axes` and `image` are those that the user names, or None."""
-    if is_zarr(path):
-        from rcan.io.zarr import ZarrSource
-
-        return ZarrSource(path, axes, image)
-    if path.is_dir() or (not path.exists() and glob.has_magic(str(path))):
+    if _is_series(path):
         from rcan.io.series import SeriesSource
 
         return SeriesSource(path, axes, functools.partial(_open_source, image=image))
+    with limited_time(path):
+        source_class, _ = _format_of(path)
+        return source_class(path, axes, image)
+
+
+def _is_series(path):
+    """Whether a path means many files that are one image."""
+    return not is_zarr(path) and (path.is_dir() or (not path.exists() and glob.has_magic(str(path))))
+
+
+def _format_of(path):
+    """What reads a file or folder: the class of its `Source`, and a function that gives its `Contents`, or None."""
+    if is_zarr(path):
+        from rcan.io.zarr import ZarrSource, read_contents
+
+        return ZarrSource, read_contents
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        from rcan.io.vendor import VendorSource
+        from rcan.io.vendor import VendorSource, read_contents
 
-        return VendorSource(path, axes, image)
-    from rcan.io.tiff import TiffSource
+        return VendorSource, read_contents
+    from rcan.io.tiff import TiffSource, read_contents
 
-    return TiffSource(path, axes, image)
+    return TiffSource, read_contents
 
 
 def create_volume(

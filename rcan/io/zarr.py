@@ -36,8 +36,8 @@ _UM = UM_PER_UNIT | {f"{prefix}met{end}": 1e6 * by for prefix, by in _PREFIXES.i
 _SECONDS = SECONDS_PER_UNIT | {f"{prefix}second": by for prefix, by in _PREFIXES.items()}
 _SECONDS |= {"minute": 60.0, "day": 86400.0}
 _AXIS_OF_TYPE = {"time": "T", "channel": "C"}
-_TRUSTED_BYTES = 2**33  # of an image, whatever is stored of it: chunks of the fill value need not be
-_MOST_TIMES_STORED = 10**5  # bytes of a larger image for one that is stored: no compression does more
+_TRUSTED_BYTES = 2**28  # of an image, whatever is stored of it: chunks of the fill value need not be
+_MOST_TIMES_STORED = 10**4  # bytes of a larger image for one that is stored: no compression does more
 _LARGEST_OVERHEAD = 2**20  # bytes of a stored chunk beyond twice the decoded one
 
 
@@ -50,6 +50,31 @@ class StoredImage(NamedTuple):
     units: tuple
     labels: tuple  # of the channels
     metadata_files: list[Path]
+
+    def chunk_finder(self, path):
+        """A function that tells whether there is a file with a chunk, by its number.
+
+        It refuses one that is no file, or too large to be a chunk, before a codec gets it; `path` is for messages.
+        """
+        array, root, encode = self.array, str(self.array.store.root), self.array.metadata.encode_chunk_key
+        stored_shape = array.shards or array.chunks
+        per_file = [stored // size for stored, size in zip(stored_shape, array.chunks, strict=True)]
+        most = 2 * math.prod(stored_shape) * array.dtype.itemsize + _LARGEST_OVERHEAD
+
+        def is_stored(number):
+            """Whether the file with this chunk is there."""
+            key = encode(tuple(i // count for i, count in zip(number, per_file, strict=True)))
+            try:
+                found = os.stat(f"{root}/{key}")
+            except FileNotFoundError:
+                return False  # all of it has the fill value
+            if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+                what = f"of {found.st_size / 1e6:.3g} MB" if stat.S_ISREG(found.st_mode) else "not a file"
+                name = (Path(root) / key).relative_to(path)
+                raise ValueError(f"{path} is damaged: its chunk {name} is {what}. Copy or export it again.")
+            return True
+
+        return is_stored
 
 
 def import_zarr(path):
@@ -121,7 +146,7 @@ class ZarrSource:
         num_bytes = math.prod(array.shape) * array.dtype.itemsize
         if num_bytes > _TRUSTED_BYTES and not _holds(array.store.root, num_bytes / _MOST_TIMES_STORED):
             raise ValueError(
-                f"{self.path} is damaged: by its metadata it is {array.shape}, {num_bytes / 1e12:.3g} TB, but hardly "
+                f"{self.path} is damaged: by its metadata it is {array.shape}, {num_bytes / 1e9:.3g} GB, but hardly "
                 "anything is stored. Copy or export it again."
             )
 
@@ -149,31 +174,19 @@ class ZarrSource:
 
     def _read_image(self, position, region, target):
         """Fill `target` from the chunks that a region of one image touches."""
-        array = self._images[position].array
+        array, find = self._images[position].array, self._images[position].chunk_finder(self.path)
+        is_filled = array.fill_value is not None
+        if is_filled:
+            target[...] = array.fill_value
         for number in touched_chunks(region, array.chunks):
-            place = chunk_region(number, array.chunks, array.shape)
             chunk = cache.get(self._owner, (position, number))
+            if chunk is None and not find(number) and is_filled:
+                continue  # an image may have millions that are not stored
+            place = chunk_region(number, array.chunks, array.shape)
             if chunk is None:
-                self._check_chunk(array, number)
                 chunk = np.asarray(array[place]).astype(self.dtype, copy=False)
                 cache.keep(self._owner, (position, number), chunk)
             paste(target, region, chunk, place)
-
-    def _check_chunk(self, array, number):
-        """Refuse a chunk that is no file, or too large to be one, before a codec gets it."""
-        stored_shape = array.shards or array.chunks
-        place = tuple(i * size // stored for i, size, stored in zip(number, array.chunks, stored_shape, strict=True))
-        file = array.store.root / array.metadata.encode_chunk_key(place)
-        try:
-            found = file.stat()
-        except FileNotFoundError:
-            return  # all of it has the fill value
-        most = 2 * math.prod(stored_shape) * array.dtype.itemsize + _LARGEST_OVERHEAD
-        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
-            what = f"of {found.st_size / 1e6:.3g} MB" if stat.S_ISREG(found.st_mode) else "not a file"
-            raise ValueError(
-                f"{self.path} is damaged: its chunk {file.relative_to(self.path)} is {what}. Copy or export it again."
-            )
 
     def signature(self):
         """Return a digest of size and time of modification of all metadata files."""
