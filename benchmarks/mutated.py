@@ -1,18 +1,22 @@
-"""Read many damaged images: each must be read, or be refused by one line that names it, soon and in little memory.
+"""Read many damaged files: each must be read, or be refused by lines that name it, soon and in little memory.
 
     python benchmarks/mutated.py tiff [--number 10000] [--seed 0] [--keep FOLDER]
     python benchmarks/mutated.py zarr [--number 5000]
+    python benchmarks/mutated.py run [--number 500]
 
 Small valid images of many layouts are written, and changed at random: bits, numbers of the structure (sizes, offsets,
 counts, types), ends cut off, parts twice or missing; for Zarr also metadata that are of another kind, nested, huge or
 gone, and chunks that are other files. Each is opened and read as `apply.py` reads it (range, noise, every voxel), in a
-process that is ended after 20 seconds. Counted are: read; refused; and what must not be: slow, more than 2 GB of
+process that is ended after 20 seconds. Of run folders one of the files is changed in this way: the records, the
+network, the state of the training, or the list of restored images; then an image, or a folder, is restored with it, or
+the training goes on. Counted are: read; refused; and what must not be: slow, more than 2 GB of
 memory, an error that is not foreseen, an error that does not name the file. Those are kept in FOLDER, and the exit
 status is 1.
 """
 
 import argparse
 import collections
+import contextlib
 import json
 import select
 import shutil
@@ -21,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +113,24 @@ def write_zarrs(folder):
     return sorted(folder.glob("*.zarr"))
 
 
+def write_runs(folder):
+    """The run folder of a small training, with its data and a folder of restored images in it; its path."""
+    import rcan
+
+    run_dir = folder / "run"
+    rcan.simulate_pairs(folder / "data", pairs=2, shape=(8, 24, 24), seed=0)
+    values = {
+        "training_data_dir": {kind: str(folder / "data" / kind) for kind in ("raw", "gt")},
+        "output_dir": str(run_dir),
+        **{"num_channels": 8, "num_residual_groups": 1, "num_residual_blocks": 1, "patch_shape": [8, 16, 16]},
+        **{"epochs": 2, "steps_per_epoch": 2, "intensity_threshold": 0, "precision": "float32"},
+    }
+    rcan.train(rcan.Config.checked(values))
+    shutil.copytree(folder / "data", run_dir / "data")
+    rcan.restore_folder(run_dir, run_dir / "data/raw", run_dir / "restored")
+    return [run_dir]
+
+
 # Changes
 
 
@@ -172,6 +195,47 @@ def change_zarr(source, target, rng):
             change_json(metadata[int(rng.integers(len(metadata)))], rng)
         elif chunks:
             change_chunk(chunks[int(rng.integers(len(chunks)))], rng)
+
+
+def change_run(source, target, rng):
+    """Make a damaged copy of a run folder; `changed` in it names the file."""
+    shutil.copytree(source, target)
+    state = sorted(target.glob("checkpoints/*/state.json"))[-1]
+    measured = sorted(target.glob("measured/*.json"))[0]
+    records = [target / "training.json"] * 3 + [target / "config.json", state, measured]
+    choices = [*records, target / "best.keras", target / "restored/manifest.jsonl"]
+    file = choices[int(rng.integers(len(choices)))]
+    (target / "changed").write_text(file.name)
+    if file.name == "best.keras":
+        change_model(file, rng)
+    elif file.name == "manifest.jsonl":
+        lines = file.read_text().splitlines()
+        file.write_text(lines[0])
+        change_json(file, rng)
+        file.write_text("\n".join([file.read_text(errors="replace"), *lines[1:], ""]))
+    else:
+        for _ in range(rng.integers(1, 3)):
+            change_json(file, rng)
+
+
+def change_model(file, rng):
+    """Change the architecture of a network, or bytes of its file."""
+    if rng.random() < 0.3:
+        data = bytearray(file.read_bytes())
+        for _ in range(rng.integers(1, 5)):
+            put_number(data, int(rng.integers(len(data))), int(rng.choice([1, 2, 4, 8])), rng)
+        file.write_bytes(data)
+        return
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    changed = file.with_name("changed.json")
+    changed.write_bytes(members["config.json"])
+    change_json(changed, rng)
+    members["config.json"] = changed.read_bytes()
+    changed.unlink()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
 
 
 def change_json(file, rng):
@@ -252,17 +316,32 @@ def read(path):
             view.read_input(number)
 
 
+def use_run(run_dir):
+    """Do what reads the file of a run folder that was changed."""
+    import rcan
+
+    changed = (run_dir / "changed").read_text() if (run_dir / "changed").exists() else "training.json"
+    if changed == "manifest.jsonl":
+        rcan.restore_folder(run_dir, run_dir / "data/raw", run_dir / "restored")
+    elif changed in ("training.json", "best.keras"):
+        raw = sorted((run_dir / "data/raw").iterdir())[0]
+        rcan.restore_folder(run_dir, raw, run_dir / "out.tif", overwrite=True)
+    else:
+        config = rcan.load_config(run_dir / "config.json")
+        rcan.train(config.model_copy(update={"output_dir": run_dir}), resume=True)
+
+
 def judge(path):
-    """Read an image; what became of it, and what was said."""
+    """Read an image, or use a run folder; what became of it, and what was said."""
     from rcan.failures import describe_failure
 
     try:
-        read(path)
+        (use_run if (Path(path) / "best.keras").exists() else read)(Path(path))
     except Exception as failure:
         said = describe_failure(failure)
         if not (isinstance(failure, (ValueError, OSError, ImportError)) and str(failure)):
             return "unexpected", said
-        return ("refused" if str(path) in said and "\n" not in said else "unnamed"), said
+        return ("refused" if all(str(path) in line for line in said.splitlines()) else "unnamed"), said
     return "read", ""
 
 
@@ -278,7 +357,8 @@ def work():
     for line in sys.stdin:
         Path("/proc/self/clear_refs").write_text("5")
         before = peak()
-        outcome, said = judge(line.strip())
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome, said = judge(line.strip())
         if peak() - before > MOST_BYTES:
             outcome, said = "memory", f"{(peak() - before) / 1e9:.1f} GB; {said}"
         print(json.dumps([outcome, said]), flush=True)
@@ -299,7 +379,7 @@ class Worker:
     def judge(self, path):
         """What became of an image, and what was said."""
         if self._process is None:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
             self._process = subprocess.Popen([sys.executable, __file__, "--work"], **pipes)
         print(path, file=self._process.stdin, flush=True)
         if not select.select([self._process.stdout], [], [], MOST_SECONDS)[0]:
@@ -319,8 +399,12 @@ class Worker:
 
 
 def run(kind, number, seed, keep=None):
-    """Judge so many damaged images: what became of each kind, and those that must not be, (path, outcome, said)."""
-    write, change = (write_tiffs, change_tiff) if kind == "tiff" else (write_zarrs, change_zarr)
+    """Judge so many damaged files: what became of each kind, and those that must not be, (path, outcome, said)."""
+    write, change = {
+        "tiff": (write_tiffs, change_tiff),
+        "zarr": (write_zarrs, change_zarr),
+        "run": (write_runs, change_run),
+    }[kind]
     found, wrong = collections.Counter(), []
     with tempfile.TemporaryDirectory() as scratch, Worker() as worker:
         folder = Path(scratch)
@@ -349,14 +433,15 @@ if __name__ == "__main__":
         work()
         sys.exit()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("tiff", "zarr"))
+    parser.add_argument("kind", choices=("tiff", "zarr", "run"))
     parser.add_argument("--number", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
-    number = options.number or {"tiff": 10_000, "zarr": 5_000}[options.kind]
+    number = options.number or {"tiff": 10_000, "zarr": 5_000, "run": 500}[options.kind]
     counts, wrong = run(options.kind, number, options.seed, options.keep)
     for line in wrong:
         print(*line)
-    print(f"{number} damaged images of {options.kind}: {', '.join(f'{n} {name}' for name, n in counts.most_common())}")
+    found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    print(f"{number} damaged files of the kind {options.kind}: {found}")
     sys.exit(bool(wrong))

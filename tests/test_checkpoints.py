@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -22,7 +23,9 @@ def folders(run_dir):
 def test_checkpoint_is_loaded_as_it_was_saved(tmp_path, rng):
     arrays = [rng.normal(size=(2, 3)).astype(np.float32), np.array(7, np.int64)]
     row = {"epoch": 1, "loss": 0.1 + 0.2, "seconds": 3.0}
-    state = RunState(epoch=1, epochs=2, patches_done=3, sums={"loss": 0.1 + 0.2}, seconds=2.0, history=[row])
+    state = RunState(
+        epoch=1, epochs=2, patches_done=3, sums={"loss": 0.1 + 0.2, "patches": 3.0}, seconds=2.0, history=[row]
+    )
     save_checkpoint(tmp_path, Checkpoint(arrays, state))
     found = load_checkpoint(tmp_path)
     assert repr(found.state) == repr(state)  # with whole numbers that stay such
@@ -63,6 +66,23 @@ def test_checkpoint_whose_state_lacks_a_key_is_passed_over(tmp_path):
         save(tmp_path, number)
     (folders(tmp_path)[-1] / "state.json").write_text('{"epoch": 2}')
     with pytest.warns(UserWarning, match=r"is damaged and passed over .*state\.json: epochs is missing"):
+        assert load_checkpoint(tmp_path).state == state_of(1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"history": [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "lost": 1.0}]},
+        {"sums": {"loss": 1.0}},
+        {"patches_done": -1},
+        {"epoch": -2},
+    ],
+)
+def test_checkpoint_whose_state_contradicts_itself_is_passed_over(tmp_path, changed):
+    for number in (1, 2):
+        save(tmp_path, number)
+    (folders(tmp_path)[-1] / "state.json").write_text(json.dumps({**state_of(2).model_dump(), **changed}))
+    with pytest.warns(UserWarning, match=rf"is damaged and passed over .*state\.json: .*{next(iter(changed))}"):
         assert load_checkpoint(tmp_path).state == state_of(1)
 
 

@@ -40,7 +40,9 @@ def test_measurements_of_files_that_are_no_longer_used_are_forgotten(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"other": 1}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"other": 1}', '{"values": {"value": 2}, "checksum": "0123456789abcdef"}']
+)
 def test_damaged_measurement_is_made_again(tmp_path, text):
     cache = MeasurementCache(tmp_path)
     key = cache.key([], name="a")

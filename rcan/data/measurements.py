@@ -38,17 +38,19 @@ class MeasurementCache:
         return key
 
     def get(self, key, names):
-        """Values that were kept under a key; None without values of all these names."""
+        """Values that were kept under a key; None without values of all these names, or where they were changed."""
         try:
-            values = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not measured yet, or damaged
+            kept = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+            values, checksum = kept["values"], kept["checksum"]
+        except (OSError, ValueError, TypeError, KeyError):  # not measured yet, or damaged
             return None
-        return values if isinstance(values, dict) and values.keys() >= set(names) else None
+        is_sound = checksum == _checksum(values) and isinstance(values, dict)
+        return values if is_sound and values.keys() >= set(names) else None
 
     def put(self, key, values):
         """Keep a dictionary of JSON."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._folder / f"{key}.json", values)
+        write_json(self._folder / f"{key}.json", {"values": values, "checksum": _checksum(values)})
 
     @contextmanager
     def new_array(self, key, name, shape, dtype):
@@ -78,3 +80,7 @@ class MeasurementCache:
             ours = re.fullmatch(r"\.?([0-9a-f]{24})\..*", path.name)  # also what was never completed
             if ours and (ours[1] not in self._used_keys or ".partial-" in path.name):
                 path.unlink()
+
+
+def _checksum(values):
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

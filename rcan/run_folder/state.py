@@ -1,6 +1,6 @@
 """Where a training is: `state.json` of a checkpoint, typed."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rcan.records import Record
 
@@ -10,13 +10,21 @@ __all__ = ["RunState"]
 class RunState(Record):
     """All that decides how a training goes on, beside its variables; never changed, only followed by another."""
 
-    epoch: int = 0  # epochs done
-    epochs: int  # to do
+    epoch: int = Field(0, ge=0)  # epochs done
+    epochs: int = Field(ge=0)  # to do
     is_finished: bool = False  # all epochs are done, or no later one was better for as long as early_stopping allows
-    patches_done: int = 0  # of the epoch under way
+    patches_done: int = Field(0, ge=0)  # of the epoch under way
     sums: dict[str, float] = Field(default_factory=dict)  # of loss and measures over these patches; their number
     seconds: float = 0.0  # spent on the epoch under way
     history: list[dict[str, int | float]] = Field(default_factory=list)  # a row of history.csv for each epoch
+
+    @model_validator(mode="after")
+    def _check_together(self):
+        if any(row.keys() != self.history[0].keys() for row in self.history):
+            raise ValueError("history has rows of different columns.")
+        if self.sums and self.sums.get("patches", 0) <= 0:
+            raise ValueError("sums lacks the number of patches.")
+        return self
 
     def after_step(self, figures, num_patches, *, seconds):
         """Return the state after a step whose patches have this mean loss and these mean measures."""
