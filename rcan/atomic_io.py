@@ -145,11 +145,14 @@ def write_json(path, values):
 
 
 def read_json(path):
-    """Read what `write_json` has written; a ValueError if it is no JSON."""
+    """Read what `write_json` has written; a ValueError if it is no JSON object."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as failure:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as failure:
         raise ValueError(f"{path} is not JSON ({failure}): remove it, or restore it from a copy.") from failure
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object, {{...}}: remove it, or restore it from a copy.")
+    return values
 
 
 def write_table(path, rows, columns=None):

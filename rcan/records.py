@@ -28,9 +28,7 @@ class Record(Settings):
 
     @classmethod
     def read(cls, values, path):
-        """Check what was read from a file."""
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds no JSON object, {{...}}: restore it from a copy, or remove it.")
+        """Check a dictionary that was read from a file."""
         return cls.checked(values, label=lambda key: f"{path}: {key}")
 
 

@@ -283,6 +283,19 @@ def test_another_signal_to_noise_ratio_is_outside(seen, photons, side):
     assert ", trained on 3" in verdict.reasons[0]
 
 
+@pytest.mark.parametrize("draw", ["normal", "poisson"])
+def test_pure_noise_is_said_to_show_no_signal(seen, rng, draw):
+    raw = rng.normal(100, 5, (16, 64, 64, 1)) if draw == "normal" else rng.poisson(100, (16, 64, 64, 1))
+    verdict = compare_fingerprint(measure_fingerprint(Image(raw.astype(np.uint16))), seen)
+    assert verdict.domain_status == "outside"
+    assert verdict.reasons[0].startswith("no signal was found above the noise, SNR 0.")
+
+
+@pytest.mark.parametrize("photons", [2, 20])
+def test_weak_signal_is_found(photons):
+    assert all(measure(seed, photons=photons).channels[0].shows_signal for seed in range(100, 105))
+
+
 @pytest.mark.parametrize(
     "change", [{"blur_factor": 4}, {"kind": "spheres"}, {"scale": 2.0}], ids=["blur", "structure", "voxels"]
 )

@@ -766,3 +766,25 @@ def test_specimens_are_the_same_for_the_same_seed():
     for one, other in zip(phantoms(), phantoms(), strict=True):
         assert isinstance(one, Specimen)
         np.testing.assert_array_equal(one.density, other.density)
+
+
+# A folder that is not as it was left
+
+
+def test_a_step_that_describes_another_is_refused(tmp_path, run_dir, capsys):
+    flags = ["-m", str(run_dir), "-o", str(tmp_path / "out"), *TINY]
+    assert main(flags) == 0
+    file = sorted((tmp_path / "out/steps").glob("photons*.json"))[0]
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "photons": 77}))
+    capsys.readouterr()
+    assert main(flags) == 1
+    assert f"{file} is not of {file.stem}, or lacks exposures: remove it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{"])
+def test_settings_that_are_no_object_are_refused_by_name(tmp_path, content):
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps/settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.json (is not JSON|holds no JSON object)"):
+        open_study(tmp_path / "steps", {"seed": 0})

@@ -170,6 +170,8 @@ def compare_fingerprint(fingerprint, training, trusted=None):
     for place, channel in enumerate(channels):
         of_channel = _compare_trusted(channel, trusted or TrustedRange())
         of_channel += _compare_channel(channel, training.channels[place if len(training.channels) > 1 else 0])
+        if not channel.shows_signal:
+            of_channel = [_say_no_signal(finding) for finding in of_channel]
         prefix = f"channel {channel.number}: " if len(channels) > 1 else ""
         findings += [finding._replace(reason=prefix + finding.reason) for finding in of_channel]
     beyond = sorted((finding for finding in findings if finding.excess > _INSIDE), key=_Finding.rank)
@@ -181,6 +183,13 @@ def compare_fingerprint(fingerprint, training, trusted=None):
         reasons.append("voxel size unknown, not compared")
     worst = max(finding.excess for finding in findings)
     return Verdict(DOMAIN_STATUSES[int(worst > _INSIDE) + int(worst > 1)], reasons)
+
+
+def _say_no_signal(finding):
+    """The same of an image that shows nothing but noise, of which the SNR is only what noise makes of it."""
+    if finding.name not in ("snr", "trusted"):
+        return finding
+    return finding._replace(reason=f"no signal was found above the noise, {finding.reason}")
 
 
 def _compare_channel(channel, training):

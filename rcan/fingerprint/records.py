@@ -18,6 +18,8 @@ __all__ = [
 
 FINGERPRINT_VERSION = 1  # of what is measured: fingerprints of different versions are not compared
 
+_AS_FINE_AS_NOISE = -2.0  # of the feature "lateral": that of noise scatters around 0, of what optics blur from -3 on
+
 
 class NoiseLevels(Record):
     """Grey values for each photon, and standard deviation of the noise where background and signal are."""
@@ -48,6 +50,12 @@ class ChannelFingerprint(Record):
     features: dict[str, float | None]  # what is compared
     errors: dict[str, float | None]  # how far other content of the same kind would change each
     number: int  # of the channel in the file
+
+    @property
+    def shows_signal(self):
+        """Whether anything but noise was found: an SNR of 1, or structure in the planes that is coarser than noise."""
+        fineness = self.features["lateral"]
+        return self.snr >= 1 or (fineness is not None and fineness < _AS_FINE_AS_NOISE)
 
     def noise_model(self):
         """Gain, level and floor of the noise, in grey values: its variance is floor + gain * (grey value - level)."""

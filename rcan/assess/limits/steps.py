@@ -60,6 +60,11 @@ def measure_steps(steps, specimens, restorer_of, *, folder, num_exposures, micro
     """
     paths = {step: Path(folder) / f"{step.name}.json" for step in steps}
     measured = {step: LadderStep.load(path) for step, path in paths.items() if path.is_file()}
+    for step, found in measured.items():
+        if found.step != step or len(found.exposures) != num_exposures:
+            raise ValueError(
+                f"{paths[step]} is not of {step.name}, or lacks exposures: remove it, to measure it again."
+            )
     total = len(steps) * num_exposures
     options = {"microscope": microscope, "scaling": scaling}
     with Progress(total, "Measuring", unit="image", done=len(measured) * num_exposures) as progress:
