@@ -75,7 +75,8 @@ def other_writers(path):
 
 
 def _shorten(name):
-    return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= _LONGEST_NAME else encoded[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def _process_name():
@@ -130,7 +131,7 @@ def file_signature(path):
 
 def printable_name(path):
     """Name of a file as text that can be written everywhere: bytes that are no Unicode become escapes."""
-    return path.name.encode(errors="backslashreplace").decode()
+    return Path(path).name.encode(errors="backslashreplace").decode()
 
 
 def list_versions(*packages):

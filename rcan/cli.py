@@ -5,6 +5,7 @@ values, and only then does the command start. Whatever goes wrong ends in lines 
 1, or 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM. `--debug` shows the traceback, too.
 """
 
+import io
 import os
 import re
 import shutil
@@ -43,10 +44,10 @@ def run_command(call, argv=None, *, prog, overrides=None):
     keys = list_flags(overrides) if overrides else []
     required = [" ".join([*flag.names[:1], flag.placeholder]) for flag in flags if flag.is_required]
     usage = " ".join([prog, *required, "[flags]"])
-    if {"-h", "--help"} & {*argv}:
-        print(_help_page(usage, call.__doc__.split("\n\n")[0], flags, keys))
-        return 0
     with _plain_streams():
+        if {"-h", "--help"} & {*argv}:
+            print(_help_page(usage, call.__doc__.split("\n\n")[0], flags, keys), flush=True)
+            return 0
         try:
             with _plain_warnings(), _sigterm_as_exception():
                 values = _read_values(argv, [*flags, *keys], usage)
@@ -200,21 +201,42 @@ def _plain_warnings():
 
 
 class _PlainStream:
-    """A stream of text without control characters but for line ends and tabs; bars of progress write to it, too."""
+    """A stream of text without control characters but for line ends and tabs; bars of progress write to it, too.
+
+    What its encoding lacks becomes escapes. Where nobody reads any more, as after ``| head``, the work goes on unseen.
+    """
 
     def __init__(self, stream):
-        self._stream = stream
+        self._stream = stream or io.StringIO()  # Python has None for a stream that is closed
+        self._encoding = getattr(self._stream, "encoding", None) or "utf-8"
 
     def __getattr__(self, name):
         return getattr(self._stream, name)
 
     def write(self, text):
         """Write a text; a return of the cursor, by itself or at the beginning, and a step up are those of a bar."""
-        if _CURSOR.fullmatch(text):
+        if not _CURSOR.fullmatch(text):
+            start = "\r" * text.startswith("\r")
+            lines = text.removeprefix("\r").split("\n")
+            text = start + "\n".join("\t".join(map(as_one_line, line.split("\t"))) for line in lines)
+            text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
+        with self._let_go():
             return self._stream.write(text)
-        start = "\r" * text.startswith("\r")
-        lines = text.removeprefix("\r").split("\n")
-        return self._stream.write(start + "\n".join("\t".join(map(as_one_line, line.split("\t"))) for line in lines))
+
+    def flush(self):
+        """Hand on what was written."""
+        with self._let_go():
+            self._stream.flush()
+
+    @contextmanager
+    def _let_go(self):
+        """Write to nowhere once the reader is gone; what is flushed at the end of the process goes there, too."""
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 @contextmanager

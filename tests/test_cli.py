@@ -442,6 +442,46 @@ def test_a_script_ends_with_the_status_of_its_command(script, argv, status):
     assert "Traceback" not in done.stderr
 
 
+# Where the output goes, and in which language
+
+
+def say_much(options: Options):
+    """Greet."""
+    for _ in range(20_000):
+        print("Hello \u7d30\u80de \udcff", flush=True)
+    options.name and Path(options.name).write_text("done")
+
+
+SAY_MUCH = (
+    "import sys; sys.path.insert(0, {folder!r}); from test_cli import *; sys.exit(run_command(say_much, prog='say'))"
+)
+
+
+@pytest.mark.parametrize("reader", ["head", "nobody"])
+def test_a_command_ends_its_work_where_nobody_reads_what_it_says(tmp_path, reader):
+    code = SAY_MUCH.format(folder=str(Path(__file__).parent))
+    command = [sys.executable, "-c", code, "-n", str(tmp_path / "file")]
+    if reader == "nobody":
+        done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
+        status, err = done.returncode, done.stderr
+    else:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            process.stdout.readline()
+            process.stdout.close()
+            err, status = process.stderr.read(), process.wait()
+    assert (status, err) == (0, "")
+    assert (tmp_path / "file").read_text() == "done"
+
+
+def test_letters_that_the_terminal_lacks_become_escapes(tmp_path):
+    code = SAY_MUCH.format(folder=str(Path(__file__).parent))
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, "-n", str(tmp_path / "file")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Hello \\u7d30\\u80de \\udcff\n")
+
+
 # Help
 
 

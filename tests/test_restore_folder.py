@@ -654,6 +654,43 @@ def test_ensemble_writes_mean_and_uncertainty_in_the_unit_of_the_input(run, netw
     assert_close(tifffile.imread(root / "x_uncertainty.ome.tif"), spread * (high - low))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_names_that_are_no_unicode_are_restored_like_others(run, networks, tmp_path, write_tiff, draw):
+    image = draw(5, 20, 21)
+    name = os.fsdecode(b"\xff\xe9")
+    path = write_tiff(tmp_path / "raw" / "a.tif", image, "ZYX")
+    path.rename(path.with_name(f"{name}.tif"))
+    out, _ = run("-m", networks["same"], "-i", tmp_path / "raw", "-o", tmp_path / "out", "--preview")
+    assert "1 of 1 restored" in out
+    assert_close(tifffile.imread(tmp_path / "out" / f"{name}.tif"), image)
+    assert (tmp_path / "out" / f"{name}_preview.png").exists()
+    out, _ = run("-m", networks["same"], "-i", tmp_path / "raw", "-o", tmp_path / "out", "--preview")
+    assert "1 of 1 restored, 1 of them before" in out
+    run("-m", networks["same"], "-i", tmp_path / "raw" / f"{name}.tif", "-o", tmp_path / f"{name}.tif")
+    assert_close(tifffile.imread(tmp_path / f"{name}.tif"), image)
+
+
+TURNS = [(turn, is_flipped) for turn in range(4) for is_flipped in (False, True)]
+
+
+@pytest.mark.parametrize("block", [(), ("-B", "4,16,16", "-O", "2,4,4")], ids=["whole", "tiles"])
+@pytest.mark.parametrize("shape", [(6, 20, 33), (1, 33, 20)], ids=["volume", "plane"])
+def test_an_ensemble_is_the_mean_of_runs_on_turned_files(run, networks, tmp_path, write_tiff, draw, shape, block):
+    image = draw(*shape)
+    flags = ("-m", networks["skewed"], "--axes", "ZYX", *block)
+    restored = []
+    for turn, is_flipped in TURNS:
+        turned_image = np.rot90(image[..., ::-1] if is_flipped else image, turn, axes=(1, 2))
+        path = write_tiff(tmp_path / "turned.tif", np.ascontiguousarray(turned_image), "ZYX")
+        run(*flags, "-i", path, "-o", tmp_path / "one.tif", "--overwrite")
+        back = np.rot90(tifffile.imread(tmp_path / "one.tif").reshape(turned_image.shape), -turn, axes=(1, 2))
+        restored.append(back[..., ::-1] if is_flipped else back)
+    run(*flags, "-i", write_tiff(tmp_path / "a.tif", image, "ZYX"), "-o", tmp_path / "mean.tif", "--ensemble", "8")
+    found = tifffile.imread(tmp_path / "mean.tif").reshape(shape)
+    assert np.std(restored, axis=0).mean() > 0.01 * np.ptp(found)  # turning matters to this network
+    np.testing.assert_allclose(found, np.mean(restored, axis=0), atol=2e-3 * np.ptp(found))
+
+
 def test_uncertainty_of_a_stretched_image_is_stretched(run, networks, folder):
     root, images = folder
     flags = ("-i", root / "raw/a.tif", "-o", root / "x.tif", "--ensemble", "8", "--uncertainty")

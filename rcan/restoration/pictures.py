@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from rcan.atomic_io import atomic_file
+from rcan.atomic_io import atomic_file, printable_name
 
 __all__ = ["draw_pictures"]
 
@@ -23,7 +23,7 @@ def draw_pictures(job, settings, *, label):
     from rcan.io.paths import image_name
 
     images, voxel_size, notes = _load_images(job, settings, f"{label}, pictures")
-    labels = {"voxel_size": voxel_size, "name": image_name(job.output), "notes": notes}
+    labels = {"voxel_size": voxel_size, "name": printable_name(image_name(job.output)), "notes": notes}
     pictures = [(job.preview, draw_projections)] if job.preview else []
     if job.movie and len(images["raw"]) == 1:
         warnings.warn(f"{job.raw} has one plane: no movie of it, --preview shows it.", stacklevel=2)
