@@ -341,8 +341,18 @@ def judge(path):
         said = describe_failure(failure)
         if not (isinstance(failure, (ValueError, OSError, ImportError)) and str(failure)):
             return "unexpected", said
-        return ("refused" if all(str(path) in line for line in said.splitlines()) else "unnamed"), said
+        names = [str(path), *find_keys(Path(path))]
+        are_named = all(any(name in line for name in names) for line in said.splitlines())
+        return ("refused" if are_named else "unnamed"), said
     return "read", ""
+
+
+def find_keys(run_dir):
+    """Keys by which a message may name what is wrong with the changed config of a run; none of other files."""
+    from rcan.config import Config
+
+    changed = run_dir / "changed"
+    return [*Config.model_fields] if changed.exists() and changed.read_text() == "config.json" else []
 
 
 def peak():

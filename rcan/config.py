@@ -166,9 +166,9 @@ class Config(Settings):
     )
     area_ratio_threshold: float = option(0.5, "least share of signal voxels in a patch", ge=0, le=1)
 
-    num_channels: Count = option(32, "feature channels")
-    num_residual_blocks: Count = option(3, "residual channel attention blocks in a group")
-    num_residual_groups: Count = option(5, "residual groups")
+    num_channels: Count = option(32, "feature channels", le=1024)
+    num_residual_blocks: Count = option(3, "residual channel attention blocks in a group", le=100)
+    num_residual_groups: Count = option(5, "residual groups", le=100)
     channel_reduction: Count = option(8, "feature channels for each one in the attention's bottleneck")
     downsampling: Annotated[tuple[Annotated[int, Field(ge=1, le=8)], ...], Field(min_length=2, max_length=3)] | None = (
         option(

@@ -41,6 +41,13 @@ def test_tile_that_does_not_fit_the_grid_is_continued_at_its_end(rng, factor):
     np.testing.assert_array_equal(restored, expected[:, : 7 * factor, : 11 * factor])
 
 
+def test_a_layer_that_fails_is_an_error_that_names_the_network():
+    model = convolution(np.ones((3, 3, 3)))
+    model.layers[-1].call = lambda inputs: inputs.absent
+    with pytest.raises(ValueError, match=r"^runs/mine cannot be computed \(.*absent.*\): save or train it again"):
+        KerasEngine(model, name="runs/mine")(np.zeros((4, 8, 8, 1), np.float32))
+
+
 # Devices
 
 ON_FOUR = """

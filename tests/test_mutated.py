@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read as Linux shows it")
-@pytest.mark.parametrize(("kind", "number"), [("tiff", 300), ("zarr", 150)])
+@pytest.mark.parametrize(("kind", "number"), [("tiff", 300), ("zarr", 150), ("run", 12)])
 def test_damaged_images_are_read_or_refused_by_name(kind, number):
     spec = importlib.util.spec_from_file_location("mutated", ROOT / "benchmarks/mutated.py")
     mutated = importlib.util.module_from_spec(spec)

@@ -282,6 +282,8 @@ def test_scores_are_found_for_images_that_were_restored_before(run, networks, fo
         b"\0\0\0\0\0",
         b"[]\n",
         b'null\n{"output": []}\n',
+        b'{"output": "a.tif", "state": [1, 2], "input": "a", "input_state": [1, 2], "settings": 3}\n',
+        b'{"output": "a.tif", "state": [1, 2], "input": "a", "input_state": [1, 2], "settings": {}, "time": 3}\n',
         b"\n\n",
     ],
 )

@@ -207,6 +207,13 @@ def test_other_settings_are_refused_with_their_keys(short_run):
         train(other, resume=True)
 
 
+def test_a_changed_config_of_the_run_is_refused(short_run):
+    path = Path(short_run["output_dir"]) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_channels": 16}))
+    with pytest.raises(ValueError, match=r"its checkpoint is of another network or optimizer than its config\.json"):
+        train(Config.checked({**short_run, "num_channels": 16}), resume=True)
+
+
 def test_other_data_are_refused_with_their_path(short_run, tmp_path, write_tiff):
     pair = {kind: str(tmp_path / f"{kind}.tif") for kind in ("raw", "gt")}
     folders = short_run["training_data_dir"]

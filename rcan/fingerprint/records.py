@@ -1,5 +1,7 @@
 """Records of fingerprints: of an image, of the images of a training, and the range in which a network is trusted."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from rcan.records import Record
@@ -19,6 +21,8 @@ __all__ = [
 FINGERPRINT_VERSION = 1  # of what is measured: fingerprints of different versions are not compared
 
 _AS_FINE_AS_NOISE = -2.0  # of the feature "lateral": that of noise scatters around 0, of what optics blur from -3 on
+
+Feature = Annotated[float, Field(ge=-700, le=700, allow_inf_nan=False)]  # a logarithm, but for one of 0 to 1
 
 
 class NoiseLevels(Record):
@@ -74,10 +78,10 @@ class Fingerprint(Record):
 class FeatureRange(Record):
     """Lowest and highest value of a feature over the training volumes, and how far volumes of the kind may scatter."""
 
-    range: tuple[float, float]
-    error: float
-    step: float
-    num_volumes: int
+    range: tuple[Feature, Feature]
+    error: Feature
+    step: Feature
+    num_volumes: int = Field(ge=1)
 
 
 class ChannelRange(Record):
@@ -90,13 +94,16 @@ class ChannelRange(Record):
     spectrum: dict[str, Spectrum | None]
 
 
+Ends = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]  # the lowest and the highest
+
+
 class TrainingFingerprint(Record):
     """The range of the raw volumes that a network learned from and was chosen by."""
 
     version: int
     num_volumes: int
-    voxel_size: tuple[tuple[float, float] | None, ...]  # lowest and highest along z, y and x, in µm
-    channels: tuple[ChannelRange, ...]
+    voxel_size: tuple[Ends | None, Ends | None, Ends | None]  # along z, y and x, in µm
+    channels: Annotated[tuple[ChannelRange, ...], Field(min_length=1)]
 
 
 class TrustedRange(Record):

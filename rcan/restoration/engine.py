@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import queue
+import re
 
 import numpy as np
 
@@ -95,11 +96,11 @@ class KerasEngine:
 
     Each device gets a copy of the model; one call uses one that is free. `factors` are the voxels written for each
     voxel read, on each spatial axis, `grid` those read for each voxel of the feature maps; `num_channels` the channels
-    read and written.
+    read and written. `name` is what messages call the network.
     """
 
-    def __init__(self, model, devices=(None,)):
-        self.num_devices = len(devices)
+    def __init__(self, model, devices=(None,), *, name="the network"):
+        self.num_devices, self._name = len(devices), name
         self.factors, self.grid = upscaling_of(model), grid_of(model)
         self.num_channels = model.input_shape[-1], model.output_shape[-1]
         self._free = queue.SimpleQueue()
@@ -126,6 +127,12 @@ class KerasEngine:
         try:
             with _on(device):
                 return model.predict_on_batch(np.ascontiguousarray(tile)[np.newaxis])[0][inside]
+        except (AttributeError, TypeError, KeyError, IndexError) as failure:  # of a layer, whose file is damaged
+            lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(failure)).splitlines() if line.strip()]
+            reason = next(
+                iter(lines[1:2] or lines), type(failure).__name__
+            )  # Keras says in the first line where it was
+            raise ValueError(f"{self._name} cannot be computed ({reason}): save or train it again.") from failure
         finally:
             self._free.put((device, model))
 

@@ -12,13 +12,31 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import ConfigDict, Field
+
 from rcan.atomic_io import file_signature, report_errors_as
+from rcan.records import Record
 
 __all__ = ["Manifest"]
 
 _NAME = "manifest.jsonl"
 _KEYS_OF_IMAGES = ("format", "ground_truth", "image")  # settings that the images of a call may differ in
-_KEYS = {"output", "state", "input", "input_state", "settings"}  # the states are file signatures
+
+
+class _Entry(Record):
+    """A line: what is known of an output. What else stands there is kept, too."""
+
+    model_config = ConfigDict(extra="allow")
+
+    output: str
+    state: list[int]  # a file signature
+    input: str
+    input_state: list[int]
+    settings: dict
+    time: str = ""
+    trained_range: str | None = None
+    reasons: list[str] = Field(default_factory=list)
+    scores: dict[str, float | None] | None = None
 
 
 class Manifest:
@@ -38,10 +56,10 @@ class Manifest:
             lines = lines[: lines.rfind(b"\n") + 1]
             self._num_read += len(lines)
             for line in lines.decode(errors="replace").splitlines():
-                with suppress(ValueError):  # a line that a killed process began
+                with suppress(ValueError):  # a line that a killed process began, or that was changed
                     entry = json.loads(line)
-                    if isinstance(entry, dict) and entry.keys() >= _KEYS and isinstance(entry["output"], str):
-                        self._entries[entry["output"]].append(entry)
+                    _Entry.read(entry, self.path)
+                    self._entries[entry["output"]].append(entry)
 
     def entry(self, output_path):
         """The entry of an output as it is on disk now; empty if there is none, or it has changed since."""

@@ -5,7 +5,7 @@ import os
 from rcan.atomic_io import file_signature
 from rcan.restoration.jobs import fills_folder
 from rcan.restoration.manifest import Manifest
-from rcan.restoration.score_table import ScoreTable
+from rcan.restoration.score_table import SCORE_COLUMNS, ScoreTable
 from rcan.run_folder.models import digest_model, read_record
 
 __all__ = ["OutputFolder"]
@@ -57,7 +57,9 @@ class OutputFolder:
 
     def _is_scored(self, job):
         """Whether a restored image needs no scores, or has been scored against this ground truth."""
-        return not job.gt or self.entry(job).get("ground_truth") == _identify(job.gt)
+        entry = self.entry(job)
+        are_whole = {*SCORE_COLUMNS[1:]} <= (entry.get("scores") or {}).keys()
+        return not job.gt or (are_whole and entry.get("ground_truth") == _identify(job.gt))
 
     def has_images(self, job):
         """Whether the images of a job, though perhaps not its pictures, are done."""

@@ -4,9 +4,9 @@ import csv
 
 from rcan.atomic_io import write_table
 
-__all__ = ["ScoreTable"]
+__all__ = ["SCORE_COLUMNS", "ScoreTable"]
 
-_COLUMNS = ["file", "psnr_raw", "psnr_restored", "ssim_raw", "ssim_restored"]
+SCORE_COLUMNS = ["file", "psnr_raw", "psnr_restored", "ssim_raw", "ssim_restored"]
 
 
 class ScoreTable:
@@ -27,7 +27,7 @@ class ScoreTable:
         if not (scores or outdated):
             return
         rows = [{"file": name, **row} for name, row in self._rows.items()]
-        write_table(self._path, rows, _COLUMNS)
+        write_table(self._path, rows, SCORE_COLUMNS)
 
 
 def _read(path, must_be_one):
@@ -36,7 +36,7 @@ def _read(path, must_be_one):
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-        if reader.fieldnames != _COLUMNS or any(None in row for row in rows):
+        if reader.fieldnames != SCORE_COLUMNS or any(None in row for row in rows):
             if not must_be_one:
                 return {}
             raise FileExistsError(f"{path} is not a table of scores: move it, or name another place with -o.")

@@ -28,7 +28,7 @@ def load_restorer(options, *, num_processes=1):
     model = with_precision(model, precision.name)
     if options.attention == "local":
         model = with_local_attention(model, _require(record.patch_shape, "--attention local"))
-    engine = KerasEngine(model, devices)
+    engine = KerasEngine(model, devices, name=str(options.model_dir))
     if options.ensemble:
         engine = Ensemble(engine, options.ensemble, with_spread=options.uncertainty)
     tiled = TiledRestorer(

@@ -2,9 +2,12 @@
 
 import functools
 
+import numpy as np
+
 __all__ = ["check_architecture", "grid_of", "upscaling_of"]
 
 _MULTIPLE = 840  # voxels, of all grids up to 8
+_WIDEST = 64  # voxels, of what a layer looks at or steps over
 _RULE = "a network takes one image of any size and returns one of the same size, or of a whole number of times it"
 
 
@@ -21,6 +24,11 @@ def check_architecture(model):
             )
     if len(shapes[0]) != len(shapes[1]):
         raise ValueError(f"it reads {len(shapes[0]) - 2} spatial axes and writes {len(shapes[1]) - 2}: {_RULE}.")
+    for layer in model.layers:
+        for name in ("kernel_size", "strides", "dilation_rate", "pool_size"):
+            sizes = np.ravel(getattr(layer, name, 1))
+            if max(sizes) > _WIDEST:
+                raise ValueError(f"its layer {layer.name} has a {name} of {max(sizes)}, at most {_WIDEST} are allowed.")
     for size in (_MULTIPLE, _MULTIPLE + 1):
         found = _output_sizes(model, size)
         if any(length < _MULTIPLE or length % (length // _MULTIPLE) for length in found):

@@ -92,9 +92,9 @@ def _check_bfloat16(run_dir, sampler):
 
 def _choose_precision(config, strategy, *, is_new):
     """Choose what to compute in; a run goes on in that which it began with."""
-    if is_new or config.precision != "auto":
+    earlier = "auto" if is_new else load_config(Path(config.output_dir) / "config.json").precision
+    if config.precision != "auto" or earlier == "auto":
         return choose_common_precision(config.precision, strategy)
-    earlier = load_config(Path(config.output_dir) / "config.json").precision
     return ChosenPrecision(earlier, "as the run began")
 
 
@@ -134,7 +134,13 @@ def _load_initial_weights(config, network):
 
 def _go_on(config, learner, checkpoint):
     """Give the learner its variables back; return where the run is, and say it."""
-    learner.restore(checkpoint.variables)
+    try:
+        learner.restore(checkpoint.variables)
+    except ValueError:
+        raise ValueError(
+            f"{config.output_dir}: its checkpoint is of another network or optimizer than its config.json describes. "
+            "Restore config.json from a copy, or begin anew with --overwrite."
+        ) from None
     schedule = StepSchedule.of(config, learner.strategy.num_replicas_in_sync)
     state = schedule.resume(checkpoint.state, config)
     stuck = is_stuck(state.history, config.early_stopping)
