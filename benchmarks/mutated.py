@@ -409,7 +409,10 @@ class Worker:
 
 
 def run(kind, number, seed, keep=None):
-    """Judge so many damaged files: what became of each kind, and those that must not be, (path, outcome, said)."""
+    """Judge so many damaged files: numbers by what was changed and what became of it, and those that must not be.
+
+    These are (path, outcome, said).
+    """
     write, change = {
         "tiff": (write_tiffs, change_tiff),
         "zarr": (write_zarrs, change_zarr),
@@ -428,7 +431,8 @@ def run(kind, number, seed, keep=None):
             target = folder / f"{index}_{sources[index % len(sources)].name}"
             change(sources[index % len(sources)], target, rng)
             outcome, said = worker.judge(target)
-            found[outcome] += 1
+            changed = target / "changed"
+            found[changed.read_text() if changed.exists() else kind, outcome] += 1
             if outcome not in ("read", "refused"):
                 wrong.append((target.name, outcome, said))
                 if keep:
@@ -452,6 +456,8 @@ if __name__ == "__main__":
     counts, wrong = run(options.kind, number, options.seed, options.keep)
     for line in wrong:
         print(*line)
-    found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    print(f"{number} damaged files of the kind {options.kind}: {found}")
+    for changed in sorted({changed for changed, _ in counts}):
+        found = {outcome: count for (name, outcome), count in counts.most_common() if name == changed}
+        words = ", ".join(f"{count} {outcome}" for outcome, count in found.items())
+        print(f"{changed}: of {sum(found.values())} damaged ones {words}")
     sys.exit(bool(wrong))

@@ -4,8 +4,9 @@
 
 Training sets are drawn from images of one simulation: the phantoms of sample/ (mixture, 20 photons, blurred twice), and
 crops of a real volume, degraded in the same way. The rest of these images is held out: whatever is outside there is a
-false alarm. The other images differ in one thing, and should not be inside. Metadata give the same voxel size
-throughout, so that voxels of another size have to be told by the image alone; by the metadata they are told always.
+false alarm, but for images in which nothing but noise is found. The other images differ in one thing, and should not be
+inside. Metadata give the same voxel size throughout, so that voxels of another size have to be told by the image alone;
+by the metadata they are told always.
 
 Prints the share of the images that are inside, on the edge and outside, in percent, for training sets of several sizes,
 and the weightiest reason. No network is needed.
@@ -138,8 +139,12 @@ def judge(same, changed, num_volumes):
         learned = set(rng.choice(specimens, num_volumes, replace=False).tolist())
         training = {specimen: fingerprint for specimen, fingerprint in same if specimen in learned}
         seen = summarise_fingerprints([*training.values()])
-        held_out = [fingerprint for specimen, fingerprint in same if specimen not in learned]
-        for name, images in {"held out": held_out, **changed}.items():
+        held_out = {"held out": [], "held out, without signal": []}
+        for specimen, fingerprint in same:
+            if specimen not in learned:
+                has_signal = fingerprint.channels[0].shows_signal
+                held_out["held out" if has_signal else "held out, without signal"].append(fingerprint)
+        for name, images in {**held_out, **changed}.items():
             verdicts.setdefault(name, []).extend(compare_fingerprint(image, seen) for image in images)
     return verdicts
 
@@ -150,7 +155,7 @@ def show(title, same, changed):
     print(f"\n{title}: {len(same)} images of {len({each for each, _ in same})} specimens; inside / edge / outside, %\n")
     print("| images | n | " + " | ".join(f"{size} volume{'s' * (size > 1)}" for size in SIZES) + " | reason |")
     print("|---|--:|" + "--:|" * len(SIZES) + "---|")
-    for name in judged[SIZES[0]]:
+    for name in (name for name, verdicts in judged[SIZES[0]].items() if verdicts):
         cells = []
         for size in SIZES:
             counts = Counter(verdict.domain_status for verdict in judged[size][name])
@@ -160,7 +165,9 @@ def show(title, same, changed):
             for verdict in judged[SIZES[-1]][name]
             if verdict.domain_status != "inside"
         )
-        number = len(changed.get(name, same))
+        number = len(changed.get(name, ())) or sum(
+            fingerprint.channels[0].shows_signal == (name == "held out") for _, fingerprint in same
+        )
         print(f"| {name} | {number} | {' | '.join(cells)} | {', '.join(each for each, _ in reasons.most_common(2))} |")
 
 

@@ -291,6 +291,13 @@ def test_pure_noise_is_said_to_show_no_signal(seen, rng, draw):
     assert verdict.reasons[0].startswith("no signal was found above the noise, SNR 0.")
 
 
+def test_a_training_on_images_without_signal_takes_such_images_for_its_own(rng):
+    noise = [measure_fingerprint(Image(rng.poisson(100, (16, 64, 64, 1)).astype(np.uint16))) for _ in range(4)]
+    verdict = compare_fingerprint(noise[3], summarise_fingerprints(noise[:3]))
+    assert verdict.domain_status != "outside"
+    assert verdict.reasons[0].startswith("no signal was found above the noise")
+
+
 @pytest.mark.parametrize("photons", [2, 20])
 def test_weak_signal_is_found(photons):
     assert all(measure(seed, photons=photons).channels[0].shows_signal for seed in range(100, 105))

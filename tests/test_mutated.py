@@ -23,7 +23,7 @@ def test_damaged_images_are_read_or_refused_by_name(kind, number):
     spec.loader.exec_module(mutated)
     counts, wrong = mutated.run(kind, number, seed=1)
     assert not wrong
-    assert set(counts) == {"read", "refused"}
+    assert {outcome for _, outcome in counts} == {"read", "refused"}
 
 
 @pytest.mark.parametrize("name", ["hang_huge_shape.ome.zarr", "hang_huge_shape_v3.ome.zarr", "zero_size.ome.zarr"])

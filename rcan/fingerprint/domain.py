@@ -101,7 +101,8 @@ def widen_range(training, fingerprints):
             values = [each.features[name] for each in alike if each.features[name] is not None]
             ends = min([known.range[0], *values]), max([known.range[1], *values])
             features[name] = known.model_copy(update={"range": ends})
-        widened.append(channel.model_copy(update={"features": features}))
+        shows_signal = channel.shows_signal and all(each.shows_signal for each in others)
+        widened.append(channel.model_copy(update={"features": features, "shows_signal": shows_signal}))
     return training.model_copy(update={"channels": tuple(widened)})
 
 
@@ -126,6 +127,7 @@ def _summarise_channel(same):
     return ChannelRange(
         window=window,
         features=features,
+        shows_signal=all(channel.shows_signal for channel in same),
         saturated=max(channel.saturated for channel in same),
         histogram=tuple(np.mean([channel.histogram for channel in same], axis=0).round(4).tolist()),
         spectrum={direction: _mean_spectrum(alike, direction) for direction in ("lateral", "axial")},
@@ -168,10 +170,10 @@ def compare_fingerprint(fingerprint, training, trusted=None):
     findings = _compare_voxels(fingerprint, training)
     channels = fingerprint.channels
     for place, channel in enumerate(channels):
-        of_channel = _compare_trusted(channel, trusted or TrustedRange())
-        of_channel += _compare_channel(channel, training.channels[place if len(training.channels) > 1 else 0])
+        known = training.channels[place if len(training.channels) > 1 else 0]
+        of_channel = _compare_trusted(channel, trusted or TrustedRange()) + _compare_channel(channel, known)
         if not channel.shows_signal:
-            of_channel = [_say_no_signal(finding) for finding in of_channel]
+            of_channel = [_say_no_signal(finding, known.shows_signal) for finding in of_channel]
         prefix = f"channel {channel.number}: " if len(channels) > 1 else ""
         findings += [finding._replace(reason=prefix + finding.reason) for finding in of_channel]
     beyond = sorted((finding for finding in findings if finding.excess > _INSIDE), key=_Finding.rank)
@@ -185,11 +187,15 @@ def compare_fingerprint(fingerprint, training, trusted=None):
     return Verdict(DOMAIN_STATUSES[int(worst > _INSIDE) + int(worst > 1)], reasons)
 
 
-def _say_no_signal(finding):
-    """The same of an image that shows nothing but noise, of which the SNR is only what noise makes of it."""
+def _say_no_signal(finding, was_in_training):
+    """The same of an image that shows nothing but noise, whose SNR is only what noise makes of it.
+
+    It is outside where all images of the training showed signal.
+    """
     if finding.name not in ("snr", "trusted"):
         return finding
-    return finding._replace(reason=f"no signal was found above the noise, {finding.reason}")
+    excess = math.inf if was_in_training else finding.excess
+    return finding._replace(excess=excess, reason=f"no signal was found above the noise, {finding.reason}")
 
 
 def _compare_channel(channel, training):

@@ -89,6 +89,7 @@ class ChannelRange(Record):
 
     window: tuple[int, ...]
     features: dict[str, FeatureRange]
+    shows_signal: bool = True  # in each of them
     saturated: float  # largest share of the voxels
     histogram: tuple[float, ...]
     spectrum: dict[str, Spectrum | None]
