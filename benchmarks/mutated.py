@@ -328,7 +328,8 @@ def use_run(run_dir):
         rcan.restore_folder(run_dir, raw, run_dir / "out.tif", overwrite=True)
     else:
         config = rcan.load_config(run_dir / "config.json")
-        rcan.train(config.model_copy(update={"output_dir": run_dir}), resume=True)
+        short = {"epochs": min(config.epochs, 3), "steps_per_epoch": min(config.steps_per_epoch, 3)}
+        rcan.train(config.model_copy(update={"output_dir": run_dir, **short}), resume=True)
 
 
 def judge(path):

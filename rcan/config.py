@@ -65,6 +65,9 @@ def _check_percentiles(percentiles):
     return percentiles
 
 
+Percentiles = Annotated[tuple[float, float], AfterValidator(_check_percentiles)]
+
+
 def _check_photon_range(factors):
     if not 0 < factors[0] <= factors[1]:
         raise ValueError("must be 0 < least <= most, such as 0.01,1")
@@ -147,9 +150,7 @@ class Config(Settings):
     patch_shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = option(
         None, "training patch, Z,Y,X or Y,X, cut down to the smallest volume"
     )
-    percentiles: Annotated[tuple[float, float], AfterValidator(_check_percentiles)] = option(
-        DEFAULT_PERCENTILES, "percentiles that become 0 and 1"
-    )
+    percentiles: Percentiles = option(DEFAULT_PERCENTILES, "percentiles that become 0 and 1")
     normalization: Literal["percentiles", "anscombe"] = option(
         "percentiles",
         "of the raw image: by its percentiles, as published; or anscombe, by those of its smoothed voxels, and with "
@@ -209,7 +210,7 @@ class Config(Settings):
         ge=0,
         lt=1,
     )
-    seed: int = option(0, "the same seed gives the same weights", ge=0)
+    seed: int = option(0, "the same seed gives the same weights", ge=0, le=2**32 - 1)
     cache_gb: float | None = option(
         None, "memory for decoded image data, in GB (default: a quarter of what is free)", ge=0
     )

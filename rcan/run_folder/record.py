@@ -9,7 +9,7 @@ import os
 
 from pydantic import AliasChoices, Field
 
-from rcan.config import DEFAULT_PERCENTILES
+from rcan.config import DEFAULT_PERCENTILES, Percentiles
 from rcan.fingerprint.records import FINGERPRINT_VERSION, TrainingFingerprint, TrustedRange
 from rcan.records import Record
 
@@ -68,7 +68,7 @@ class TrainingRecord(Record):
     versions: dict[str, str] = Field(default_factory=dict)  # of this package, Python and others
     seed: int | None = None
     precision: str | None = None  # policy of Keras that it was trained under; unset by version 0.1.0
-    percentiles: tuple[float, float] = DEFAULT_PERCENTILES  # of a volume, that became 0 and 1
+    percentiles: Percentiles = DEFAULT_PERCENTILES  # of a volume, that became 0 and 1
     normalization: str = "percentiles"  # of the network's input, see `rcan.data.views.NetworkView`
     # the least and the most noise that it has learned from, (2, C, 3), as of `rcan.intensity.stabilise`
     noise_range: tuple[tuple[tuple[float, float, float], ...], ...] | None = Field(None, min_length=2, max_length=2)

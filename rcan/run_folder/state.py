@@ -1,5 +1,7 @@
 """Where a training is: `state.json` of a checkpoint, typed."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from rcan.records import Record
@@ -16,7 +18,9 @@ class RunState(Record):
     patches_done: int = Field(0, ge=0)  # of the epoch under way
     sums: dict[str, float] = Field(default_factory=dict)  # of loss and measures over these patches; their number
     seconds: float = 0.0  # spent on the epoch under way
-    history: list[dict[str, int | float]] = Field(default_factory=list)  # a row of history.csv for each epoch
+    history: list[dict[str, Annotated[int, Field(ge=-(2**53), le=2**53)] | float]] = Field(
+        default_factory=list
+    )  # a row of history.csv for each epoch
 
     @model_validator(mode="after")
     def _check_together(self):

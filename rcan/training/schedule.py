@@ -93,6 +93,12 @@ class StepSchedule(NamedTuple):
     def resume(self, state, config):
         """State of a saved run from which it goes on, with other devices, epochs or patience perhaps."""
         whole_steps = state.patches_done // self.global_batch_size
+        if whole_steps > self.steps_per_epoch:
+            raise ValueError(
+                f"{config.output_dir}: its state has done {state.patches_done} patches of an epoch of "
+                f"{self.steps_per_epoch * self.global_batch_size}. Remove the newest folder in checkpoints/, or begin "
+                "anew with --overwrite."
+            )
         return state.model_copy(
             update={
                 "epochs": self.epochs,
