@@ -4,9 +4,9 @@
 
 Training sets are drawn from images of one simulation: the phantoms of sample/ (mixture, 20 photons, blurred twice), and
 crops of a real volume, degraded in the same way. The rest of these images is held out: whatever is outside there is a
-false alarm, but for images in which nothing but noise is found. The other images differ in one thing, and should not be
-inside. Metadata give the same voxel size throughout, so that voxels of another size have to be told by the image alone;
-by the metadata they are told always.
+false alarm, but for images in which nothing but noise is found; nobody trains on those. The other images differ in one
+thing, and should not be inside. Metadata give the same voxel size throughout, so that voxels of another size have to be
+told by the image alone; by the metadata they are told always.
 
 Prints the share of the images that are inside, on the edge and outside, in percent, for training sets of several sizes,
 and the weightiest reason. No network is needed.
@@ -133,7 +133,8 @@ def measure_crops(pool, path, other):
 def judge(same, changed, num_volumes):
     """Verdicts by name of the images, over many draws of a training set."""
     rng = np.random.default_rng(0)
-    specimens = sorted({specimen for specimen, _ in same})
+    without = {specimen for specimen, fingerprint in same if not fingerprint.channels[0].shows_signal}
+    specimens = sorted({specimen for specimen, _ in same} - without)
     verdicts = {}
     for _ in range(NUM_TRAININGS):
         learned = set(rng.choice(specimens, num_volumes, replace=False).tolist())
