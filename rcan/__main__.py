@@ -11,6 +11,7 @@ COMMANDS = {
     "apply": "restore volumes with a trained network",
     "simulate": "make pairs of raw and ground-truth volumes",
     "evaluate": "judge a trained network on pairs of raw and ground-truth volumes",
+    "convert": "write a model of the published program as a file of Keras 3",
     "limits": "find out from which noise and blur on a trained network stops helping",
 }
 

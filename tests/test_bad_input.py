@@ -249,13 +249,13 @@ CASES = {
     "model: published": (
         restore(model="published"),
         1,
-        "published has neither best.keras",
-        ".hdf5 files, which this version does not read",
+        "published/weights_001_0.1.hdf5 is damaged, or no Keras model",
+        "Copy it again, or name another with -m. (no HDF5 file.)",
     ),
     "model: an image": (
         restore(model="raw/0.tif"),
         1,
-        "raw/0.tif is not a .keras file",
+        "raw/0.tif is not a .keras or .hdf5 file",
         "-m takes the folder",
     ),
     "model: no zip": (

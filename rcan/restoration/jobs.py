@@ -165,7 +165,7 @@ def _fill_folder(options, images):
     """The jobs of several images, with the names of their outputs in a folder."""
     if options.output.exists() and not options.output.is_dir():
         what = "is a folder" if options.input.is_dir() else f"holds {len(images)} images (--image takes one)"
-        raise NotADirectoryError(f"{options.output} is a file but {options.input} {what}: name a folder with -o.")
+        raise NotADirectoryError(f"{options.output} is a file but the input {what}: name a folder with -o.")
     if not fills_folder(options):
         raise ValueError(
             f"{options.input} holds {len(images)} images: name a folder with -o instead of {options.output}, or one "

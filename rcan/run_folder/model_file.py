@@ -3,7 +3,7 @@
 import json
 import zipfile
 
-__all__ = ["check_model_file"]
+__all__ = ["check_model_file", "count_weights"]
 
 _LARGEST_TEXT = 2**25  # bytes of an architecture; that of the paper's network has 0.1 MB
 _MOST_TIMES = 20  # bytes of weights for one that is stored: they can hardly be compressed
@@ -28,13 +28,13 @@ def check_model_file(path):
                 )
         architecture = json.loads(archive.read("config.json"))
         with archive.open("model.weights.h5") as stream, h5py.File(stream) as file:
-            num_weights = _count_weights(file, stored=archive.getinfo("model.weights.h5").file_size)
+            num_weights = count_weights(file, stored=archive.getinfo("model.weights.h5").file_size)
     num_parameters = _count_parameters(architecture)
     if num_parameters > num_weights:
         raise ValueError(f"its network has {num_parameters:,} parameters, {num_weights:,} are stored.")
 
 
-def _count_weights(file, *, stored):
+def count_weights(file, *, stored):
     """Count the numbers in all arrays of an HDF5 file of so many bytes; those that it does not hold are refused."""
     import h5py
 

@@ -8,6 +8,7 @@ from rcan.atomic_io import atomic_file, read_json, write_json
 from rcan.run_folder.architecture import check_architecture
 from rcan.run_folder.layout import MODELS
 from rcan.run_folder.model_file import check_model_file
+from rcan.run_folder.published import PUBLISHED_SUFFIXES, choose_published, load_published
 from rcan.run_folder.record import TrainingRecord
 
 __all__ = ["add_to_record", "digest_model", "find_model", "has_record", "load_model", "read_record", "save_model"]
@@ -22,22 +23,26 @@ def save_model(model, path):
 
 
 def find_model(model_dir):
-    """Find the model file of a run folder (its best model, else the newest), or take a ``.keras`` file itself.
+    """Find the model file of a run folder (its best model, else the newest), or take a file itself.
 
-    A FileNotFoundError if there is none.
+    Of a folder of the published program it is the ``.hdf5`` file with the lowest loss in its name. A FileNotFoundError
+    if there is none.
     """
     model_dir = Path(model_dir)
-    if model_dir.suffix == ".keras" and model_dir.is_file():
+    if model_dir.suffix in (".keras", *PUBLISHED_SUFFIXES) and model_dir.is_file():
         return model_dir
     for name in MODELS:
         if (model_dir / name).is_file():
             return model_dir / name
-    reason = "is not a .keras file" if model_dir.exists() else "does not exist"
+    if model_dir.is_dir() and (published := choose_published(model_dir)):
+        return published
+    reason = "is not a .keras or .hdf5 file" if model_dir.exists() else "does not exist"
     if model_dir.is_dir():
-        reason = f"has neither {' nor '.join(MODELS)}"
-    if any(model_dir.glob("*.hdf5")):
-        reason += ", but .hdf5 files, which this version does not read"
-    raise FileNotFoundError(f"{model_dir} {reason}: -m takes the folder that train.py wrote, or a .keras file.")
+        reason = f"has neither {' nor '.join(MODELS)}, nor an .hdf5 file"
+    raise FileNotFoundError(
+        f"{model_dir} {reason}: -m takes the folder that train.py wrote, or that of the published program, or a .keras "
+        "or .hdf5 file."
+    )
 
 
 def load_model(model_dir):
@@ -46,7 +51,7 @@ def load_model(model_dir):
     Parameters
     ----------
     model_dir : path
-        A run folder or a ``.keras`` file.
+        A run folder or a ``.keras`` file; a folder of the published program or one of its ``.hdf5`` files.
 
     Returns
     -------
@@ -66,12 +71,16 @@ def load_model(model_dir):
     from rcan.keras_setup import keras
 
     path = find_model(model_dir)
+    is_published = path.suffix in PUBLISHED_SUFFIXES
     try:
-        check_model_file(path)
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        if is_published:
+            model = load_published(path)
+        else:
+            check_model_file(path)
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as failure:
         reason = next(iter(str(failure).strip().splitlines()), type(failure).__name__)
-        reason = reason if zipfile.is_zipfile(path) else "no zip archive."
+        reason = reason if is_published or zipfile.is_zipfile(path) else "no zip archive."
         raise ValueError(
             f"{path} is damaged, or no Keras model that can be loaded. Copy it again, or name another with -m. "
             f"({reason})"
