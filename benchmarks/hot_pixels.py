@@ -54,7 +54,7 @@ def main():
                 hot[(*middle, 0)] = value
             else:
                 hot.reshape(-1)[rng.choice(hot.size, number, replace=False)] = value
-            for image in (hot, despike(volume_of_array(hot))[0].read(dtype=None)):
+            for image in (hot, despike(volume_of_array(hot)).read(dtype=None)):
                 restored, _ = restore(image)
                 change = 100 * np.abs(restored - clean)[..., 0] / np.ptp(ranges)
                 cells = [f"{np.sqrt(np.mean(change[distance > far] ** 2)):.2f} %" for far in DISTANCES]

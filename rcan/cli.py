@@ -5,7 +5,6 @@ values, and only then does the command start. Whatever goes wrong ends in lines 
 1, or 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM. `--debug` shows the traceback, too.
 """
 
-import io
 import os
 import re
 import shutil
@@ -207,7 +206,7 @@ class _PlainStream:
     """
 
     def __init__(self, stream):
-        self._stream = stream or io.StringIO()  # Python has None for a stream that is closed
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115 (Python has None for a closed stream)
         self._encoding = getattr(self._stream, "encoding", None) or "utf-8"
 
     def __getattr__(self, name):
@@ -220,16 +219,16 @@ class _PlainStream:
             lines = text.removeprefix("\r").split("\n")
             text = start + "\n".join("\t".join(map(as_one_line, line.split("\t"))) for line in lines)
             text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
-        with self._let_go():
+        with self._ignore_lost_reader():
             return self._stream.write(text)
 
     def flush(self):
         """Hand on what was written."""
-        with self._let_go():
+        with self._ignore_lost_reader():
             self._stream.flush()
 
     @contextmanager
-    def _let_go(self):
+    def _ignore_lost_reader(self):
         """Write to nowhere once the reader is gone; what is flushed at the end of the process goes there, too."""
         try:
             yield

@@ -52,10 +52,11 @@ class Settings(BaseModel):
 
     @classmethod
     def _validate(cls, values):
-        text = json.dumps(values, default=_plain)
-        if "\\udc" in text:  # in the name of a file that is no Unicode; pydantic's JSON knows no such names
+        text = json.dumps(values, default=_plain, ensure_ascii=False)
+        try:
+            return cls.model_validate_json(text.encode())
+        except UnicodeEncodeError:  # of the name of a file that is no Unicode: pydantic's JSON knows no such names
             return cls.model_validate(json.loads(text), strict=False)
-        return cls.model_validate_json(text)
 
     @classmethod
     def _describe(cls, problem, label):

@@ -64,19 +64,26 @@ def write_stk(path, array, *, pixel, unit, z):
     return path
 
 
-def write_lsm(path, array, *, voxel_size, time_step):
-    """Planes (Z, Y, X), each followed by a small copy; `voxel_size` is (z, y, x) in m."""
-    planes, height, width = array.shape
+def write_lsm(path, array, *, voxel_size=(1e-6, 1e-6, 1e-6), time_step=0, photometric="minisblack"):
+    """Planes (Z, Y, X) or (Z, C, Y, X), each followed by a small copy; `voxel_size` is (z, y, x) in m.
+
+    Zeiss's program calls several channels RGB, and one with a display colour a palette.
+    """
+    planes, height, width = len(array), *array.shape[-2:]
+    channels = array.shape[1] if array.ndim == 4 else 1
     z, y, x = voxel_size
     info = struct.pack("<Ii", 67127628, 132)
-    info += struct.pack("<8i", width, height, planes, 1, 1, 2, 8, 8)
+    info += struct.pack("<8i", width, height, planes, channels, 1, 2, 8, 8)
     info += struct.pack("<6d", x, y, z, 0, 0, 0)
     info += struct.pack("<HHI4I", 0, 0, 0, 0, 0, 0, 0)
     info += struct.pack("<d7I", time_step, *[0] * 7)
     with tifffile.TiffWriter(path, byteorder="<") as tiff:
         for number, plane in enumerate(array):
             extra = [(34412, BYTE, len(info), info, True)] if number == 0 else []
-            tiff.write(plane, photometric="minisblack", metadata=None, extratags=extra)
+            look = {"photometric": photometric, "planarconfig": "separate" if channels > 1 else None}
+            if photometric == "palette":
+                look["colormap"] = np.zeros((3, 2 ** (8 * array.itemsize)), np.uint16)
+            tiff.write(plane, metadata=None, extratags=extra, **look)
             tiff.write(np.zeros((8, 8), np.uint8), photometric="minisblack", metadata=None, subfiletype=1)
     return path
 

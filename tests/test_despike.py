@@ -18,8 +18,8 @@ def image(rng):
 
 def despiked(image):
     """The image without its spikes, and how many there were."""
-    volume, source = despike(volume_of_array(image))
-    return volume.read(dtype=None), source.num_spikes
+    volume = despike(volume_of_array(image))
+    return volume.read(dtype=None), volume.source.num_spikes
 
 
 @pytest.mark.parametrize("place", [(3, 20, 21, 0), (0, 0, 0, 1), (5, 39, 41, 0), (2, 0, 30, 1)])
@@ -59,9 +59,9 @@ def test_few_photons_are_no_spikes(rng, mean):
 
 @pytest.mark.parametrize("name", ["nuclei.tif", "vesicles_lattice.tif", "cell_uint8.tif", "spots_zcyx.tif"])
 def test_real_volumes_have_none(data_dir, name):
-    volume, source = despike(open_volume(data_dir / "volumes" / name))
+    volume = despike(open_volume(data_dir / "volumes" / name))
     volume.read()
-    assert source.num_spikes == 0
+    assert volume.source.num_spikes == 0
 
 
 def test_a_bead_of_two_pixels_width_is_no_spike():
@@ -74,13 +74,13 @@ def test_a_bead_of_two_pixels_width_is_no_spike():
 def test_spikes_are_the_same_in_any_region(image, rng):
     hot = image.copy()
     hot.flat[rng.choice(hot.size, 40, replace=False)] = 30_000
-    volume, source = despike(volume_of_array(hot))
+    volume = despike(volume_of_array(hot))
     whole = volume.read(dtype=None)
     for _ in range(20):
         start = [rng.integers(0, size) for size in hot.shape[:3]]
         region = tuple(slice(low, rng.integers(low, size) + 1) for low, size in zip(start, hot.shape, strict=False))
         np.testing.assert_array_equal(volume.read(region=region, dtype=None), whole[region])
-    assert source.num_spikes == (whole != hot).sum()  # each counted once
+    assert volume.source.num_spikes == (whole != hot).sum()  # each counted once
 
 
 def test_missing_voxels_stay_missing(image):
@@ -98,7 +98,7 @@ def test_files_of_any_axes_are_despiked(tmp_path, write_tiff, rng, axes):
     image = rng.poisson(100, shape).astype(np.uint16)
     hot = image.copy()
     hot[..., 7, 9] = 60_000
-    volume, source = despike(open_volume(write_tiff(tmp_path / "a.tif", hot, axes)))
+    volume = despike(open_volume(write_tiff(tmp_path / "a.tif", hot, axes)))
     largest = max(volume.read(frame).max() for frame in volume.frames)
     assert largest < 200
-    assert source.num_spikes == np.prod(shape[:-2])
+    assert volume.source.num_spikes == np.prod(shape[:-2])

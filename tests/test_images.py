@@ -199,7 +199,38 @@ def test_each_image_has_its_own_ground_truth(tmp_path, run, arrays):
     assert len((tmp_path / "out/scores.csv").read_text().splitlines()) == 4
     write_ome(gt, arrays[:2])
     _, err = run("-i", raw, "-g", gt, "-o", tmp_path / "out", status=1)
-    assert f"{raw} holds 3 images to restore but {gt} 2: as many are needed" in err
+    assert f"error: {gt} has no image '3': it holds 1 (before), 2 (after drug)." in err
+
+
+def test_a_damaged_file_is_not_blamed_on_the_output(tmp_path, run):
+    pytest.importorskip("bioio_lif", reason='needs pip install "rcan[bioio]"')
+    (tmp_path / "a.lif").write_bytes(b"damaged")
+    _, err = run("-i", tmp_path / "a.lif", "-o", tmp_path / "out", status=1)
+    assert f"error: {tmp_path / 'a.lif'} cannot be read as a .lif image" in err
+    assert "does not end in" not in err
+
+
+def test_a_damaged_file_of_a_folder_leaves_the_others(tmp_path, run, arrays):
+    (tmp_path / "raw").mkdir()
+    write_ome(tmp_path / "raw/a.ome.tif", arrays)
+    (tmp_path / "raw/b.ome.tif").write_bytes(b"II*\0 damaged")
+    out, err = run("-i", tmp_path / "raw", "-o", tmp_path / "out", status=1)
+    assert "3 of 4 restored" in out
+    assert f"error: {tmp_path / 'raw/b.ome.tif'} " in err
+
+
+def test_a_pattern_is_one_image_whatever_its_files_hold(tmp_path, run, arrays):
+    for t in range(2):
+        write_ome(tmp_path / f"c_t{t}.ome.tif", arrays)
+    run("-i", tmp_path / "c_t*.ome.tif", "-o", tmp_path / "out.tif", "--image", 2)
+    assert open_volume(tmp_path / "out.tif").sizes == {"T": 2, "Z": 6, "Y": 20, "X": 21}
+    _, err = run("-i", tmp_path / "c_t*.ome.tif", "-o", tmp_path / "out", "--image", 2, status=1)
+    assert "out does not end in .tif, .tiff or .zarr" in err
+
+
+def test_rounding_of_voxel_sizes_makes_no_other_image(tmp_path, arrays):
+    path = write_ome(tmp_path / "a.ome.tif", [arrays[0]] * 2, voxel_sizes=(0.29999, 0.30001))
+    assert open_volume(path).sizes["P"] == 2
 
 
 def test_nothing_is_warned_of_where_all_are_restored(tmp_path, run, arrays):

@@ -442,7 +442,8 @@ def test_trusted_range_is_kept_with_the_network(finished):
 def test_the_range_of_images_with_other_voxels_is_not_kept(finished, capsys):
     about = json.loads((finished / "model" / "training.json").read_text())
     sizes = [[0.3, 0.3], [0.2, 0.2], [0.2, 0.2]]
-    fingerprint = {"version": FINGERPRINT_VERSION, "num_volumes": 1, "voxel_size": sizes, "channels": []}
+    channel = {"window": [16, 32], "features": {}, "saturated": 0, "histogram": [], "spectrum": {}}
+    fingerprint = {"version": FINGERPRINT_VERSION, "num_volumes": 1, "voxel_size": sizes, "channels": [channel]}
     write_json(finished / "model" / "training.json", {**about, "training_fingerprint": fingerprint})
     assert main(["-m", str(finished / "model"), "-o", str(finished / "out"), *TINY]) == 0
     assert "voxels of these images have another size" in capsys.readouterr().err
@@ -779,7 +780,7 @@ def test_a_step_that_describes_another_is_refused(tmp_path, run_dir, capsys):
     file.write_text(json.dumps({**values, "photons": 77}))
     capsys.readouterr()
     assert main(flags) == 1
-    assert f"{file} is not of {file.stem}, or lacks exposures: remove it" in capsys.readouterr().err
+    assert f"of {file.stem} are expected. Remove it, to measure it again." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{"])

@@ -26,6 +26,19 @@ def test_a_stack_of_zeiss_has_its_voxel_size_and_no_thumbnails(tmp_path, stack):
     np.testing.assert_array_equal(volume.read()[..., 0], stack)
 
 
+def test_channels_of_zeiss_that_are_called_colours_are_channels(tmp_path, rng):
+    array = rng.integers(0, 60_000, (4, 3, 20, 22)).astype(np.uint16)
+    volume = open_volume(write_lsm(tmp_path / "a.lsm", array, photometric="rgb"))
+    assert volume.sizes == {"Z": 4, "C": 3, "Y": 20, "X": 22}
+    np.testing.assert_array_equal(volume.read(), np.moveaxis(array, 1, -1))
+
+
+def test_a_display_colour_of_zeiss_is_no_palette(tmp_path, stack):
+    image = stack.astype(np.uint8)
+    volume = open_volume(write_lsm(tmp_path / "a.lsm", image, photometric="palette"))
+    np.testing.assert_array_equal(volume.read()[..., 0], image)
+
+
 def test_a_stack_of_micromanager_has_its_calibration(tmp_path, rng):
     array = rng.integers(0, 60_000, (2, 3, 2, 20, 22)).astype(np.uint16)  # (T, Z, C, Y, X)
     summary = {"PixelSize_um": 0.1, "z-step_um": 0.5, "Interval_ms": 1500, "ChNames": ["DNA", "actin"]}

@@ -57,7 +57,7 @@ def test_more_frames_than_anyone_has_are_refused(data_dir, tmp_path):
     path = shutil.copytree(data_dir / "hostile/hang_delta_filter.zarr", tmp_path / "a.zarr")
     metadata = json.loads((path / ".zarray").read_text())
     (path / ".zarray").chmod(0o644)
-    (path / ".zarray").write_text(json.dumps({**metadata, "shape": [1_000_001, 2, 2]}))
+    (path / ".zarray").write_text(json.dumps({**metadata, "shape": [1_000_001, 2, 2], "chunks": [1_000_001, 2, 2]}))
     with pytest.raises(ValueError, match=r"a\.zarr has 1,000,001 frames \(Z 1,000,001\), at most 1,000,000 are read"):
         open_volume(path, axes="ZYX", block_axes="YX")
 
@@ -72,7 +72,7 @@ def test_opening_ends_after_a_time(tmp_path, stack, write_tiff, monkeypatch):
     path = write_tiff(tmp_path / "a.tif", stack, "ZYX")
     monkeypatch.setattr("rcan.io.time_limit._SECONDS", 0.2)
     monkeypatch.setattr("rcan.io.tiff.check_page_list", turn_in_circles)
-    with pytest.raises(ValueError, match=r"a\.tif has not been opened after 0 seconds: it is damaged, or its disk"):
+    with pytest.raises(ValueError, match=r"a\.tif has not been opened after \d seconds: it is damaged, or its disk"):
         open_volume(path)
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 

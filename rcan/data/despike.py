@@ -9,6 +9,7 @@ __all__ = ["DespikedSource", "despike"]
 
 _AROUND = [(y, x) for y in (0, 1, 2) for x in (0, 1, 2) if (y, x) != (1, 1)]
 _SIGMAS = 8  # of the noise above the second brightest neighbour
+_MOST_PARTS = 1000
 _TIMES_SPREAD = 4  # above it, as far as it is from the darkest one
 
 
@@ -30,15 +31,13 @@ def despike(volume, noise=None):
     Returns
     -------
     despiked : Volume
-    source : DespikedSource
-        What it reads.
+        Its `source` is a `DespikedSource`.
     """
     if noise is None:
         blocks = volume.with_block_axes("ZYXC" if "Z" in volume.axes else "YXC")
         measured = measure_fingerprint(blocks, frames=blocks.frames)
         noise = {channel.number: channel.noise_model() for channel in measured.channels}
-    source = DespikedSource(volume.source, noise)
-    return volume.of_source(source), source
+    return volume.of_source(DespikedSource(volume.source, noise))
 
 
 class DespikedSource:
@@ -53,12 +52,13 @@ class DespikedSource:
         self.voxel_size, self.time_step, self.channel_names = source.voxel_size, source.time_step, source.channel_names
         self._plane = [source.axes.index(axis) for axis in "YX"]
         self._outer = [axis for axis in range(len(source.axes)) if axis not in self._plane]
-        self._found = set()
+        self._found = []  # places of spikes in the array, counted through; some more than once
 
     @property
     def num_spikes(self):
         """Number of spikes that were found."""
-        return len(self._found)
+        self._found = [np.unique(np.concatenate([np.zeros(0, np.int64), *self._found]))]
+        return len(self._found[0])
 
     def read(self, region):
         """Read a part of the array, see `rcan.io.volume.Source`; the voxels around it are read, too."""
@@ -73,7 +73,7 @@ class DespikedSource:
         place = [region[axis].start for axis in self._outer + self._plane]
         where, values = self._find(planes, padded, place)
         planes[tuple(where.T)] = values
-        self._found.update(map(tuple, (where + place).tolist()))
+        self._count(where + place)
         return np.ascontiguousarray(np.moveaxis(planes, (-2, -1), self._plane)).reshape(region_shape(region))
 
     def _find(self, planes, padded, place):
@@ -96,6 +96,12 @@ class DespikedSource:
         is_spike = (excess > _TIMES_SPREAD * (high - low)) & (excess**2 > _SIGMAS**2 * variance)
         medians = around[3:5, is_spike].mean(axis=0)
         return where[is_spike], (np.rint(medians) if self.dtype.kind in "iu" else medians).astype(self.dtype)
+
+    def _count(self, places):
+        sizes = [self.shape[axis] for axis in self._outer + self._plane]
+        self._found.append(np.ravel_multi_index(tuple(places.T), sizes))
+        if len(self._found) > _MOST_PARTS:
+            _ = self.num_spikes  # makes them one
 
     def _noise_at(self, where, place):
         """Gain, level and floor of the noise at voxels, by their channel."""

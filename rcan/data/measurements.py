@@ -42,7 +42,7 @@ class MeasurementCache:
         try:
             kept = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
             values, checksum = kept["values"], kept["checksum"]
-        except (OSError, ValueError, TypeError, KeyError):  # not measured yet, or damaged
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):  # not measured yet, or damaged
             return None
         is_sound = checksum == _checksum(values) and isinstance(values, dict)
         return values if is_sound and values.keys() >= set(names) else None

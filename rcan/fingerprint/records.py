@@ -89,7 +89,7 @@ class ChannelRange(Record):
 
     window: tuple[int, ...]
     features: dict[str, FeatureRange]
-    shows_signal: bool = True  # in each of them
+    shows_signal: bool | None = None  # in each of them; earlier versions did not look
     saturated: float  # largest share of the voxels
     histogram: tuple[float, ...]
     spectrum: dict[str, Spectrum | None]

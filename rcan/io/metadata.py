@@ -203,7 +203,7 @@ def _micromanager_calibration(tiff):
     """Of Micro-Manager's stacks."""
     summary = tiff.micromanager_metadata["Summary"]
     pixel = calibrate(summary.get("PixelSize_um"), "um", UM_PER_UNIT)
-    z = calibrate(summary.get("z-step_um"), "um", UM_PER_UNIT)
+    z = calibrate(abs(float(summary.get("z-step_um") or 0)), "um", UM_PER_UNIT)  # negative where scanned downwards
     return (
         (z, pixel, pixel),
         tuple(summary.get("ChNames") or ()) or None,

@@ -35,7 +35,7 @@ def list_volumes(folder, *, may_be_empty=False):
     images = [path for path in paths if (path.suffix.lower() in FILE_SUFFIXES and path.is_file()) or is_zarr(path)]
     if not images and not may_be_empty:
         raise ValueError(
-            f"{folder} holds no *.tif or *.tiff file, nor an OME-Zarr folder or *{', *'.join(VENDOR_SUFFIXES)} "
+            f"{folder} holds no *.tif or *.tiff file, nor an OME-Zarr folder or *{', *'.join(FILE_SUFFIXES[2:])} "
             "file. Name the folder that holds the images themselves."
         )
     return images

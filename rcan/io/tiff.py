@@ -78,16 +78,16 @@ class TiffSource:
         self.path = path
         self._states = FileStates(path)
         self._owner = object()  # of what the cache keeps of this file
-        with open(path, "rb") as stream:  # a missing file, a folder or a lack of rights ends here, as OSError
-            if not stream.read(1):
-                raise ValueError(f"{path} is empty (0 bytes). Copy or export it again.")
+        _check_start(path)
         with _report_damage(path), tifffile.TiffFile(path) as tiff:
             found, calibrations, contents = _find_images(path, tiff)
             chosen, left_out = contents.choose(path, image, axes)
             images = [found[i] for i in chosen]
             series = images[0]
             self._check_format(tiff, series, axes)
-            self.shape, letters = series.shape, series.axes.replace("P", "?")  # tifffile's P is a phase
+            self.shape, letters = series.shape, series.axes
+            if series.kind != "lsm":
+                letters = letters.replace("P", "?")  # tifffile's P is a phase, of LSM a position
             if len(images) > 1:
                 self.shape, letters = (len(images), *self.shape), "P" + letters
             elif "R" in letters:  # MicroManager's and other positions
@@ -103,7 +103,8 @@ class TiffSource:
         """Refuse colour, numbers that are no intensities, and files that end before their last image."""
         page = series.keyframe
         is_grey = page.photometric in GREY
-        is_grey |= page.photometric == PALETTE and series.kind in ("imagej", "ome")  # a display colour
+        is_grey |= page.photometric == PALETTE and series.kind in ("imagej", "ome", "lsm")  # a display colour
+        is_grey |= page.photometric == RGB and series.kind == "lsm"  # its channels
         is_grey |= page.photometric == RGB and axes is not None  # the user says what its samples are
         if not is_grey:
             kind = getattr(page.photometric, "name", page.photometric)
@@ -116,6 +117,10 @@ class TiffSource:
             raise ValueError(
                 f"{self.path} stores {page.bitspersample}-bit values of an unsupported kind ({page.dtype}): "
                 "integers or real numbers are expected. Save it as uint16 or float32."
+            )
+        if series.kind == "lsm" and "M" in series.axes:
+            raise ValueError(
+                f"{self.path} is a mosaic of tiles (axes {series.axes}): stitch it, and export it as OME-TIFF."
             )
         if 0 in series.shape:
             raise ValueError(f"{self.path} is {series.shape}: it holds no pixels. Export it again.")
@@ -270,11 +275,19 @@ class TiffSource:
         cache.drop(self._owner)
 
 
+def _check_start(path):
+    """Refuse an empty file; a missing one, a folder or a lack of rights is an OSError."""
+    with open(path, "rb") as stream:
+        if not stream.read(1):
+            raise ValueError(f"{path} is empty (0 bytes). Copy or export it again.")
+
+
 def read_contents(path):
     """The images of a file as `Contents`: several where its OME metadata declare them, None otherwise.
 
     Unlike pages of other files are thumbnails and labels more often than images.
     """
+    _check_start(path)
     with _report_damage(path), tifffile.TiffFile(path) as tiff:
         if tiff.is_ome and len(ome_pixels(tiff.ome_metadata)) > 1:
             return _find_images(path, tiff)[-1]
@@ -292,12 +305,10 @@ def _find_images(path, tiff):
     images = [*zip(tiff.series, read_calibrations(tiff), strict=True)]
     own = [pair for pair in images if pair[0].is_multifile or pair[0].keyframe.parent is tiff]
     images, calibrations = zip(*(own or images)[: 1 if tiff.is_lsm else None], strict=True)
-    kinds = [
-        (image.shape, image.axes, image.dtype, image.keyframe.hash, voxel_size)
-        for image, (voxel_size, _, _) in zip(images, calibrations, strict=True)
-    ]
+    kinds = [(image.shape, image.axes, image.dtype, image.keyframe.hash) for image in images]
     titles = [image.name if image.kind == "ome" else "" for image in images]
-    return images, calibrations, Contents(titles, kinds, long_axes(images[0].axes, images[0].shape))
+    sizes = [voxel_size for voxel_size, _, _ in calibrations]
+    return images, calibrations, Contents(titles, kinds, sizes, long_axes(images[0].axes, images[0].shape))
 
 
 def _read_plain(file, offset, shape, dtype, region):

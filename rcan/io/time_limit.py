@@ -1,12 +1,17 @@
 """An end to opening a file that never ends: damaged metadata can send a reader round in circles."""
 
 import contextlib
+import itertools
+import os
 import signal
 import threading
 
+from rcan.io.paths import VENDOR_SUFFIXES
+
 _SECONDS = 60  # beyond what the size explains
 _SLOWEST_DISK = 10e6  # bytes a second
-_SECONDS_OF_FOLDER = 600  # whose size is not known: a plate has thousands of small files
+_SECONDS_OF_A_FILE = 0.2  # beside it: the files of a set are opened together
+_SECONDS_OF_OTHERS = 600  # formats whose size tells little: a plate of Zarr images has thousands of small files
 
 
 @contextlib.contextmanager
@@ -20,14 +25,12 @@ def limited_time(path):
     if not is_possible or signal.getitimer(signal.ITIMER_REAL)[0]:
         yield
         return
-    seconds = _SECONDS_OF_FOLDER
-    if path.is_file():
-        seconds = _SECONDS + path.stat().st_size / _SLOWEST_DISK
+    seconds = _choose_seconds(path)
 
     def end(*_):
         raise ValueError(
-            f"{path} has not been opened after {seconds:.0f} seconds: it is damaged, or its disk does not answer. Copy "
-            "or export it again."
+            f"{path} has not been opened after {seconds:.0f} seconds: it is damaged, or its disk is too slow. Copy it "
+            "to a disk of this machine, or export it again."
         )
 
     before = signal.signal(signal.SIGALRM, end)
@@ -35,5 +38,16 @@ def limited_time(path):
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:  # also where it rang just now
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+def _choose_seconds(path):
+    if not path.is_file() or path.suffix.lower() in VENDOR_SUFFIXES:
+        return _SECONDS_OF_OTHERS
+    with os.scandir(path.parent) as entries:
+        num_files = sum(1 for _ in itertools.islice(entries, 10_000))
+    return _SECONDS + path.stat().st_size / _SLOWEST_DISK + _SECONDS_OF_A_FILE * num_files

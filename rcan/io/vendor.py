@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 
 from rcan.io.cache import cache
-from rcan.io.images import Contents
+from rcan.io.images import Contents, find_image
 from rcan.io.metadata import long_axes, name_axes
 from rcan.io.volume import FileStates, report_damage
 from rcan.regions import region_shape
@@ -44,9 +44,16 @@ class VendorSource:
         with open(path, "rb"):  # a missing file or a lack of rights ends here, as OSError
             self._states.note(path)
         with report_damage(path, path.suffix, passing=PASSING):
-            self._reader, contents = _open_scenes(path)
-            self._scenes, left_out = contents.choose(path, image, axes)
-            shape, self.dtype, *_ = contents.kinds[self._scenes[0]]
+            self._reader = _find_reader(path)(str(path))
+            if image is None:
+                contents = _examine_scenes(path, self._reader)
+                self._scenes, left_out = contents.choose(path, image, axes)
+                shape, self.dtype = contents.kinds[self._scenes[0]]
+            else:
+                titles = [*map(str, self._reader.scenes)]
+                self._scenes, left_out = [find_image(path, titles, image)], None
+                self._reader.set_scene(self._scenes[0])
+                shape, self.dtype = _examine(path, self._reader)
             self._reader.set_scene(self._scenes[0])
         self.shape = (len(self._scenes), *shape)
         self.axes, assumption = name_axes(path, STORED_AXES, self.shape, axes)
@@ -123,13 +130,12 @@ class VendorSource:
 def read_contents(path):
     """The images of a file as `Contents`."""
     with report_damage(path, path.suffix, passing=PASSING):
-        return _open_scenes(path)[1]
+        return _examine_scenes(path, _find_reader(path)(str(path)))
 
 
-def _open_scenes(path):
-    """Open a file: its reader, and its scenes as `Contents`."""
-    reader = _find_reader(path)(str(path))
-    titles, kinds = [str(scene) for scene in reader.scenes], []
+def _examine_scenes(path, reader):
+    """The scenes of an open file as `Contents`."""
+    titles, kinds, sizes = [str(scene) for scene in reader.scenes], [], []
     for scene in range(len(titles)):
         reader.set_scene(scene)
         try:
@@ -137,12 +143,13 @@ def _open_scenes(path):
                 kinds.append(_examine(path, reader))
         except ValueError as failure:  # of this scene; others may be sound
             kinds.append(failure)
+        sizes.append(_voxel_size(reader))
     first = next((kind[0] for kind in kinds if isinstance(kind, tuple)), (1,) * 5)
-    return reader, Contents(titles, kinds, long_axes(STORED_AXES[1:], first))
+    return Contents(titles, kinds, sizes, long_axes(STORED_AXES[1:], first))
 
 
 def _examine(path, reader):
-    """Shape (T, C, Z, Y, X), type and voxel size of a scene; refuse one that is no stack of grey planes."""
+    """Shape (T, C, Z, Y, X) and type of a scene; refuse one that is no stack of grey planes."""
     sizes = dict(zip(reader.dims.order, reader.dims.shape, strict=True))
     dtype = np.dtype(reader.dtype).newbyteorder("=")
     if sizes.get("S", 1) > 1:
@@ -164,8 +171,7 @@ def _examine(path, reader):
         )
     if dtype.kind not in "buif":
         raise ValueError(f"{path} stores {dtype}: integers or real numbers are expected.")
-    voxel_size = tuple(size and float(f"{size:.3g}") for size in _voxel_size(reader))  # plugins compute it
-    return tuple(sizes.get(axis, 1) for axis in STORED_AXES[1:]), dtype, voxel_size
+    return tuple(sizes.get(axis, 1) for axis in STORED_AXES[1:]), dtype
 
 
 def _voxel_size(reader):

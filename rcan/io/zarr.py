@@ -23,7 +23,7 @@ import numpy as np
 
 from rcan.atomic_io import read_json
 from rcan.io.cache import cache
-from rcan.io.images import Contents
+from rcan.io.images import Contents, find_image
 from rcan.io.metadata import SECONDS_PER_UNIT, UM_PER_UNIT, calibrate, long_axes, name_axes
 from rcan.io.paths import ZARR_METADATA_FILES, is_zarr
 from rcan.io.volume import FileStates, native_dtype, report_damage
@@ -36,8 +36,7 @@ _UM = UM_PER_UNIT | {f"{prefix}met{end}": 1e6 * by for prefix, by in _PREFIXES.i
 _SECONDS = SECONDS_PER_UNIT | {f"{prefix}second": by for prefix, by in _PREFIXES.items()}
 _SECONDS |= {"minute": 60.0, "day": 86400.0}
 _AXIS_OF_TYPE = {"time": "T", "channel": "C"}
-_TRUSTED_BYTES = 2**28  # of an image, whatever is stored of it: chunks of the fill value need not be
-_MOST_TIMES_STORED = 10**4  # bytes of a larger image for one that is stored: no compression does more
+_MOST_CHUNKS_FOR_ONE = 10**4  # that is stored: the others may have the fill value
 _LARGEST_OVERHEAD = 2**20  # bytes of a stored chunk beyond twice the decoded one
 
 
@@ -50,6 +49,10 @@ class StoredImage(NamedTuple):
     units: tuple
     labels: tuple  # of the channels
     metadata_files: list[Path]
+
+    def steps(self, axes):
+        """Step and unit by axis; `axes` has a letter for each dimension."""
+        return dict(zip(axes, zip(self.scale, self.units, strict=True), strict=True))
 
     def chunk_finder(self, path):
         """A function that tells whether there is a file with a chunk, by its number.
@@ -100,9 +103,13 @@ class ZarrSource:
         self._states = FileStates(path)
         zarr = import_zarr(path)
         with report_damage(path, "Zarr", passing=MemoryError):
-            found, contents = _open_images(zarr, path)
-            chosen, left_out = contents.choose(path, image, axes)
-            self._images = [found[i] for i in chosen]
+            if image is None:
+                found, contents = _open_images(zarr, path)
+                chosen, left_out = contents.choose(path, image, axes)
+                self._images = [found[i] for i in chosen]
+            else:
+                folders, titles = _find_images(path)
+                self._images, left_out = [_open_image(zarr, folders[find_image(path, titles, image)])], None
             first, num_images = self._images[0], len(self._images)
             for image in self._images:
                 for file in image.metadata_files:
@@ -143,17 +150,18 @@ class ZarrSource:
                 f"{self.path} has chunks of {array.chunks}, each {num_bytes / 2**30:.1f} GiB, which do not fit the "
                 "memory that is free. Store it in smaller chunks."
             )
-        num_bytes = math.prod(array.shape) * array.dtype.itemsize
-        if num_bytes > _TRUSTED_BYTES and not _holds(array.store.root, num_bytes / _MOST_TIMES_STORED):
+        stored_shape = array.shards or array.chunks
+        num_files = math.prod(-(-size // side) for size, side in zip(array.shape, stored_shape, strict=True))
+        if not _holds(array.store.root, num_files // _MOST_CHUNKS_FOR_ONE):
             raise ValueError(
-                f"{self.path} is damaged: by its metadata it is {array.shape}, {num_bytes / 1e9:.3g} GB, but hardly "
-                "anything is stored. Copy or export it again."
+                f"{self.path} is damaged: by its metadata it is {array.shape}, {num_files:,} chunks, but hardly "
+                "anything is stored. Copy or export it again, in larger chunks if it is as empty as that."
             )
 
     def _calibrate(self, image, named):
         """Read voxel size, time step and channel names."""
         axes = [letter if name == "_" else name for name, letter in zip(named, image.letters, strict=True)]
-        steps = dict(zip(axes, zip(image.scale, image.units, strict=True), strict=True))
+        steps = image.steps(axes)
         self.voxel_size = tuple(calibrate(*steps.get(axis, (None, None)), _UM) for axis in "ZYX")
         self.time_step = calibrate(*steps.get("T", (None, None)), _SECONDS)
         self.channel_names = image.labels if all(image.labels) else None
@@ -199,14 +207,13 @@ class ZarrSource:
         cache.drop(self._owner)
 
 
-def _holds(folder, num_bytes):
-    """Whether the files of a folder have at least so many bytes together."""
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            num_bytes -= os.lstat(os.path.join(parent, file)).st_size
-            if num_bytes <= 0:
-                return True
-    return False
+def _holds(folder, num_files):
+    """Whether a folder has at least so many files."""
+    for _, _, files in os.walk(folder) if num_files else ():
+        num_files -= len(files)
+        if num_files <= 0:
+            return True
+    return not num_files
 
 
 def _attributes(folder):
@@ -224,10 +231,10 @@ def _attributes(folder):
 
 
 def _find_images(path):
-    """Return the folder of each image: `path` itself, or those of the collection that it is, in their order."""
+    """The folder of each image, and its title: `path` itself, or those of the collection that it is, in their order."""
     attributes = _attributes(path)
     if "multiscales" in attributes or _is_array(path):
-        return [path]
+        return [path], [""]
     if "plate" in attributes:
         wells = [path / well["path"] for well in attributes["plate"]["wells"]]
         folders = [well / field["path"] for well in wells for field in _attributes(well)["well"]["images"]]
@@ -243,7 +250,8 @@ def _find_images(path):
         )
     if not folders:
         raise ValueError(f"{path} declares no image: it is empty, or has lost metadata. Copy or export it again.")
-    return folders
+    places = [folder.relative_to(path).as_posix() for folder in folders]
+    return folders, ["" if place.isdecimal() else place for place in places]  # a number, from 0, is no title
 
 
 def read_contents(path):
@@ -254,13 +262,13 @@ def read_contents(path):
 
 
 def _open_images(zarr, path):
-    """The images of a folder, open and as `Contents`, titled by their places, such as A/1/0."""
-    folders = _find_images(path)
+    """The images of a folder, open and as `Contents`."""
+    folders, titles = _find_images(path)
     images = [_open_image(zarr, folder) for folder in folders]
-    kinds = [(image.array.shape, image.array.dtype, image.letters, image.scale, image.units) for image in images]
-    places = ["" if folder == path else folder.relative_to(path).as_posix() for folder in folders]
-    titles = ["" if place.isdecimal() else place for place in places]  # a number, from 0, is no title
-    return images, Contents(titles, kinds, long_axes(images[0].letters, images[0].array.shape))
+    kinds = [(image.array.shape, image.array.dtype, image.letters) for image in images]
+    steps = [image.steps(image.letters) for image in images]
+    sizes = [tuple(calibrate(*each.get(axis, (None, None)), _UM) for axis in "ZYX") for each in steps]
+    return images, Contents(titles, kinds, sizes, long_axes(images[0].letters, images[0].array.shape))
 
 
 def _is_array(folder):

@@ -128,10 +128,9 @@ class KerasEngine:
             with _on(device):
                 return model.predict_on_batch(np.ascontiguousarray(tile)[np.newaxis])[0][inside]
         except (AttributeError, TypeError, KeyError, IndexError) as failure:  # of a layer, whose file is damaged
+            # Keras says in the first line where it was, and in the next one what
             lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(failure)).splitlines() if line.strip()]
-            reason = next(
-                iter(lines[1:2] or lines), type(failure).__name__
-            )  # Keras says in the first line where it was
+            reason = (lines[1:2] or lines or [type(failure).__name__])[0]
             raise ValueError(f"{self._name} cannot be computed ({reason}): save or train it again.") from failure
         finally:
             self._free.put((device, model))

@@ -98,7 +98,7 @@ class FileRestorer:
         report, seams = FileReport(), SeamMeter()
         with open_volume(raw_file, axes=self.settings.axes) as volume:
             if noise_of_spikes:
-                volume, _ = despike(volume, noise_of_spikes)
+                volume = despike(volume, noise_of_spikes)
             for number, frame_range in ranges.items():
                 settings = replace(self.settings, normalize="training", training_range=frame_range, noise=noise)
                 raw = replace(self, settings=settings).view_raw(volume)
@@ -124,7 +124,9 @@ class ImageTask:
         self._restorer, settings = restorer, restorer.settings
         with ExitStack() as stack:
             volume = stack.enter_context(open_volume(raw_path, axes=settings.axes))
-            volume, self._spikes = despike(volume) if settings.despike else (volume, None)
+            if settings.despike:
+                volume = despike(volume)
+            self._spikes = volume.source if settings.despike else None
             self.raw, self.gt, self.verdict = restorer.view_raw(volume), None, None
             if gt_path:
                 volume = stack.enter_context(open_volume(gt_path, axes=settings.gt_axes))
@@ -192,7 +194,8 @@ class ImageTask:
                 output.write(files, blocks, report)
         report.seams = seams.score
         report.num_blank = sum(map(self.raw.is_blank, range(len(self.raw.frames))))
-        report.num_spikes = self._spikes.num_spikes if self._spikes else None
+        is_read_here = not restorer.cluster or restorer.settings.normalize != "training"  # the whole image
+        report.num_spikes = self._spikes.num_spikes if self._spikes and is_read_here else None
         return report
 
     def _fill_examined(self, output, files, blocks, report):

@@ -89,7 +89,7 @@ class FolderRestoration:
 
     def select(self, jobs):
         """Images to restore; refuses to replace what another call has made."""
-        self._summary.found |= {job.raw for job in jobs}
+        self._summary.found |= {job.raw.key for job in jobs}
         for path in (job.output for job in jobs if not job.format.startswith("zarr")):
             if self.options.scheduler:
                 raise UsageError(
@@ -115,7 +115,7 @@ class FolderRestoration:
             )
             self._note_failure(job, failure)
         else:
-            self._summary.skipped.add(job.raw)
+            self._summary.skipped.add(job.raw.key)
 
     @contextmanager
     def loaded_restorer(self, jobs):
@@ -177,7 +177,7 @@ class FolderRestoration:
         for number, job in enumerate(jobs, 1):
             label = f"[{number}/{len(jobs)}] {job.raw.name}" if len(jobs) > 1 else job.raw.name
             try:
-                self._summary.failed.pop(job.raw, None)
+                self._summary.failed.pop(job.raw.key, None)
                 self._restore_one(job, restorer, label)
             except (ConnectionError, UsageError):  # the cluster is gone, or a flag is wrong, for all
                 raise
@@ -203,8 +203,8 @@ class FolderRestoration:
             self._skip(job)
         else:
             self._restore_images(job, restorer, label, origin)
-            self._summary.restored.add(job.raw)
-        if job.pictures and job.raw not in self._summary.failed:
+            self._summary.restore(job.raw)
+        if job.pictures and job.raw.key not in self._summary.failed:
             for path, present_path in draw_pictures(job, restorer.settings, label=label):
                 self._folder.add(origin, path, present_path)
 
@@ -234,8 +234,11 @@ class FolderRestoration:
             )
 
     def _note_failure(self, job, failure):
-        self._summary.failed[job.raw] = describe_failure(failure).replace(str(job.raw.path), str(job.raw), 1)
-        print(f"error: {self._summary.failed[job.raw]}", file=sys.stderr, flush=True)
+        reason, name = describe_failure(failure), str(job.raw)
+        if name not in reason:
+            reason = reason.replace(str(job.raw.path), name, 1)
+        self._summary.failed[job.raw.key] = reason
+        print(f"error: {reason}", file=sys.stderr, flush=True)
 
     def summarise(self):
         """Print what was done; returns the `RestoreSummary`."""

@@ -3,13 +3,12 @@
 import functools
 import glob
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from rcan.io.images import ImageFile
 from rcan.io.opening import list_images
-from rcan.io.paths import TIFF_SUFFIXES, image_name, is_folder_of_images, list_volumes, pair_paths
+from rcan.io.paths import TIFF_SUFFIXES, ZARR_METADATA_FILES, image_name, is_folder_of_images, list_volumes, pair_paths
 
 __all__ = ["Job", "fills_folder", "find_jobs"]
 
@@ -68,10 +67,11 @@ def find_jobs(options):
                 f"{options.output} is the input folder, too: results would be taken for inputs. Name another with -o."
             )
         paths = pair_paths(raw, gt) if gt else [(path, None) for path in list_volumes(raw, may_be_empty=options.watch)]
-        jobs = _fill_folder(options, [images for pair in paths for images in _pair_images(options, *pair)])
+        pairs = [_pair_images(options, *pair, may_fail=True) for pair in paths]
+        jobs = _fill_folder(options, [pair for of_file in pairs for pair in of_file])
     else:
-        images = _pair_images(options, raw, gt)
-        are_several = len(images) > 1 or (images[0][0].number is not None and fills_folder(options))
+        images = _pair_images(options, raw, gt, may_fail=not raw.is_file())
+        are_several = len(images) > 1 or (raw.is_file() and options.image is not None and fills_folder(options))
         jobs = _fill_folder(options, images) if are_several else [_one_job(options, *images[0])]
     sources = {os.path.realpath(path) for job in jobs for path in _files_of(job)}
     for job in jobs:
@@ -100,39 +100,45 @@ def fills_folder(options):
     return not is_image or (is_folder_of_images(options.input) and not options.series)
 
 
-def _pair_images(options, raw, gt):
-    """The images of a file with those of its ground truth, or None: a list of pairs of `ImageFile`."""
-    images = _choose_images(raw, options.axes, options.image)
-    if gt is None:
-        return [(image, None) for image in images]
-    truths = _choose_images(gt, options.gt_axes, options.image)
+def _pair_images(options, raw, gt, *, may_fail):
+    """The images of a file with those of its ground truth, or None: a list of pairs of `ImageFile`.
+
+    With `may_fail` a file that cannot be read counts as one image: what is wrong is said when it is restored.
+    """
+    images = _choose_images(raw, options.axes, options.image, may_fail=may_fail)
+    if gt is None or (len(images) == 1 and options.image is None):
+        return [(image, gt and ImageFile(gt)) for image in images]
+    truths = {str(image.number): image for image in _list_images(gt, options.gt_axes, may_fail=may_fail)}
     if len(truths) == 1 and len(images) == 1:
-        return [(images[0], truths[0])]
-    if len(images) != len(truths):
-        raise ValueError(
-            f"{raw} holds {len(images)} images to restore but {gt} {len(truths)}: as many are needed. Name one with "
-            "--image, or leave -g out."
-        )
-    return [*zip(images, truths, strict=True)]
+        return [(images[0], ImageFile(gt))]
+    return [(image, truths.get(str(image.number), ImageFile(gt, image.number))) for image in images]
 
 
-def _choose_images(path, axes, chosen):
+def _choose_images(path, axes, chosen, *, may_fail):
     """Images of a file: all, or the one of this number or title."""
-    images = [ImageFile(path)]
-    with suppress(OSError, ValueError, ImportError):  # of the file: said when it is restored
-        state = path.stat() if path.is_file() else None
-        images = _list_images(path, axes, (state.st_size, state.st_mtime_ns)) if state else list_images(path, axes=axes)
+    images = _list_images(path, axes, may_fail=may_fail)
     if chosen is None:
         return images
-    named = [image for image in images if str(image.number) == str(chosen)]
-    named = named or [image for image in images if image.title == str(chosen)]
+    named = [image for image in images if str(image.number) == chosen]
+    named = named or [image for image in images if image.title == chosen]
     return named if len(named) == 1 else [ImageFile(path, chosen)]
 
 
+def _list_images(path, axes, *, may_fail):
+    """As `rcan.io.opening.list_images`."""
+    if not may_fail:
+        return list_images(path, axes=axes)
+    files = [path] if path.is_file() else [path / name for name in ZARR_METADATA_FILES if (path / name).is_file()]
+    return _list_once(path, axes, tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
 @functools.lru_cache(maxsize=10_000)
-def _list_images(path, axes, state):
-    """As `list_images`, once for each `state` of a file: a folder that is watched is looked through every second."""
-    return list_images(path, axes=axes)
+def _list_once(path, axes, state):
+    """The same, once for each `state` of a file: a folder that is watched is looked through every second."""
+    try:
+        return list_images(path, axes=axes)
+    except (OSError, ValueError, ImportError, MemoryError):
+        return [ImageFile(path)]
 
 
 def _one_job(options, raw, gt):
@@ -165,6 +171,7 @@ def _fill_folder(options, images):
     """The jobs of several images, with the names of their outputs in a folder."""
     if options.output.exists() and not options.output.is_dir():
         what = "is a folder" if options.input.is_dir() else f"holds {len(images)} images (--image takes one)"
+        what = what if len(images) > 1 or options.input.is_dir() else "is restored into a folder, if -o has no suffix"
         raise NotADirectoryError(f"{options.output} is a file but the input {what}: name a folder with -o.")
     if not fills_folder(options):
         raise ValueError(

@@ -56,7 +56,7 @@ class Manifest:
             lines = lines[: lines.rfind(b"\n") + 1]
             self._num_read += len(lines)
             for line in lines.decode(errors="replace").splitlines():
-                with suppress(ValueError):  # a line that a killed process began, or that was changed
+                with suppress(ValueError, RecursionError):  # a line that a killed process began, or that was changed
                     entry = json.loads(line)
                     _Entry.read(entry, self.path)
                     self._entries[entry["output"]].append(entry)

@@ -37,10 +37,12 @@ class RestoreOptions(Settings):
         "what writes it",
         ge=0,
     )
-    image: int | str | None = option(
-        None,
-        "of a file that holds several images that differ, restore only this one: its number, from 1, or its title "
-        "(default: all, each as its own output NAME_NUMBER_TITLE in the folder -o)",
+    image: Annotated[str, BeforeValidator(lambda image: str(image) if isinstance(image, int) else image)] | None = (
+        option(
+            None,
+            "of a file that holds several images that differ, restore only this one: its number, from 1, or its title "
+            "(default: all, each as its own output NAME_NUMBER_TITLE in the folder -o)",
+        )
     )
     ground_truth: Path | None = option(
         None, "image or folder, as the input: prints PSNR and SSIM and writes scores.csv", letter="g"
@@ -66,7 +68,7 @@ class RestoreOptions(Settings):
     despike: bool = option(
         False,
         "replace single voxels that are far brighter than all around them (hot pixels, cosmic rays) by the median of "
-        "their neighbours, before anything else",
+        "their neighbours, before anything else: raw in --compare, --preview and the scores is without them, too",
     )
     p_min: float | None = option(None, "percentile that becomes 0 (default: as trained, else 2)", ge=0, le=100)
     p_max: float | None = option(None, "percentile that becomes 1 (default: as trained, else 99.9)", ge=0, le=100)

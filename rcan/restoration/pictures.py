@@ -44,7 +44,7 @@ def _load_images(job, settings, label):
 
     with ExitStack() as stack:
         raw = stack.enter_context(open_volume(job.raw, axes=settings.axes))
-        raw = despike(raw)[0] if settings.despike else raw
+        raw = despike(raw) if settings.despike else raw
         restored = stack.enter_context(open_volume(job.output))
         channels = settings.channels or range(raw.sizes.get("C", 1))
         ranges = _ranges(job, settings, raw, channels[0])

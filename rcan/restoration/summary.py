@@ -13,7 +13,7 @@ _MOST_NAMES = 3  # of images that were not restored for the same reason
 class RestoreSummary:
     """What came of the images of a call."""
 
-    found: set = field(default_factory=set)  # raw images: paths of all of the call
+    found: set = field(default_factory=set)  # raw images of the call: paths, or `ImageFile` where a file holds several
     restored: set = field(default_factory=set)  # by this call
     skipped: set = field(default_factory=set)  # restored before
     failed: dict = field(default_factory=dict)  # reason by raw image
@@ -23,6 +23,13 @@ class RestoreSummary:
     def num_images(self):
         """Number of images of the call."""
         return len(self.found | self.failed.keys())
+
+    def restore(self, image):
+        """Count an `ImageFile` as restored; the file as a whole, which could not be read before, fails no more."""
+        self.restored.add(image.key)
+        if image.key != image.path:
+            self.failed.pop(image.path, None)
+            self.found.discard(image.path)
 
     def check(self):
         """Raise a ValueError if an image was not restored."""

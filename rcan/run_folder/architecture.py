@@ -28,7 +28,10 @@ def check_architecture(model):
         for name in ("kernel_size", "strides", "dilation_rate", "pool_size"):
             sizes = np.ravel(getattr(layer, name, 1))
             if max(sizes) > _WIDEST:
-                raise ValueError(f"its layer {layer.name} has a {name} of {max(sizes)}, at most {_WIDEST} are allowed.")
+                raise ValueError(
+                    f"its layer {layer.name} has a {name} of {max(sizes)}: it would look beyond any tile. At most "
+                    f"{_WIDEST} are allowed."
+                )
     for size in (_MULTIPLE, _MULTIPLE + 1):
         found = _output_sizes(model, size)
         if any(length < _MULTIPLE or length % (length // _MULTIPLE) for length in found):

@@ -63,7 +63,8 @@ def measure_steps(steps, specimens, restorer_of, *, folder, num_exposures, micro
     for step, found in measured.items():
         if found.step != step or len(found.exposures) != num_exposures:
             raise ValueError(
-                f"{paths[step]} is not of {step.name}, or lacks exposures: remove it, to measure it again."
+                f"{paths[step]} has {len(found.exposures)} exposures of {found.step.name}: {num_exposures} of "
+                f"{step.name} are expected. Remove it, to measure it again."
             )
     total = len(steps) * num_exposures
     options = {"microscope": microscope, "scaling": scaling}
