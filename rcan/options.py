@@ -66,6 +66,8 @@ class Settings(BaseModel):
             return label("") + rule
         first, *inner = problem["loc"]
         key = ".".join(map(str, (label(first), *inner)))
+        if problem["type"] == "missing" and inner and isinstance(inner[-1], int):
+            return f"{key.rpartition('.')[0]} has too few values: number {inner[-1] + 1} is missing."
         if problem["type"] == "missing":
             meaning = "" if inner else f" ({cls.model_fields[first].description})"
             return f"{key} is missing{meaning}."

@@ -174,6 +174,14 @@ def test_one_image_is_restored_alone(tmp_path, run, arrays, image):
     np.testing.assert_allclose(read(tmp_path / "out.tif"), arrays[1], rtol=1e-3, atol=1)
 
 
+def test_one_image_of_a_zarr_goes_to_a_folder_or_alone(tmp_path, run, arrays):
+    path = write_zarr(tmp_path / "a.zarr", arrays)
+    run("-i", path, "-o", tmp_path / "out", "--image", 2)
+    run("-i", path, "-o", tmp_path / "alone.zarr", "--image", 2)
+    for other in tmp_path / "out/a_2.zarr", tmp_path / "alone.zarr":
+        np.testing.assert_allclose(read(other), arrays[1], rtol=1e-3, atol=1)
+
+
 def test_a_second_call_restores_the_images_that_are_not_there(tmp_path, run, arrays):
     path = write_ome(tmp_path / "a.ome.tif", arrays)
     run("-i", path, "-o", tmp_path / "out", "--image", 2)

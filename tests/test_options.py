@@ -23,6 +23,18 @@ def test_python_values_are_checked_as_those_of_a_file():
     assert options == Options.checked({"source": "a.tif", "shape": [3, 4], "share": 1.0, "fast": True})
 
 
+def test_a_tuple_of_too_few_values_says_which_is_missing():
+    with pytest.raises(ValueError, match=r"^shape has too few values: number 2 is missing\.$"):
+        Options.checked({"source": "a.tif", "shape": [3]})
+
+
+def test_names_that_are_no_unicode_are_taken_as_they_are():
+    name = b"\xff.tif".decode(errors="surrogateescape")
+    options = Options.checked({"source": name, "shape": [3, 4], "fast": True})
+    assert (options.source, options.shape, options.fast) == (Path(name), (3, 4), True)
+    assert Options.checked({"source": "\N{PAGE FACING UP}.tif"}).source == Path("\N{PAGE FACING UP}.tif")
+
+
 def test_paths_and_tuples_within_values_are_taken_too():
     pairs = ({"raw": Path("a.tif"), "gt": "b.tif"},)
     (pair,) = Config.checked({"training_image_pairs": pairs}).training_image_pairs

@@ -49,29 +49,15 @@ def find_jobs(options):
     not fit each other, or are not there.
     """
     raw, gt = options.input, options.ground_truth
-    is_pattern = not raw.exists() and glob.has_magic(str(raw))
-    if not raw.exists() and not is_pattern:
-        raise FileNotFoundError(f"{raw} does not exist: -i takes an image or a folder of them.")
-    if gt and not gt.exists() and not (is_pattern and glob.has_magic(str(gt))):
-        raise FileNotFoundError(f"{gt} does not exist: -g takes an image or a folder, as -i.")
-    is_folder = is_folder_of_images(raw)
-    if options.series and not is_folder:
-        raise ValueError(f"{raw} is not a folder of images: --series takes one (a pattern in -i needs no --series).")
-    if options.watch and not is_folder:
-        raise ValueError(f"{raw} is not a folder of images: --watch takes one.")
-    if gt and is_folder_of_images(gt) != is_folder:
-        raise ValueError(f"{gt} and {raw}: -g and -i must both be images or both be folders.")
-    if is_folder and not options.series:
-        if options.output.exists() and os.path.samefile(raw, options.output):
-            raise ValueError(
-                f"{options.output} is the input folder, too: results would be taken for inputs. Name another with -o."
-            )
+    _check_inputs(options)
+    if is_folder_of_images(raw) and not options.series:
         paths = pair_paths(raw, gt) if gt else [(path, None) for path in list_volumes(raw, may_be_empty=options.watch)]
         pairs = [_pair_images(options, *pair, may_fail=True) for pair in paths]
         jobs = _fill_folder(options, [pair for of_file in pairs for pair in of_file])
     else:
-        images = _pair_images(options, raw, gt, may_fail=not raw.is_file())
-        are_several = len(images) > 1 or (raw.is_file() and options.image is not None and fills_folder(options))
+        may_be_several = raw.exists() and not options.series
+        images = _pair_images(options, raw, gt, may_fail=not may_be_several)
+        are_several = len(images) > 1 or (may_be_several and options.image is not None and fills_folder(options))
         jobs = _fill_folder(options, images) if are_several else [_one_job(options, *images[0])]
     sources = {os.path.realpath(path) for job in jobs for path in _files_of(job)}
     for job in jobs:
@@ -82,6 +68,24 @@ def find_jobs(options):
             if place in sources or is_around or is_within:
                 raise ValueError(f"{path} is an input: name another file or folder with -o.")
     return jobs
+
+
+def _check_inputs(options):
+    """Refuse inputs that are not there, or not of the kind that the options need."""
+    raw, gt, output = options.input, options.ground_truth, options.output
+    is_pattern, is_folder = not raw.exists() and glob.has_magic(str(raw)), is_folder_of_images(raw)
+    if not raw.exists() and not is_pattern:
+        raise FileNotFoundError(f"{raw} does not exist: -i takes an image or a folder of them.")
+    if gt and not gt.exists() and not (is_pattern and glob.has_magic(str(gt))):
+        raise FileNotFoundError(f"{gt} does not exist: -g takes an image or a folder, as -i.")
+    if options.series and not is_folder:
+        raise ValueError(f"{raw} is not a folder of images: --series takes one (a pattern in -i needs no --series).")
+    if options.watch and not is_folder:
+        raise ValueError(f"{raw} is not a folder of images: --watch takes one.")
+    if gt and is_folder_of_images(gt) != is_folder:
+        raise ValueError(f"{gt} and {raw}: -g and -i must both be images or both be folders.")
+    if is_folder and not options.series and output.exists() and os.path.samefile(raw, output):
+        raise ValueError(f"{output} is the input folder, too: results would be taken for inputs. Name another with -o.")
 
 
 def _files_of(job):
