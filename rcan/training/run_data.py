@@ -11,6 +11,7 @@ from rcan.atomic_io import read_json
 from rcan.data.measurements import MeasurementCache
 from rcan.data.pairs import hold_out, open_pairs
 from rcan.data.patches import NoSignal, PatchSampler
+from rcan.data.registration import warn_of_shifts
 from rcan.io.cache import limit_cache
 from rcan.run_folder.models import read_record
 from rcan.run_folder.record import TrainingRecord
@@ -57,6 +58,7 @@ def open_data(config, *, resume=False):
     validation = open_pairs(config.validation_data_dir, config.validation_image_pairs, **options)
     test = open_pairs(config.test_data_dir, config.test_image_pairs, **options)
     _warn_of_overlap(training, test)
+    warn_of_shifts(training, cache)
     if not validation:
         threshold = config.intensity_threshold if config.intensity_threshold > 0 else _SIGNAL
         earlier = _record_path(config) if resume else None
