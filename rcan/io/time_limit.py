@@ -1,6 +1,7 @@
 """An end to opening a file that never ends: damaged metadata can send a reader round in circles."""
 
 import contextlib
+import functools
 import itertools
 import os
 import signal
@@ -48,6 +49,11 @@ def limited_time(path):
 def _choose_seconds(path):
     if not path.is_file() or path.suffix.lower() in VENDOR_SUFFIXES:
         return _SECONDS_OF_OTHERS
-    with os.scandir(path.parent) as entries:
-        num_files = sum(1 for _ in itertools.islice(entries, 10_000))
-    return _SECONDS + path.stat().st_size / _SLOWEST_DISK + _SECONDS_OF_A_FILE * num_files
+    return _SECONDS + path.stat().st_size / _SLOWEST_DISK + _SECONDS_OF_A_FILE * _count_files(path.parent)
+
+
+@functools.lru_cache(maxsize=64)
+def _count_files(folder):
+    """Files of a folder, at most 10,000, counted once: the files of a folder are opened one after the other."""
+    with os.scandir(folder) as entries:
+        return sum(1 for _ in itertools.islice(entries, 10_000))
