@@ -447,7 +447,7 @@ def test_all_pairs_are_checked_before_the_work_begins(run, networks, pair, tmp_p
         (["-g", "missing"], "does not exist"),
         (["-g", "gt/a.tif"], "must both be images or both be folders"),
         (["--repeat", "raw"], "is the raw image, too"),
-        (["--fwhm", "0.5,0.2"], "--fwhm.2 is missing"),
+        (["--fwhm", "0.5,0.2"], "--fwhm has too few values: number 3 is missing"),
         (["-m", "raw"], "has neither best.keras nor last.keras"),
     ],
 )

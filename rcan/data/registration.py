@@ -121,13 +121,12 @@ def measure_shift(pair, cache):
 def _blocks(shape):
     """Regions to choose from: in the middle, and in the middle of each quarter."""
     size = [min(side, most) for side, most in zip(shape, _BLOCK[-len(shape) :], strict=True)]
+    starts = []
     for y, x in ((2, 2), (1, 1), (1, 3), (3, 1), (3, 3)):
         centres = [*(length // 2 for length in shape[:-2]), shape[-2] * y // 4, shape[-1] * x // 4]
-        starts = [
-            min(max(centre - side // 2, 0), length - side)
-            for centre, side, length in zip(centres, size, shape, strict=True)
-        ]
-        yield region_at(starts, size)
+        places = zip(centres, size, shape, strict=True)
+        starts.append(tuple(min(max(centre - side // 2, 0), length - side) for centre, side, length in places))
+    return [region_at(start, size) for start in dict.fromkeys(starts)]  # in a small image they are the same
 
 
 def _read_gt(pair, region):
