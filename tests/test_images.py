@@ -246,3 +246,4 @@ def test_nothing_is_warned_of_where_all_are_restored(tmp_path, run, arrays):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run("-i", path, "-o", tmp_path / "out")
+    assert len([*(tmp_path / "out").glob("a_*.tif")]) == 3

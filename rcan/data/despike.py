@@ -9,7 +9,7 @@ __all__ = ["DespikedSource", "despike"]
 
 _AROUND = [(y, x) for y in (0, 1, 2) for x in (0, 1, 2) if (y, x) != (1, 1)]
 _SIGMAS = 8  # of the noise above the second brightest neighbour
-_MOST_PARTS = 1000
+_MOST_PARTS = 1000  # of the places that are kept, until they are merged
 _TIMES_SPREAD = 4  # above it, as far as it is from the darkest one
 
 
@@ -57,8 +57,7 @@ class DespikedSource:
     @property
     def num_spikes(self):
         """Number of spikes that were found."""
-        self._found = [np.unique(np.concatenate([np.zeros(0, np.int64), *self._found]))]
-        return len(self._found[0])
+        return len(self._merge_found())
 
     def read(self, region):
         """Read a part of the array, see `rcan.io.volume.Source`; the voxels around it are read, too."""
@@ -101,7 +100,12 @@ class DespikedSource:
         sizes = [self.shape[axis] for axis in self._outer + self._plane]
         self._found.append(np.ravel_multi_index(tuple(places.T), sizes))
         if len(self._found) > _MOST_PARTS:
-            _ = self.num_spikes  # makes them one
+            self._merge_found()
+
+    def _merge_found(self):
+        """Keep the place of each spike once, and return all."""
+        self._found = [np.unique(np.concatenate([np.zeros(0, np.int64), *self._found]))]
+        return self._found[0]
 
     def _noise_at(self, where, place):
         """Gain, level and floor of the noise at voxels, by their channel."""

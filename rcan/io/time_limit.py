@@ -29,6 +29,7 @@ def limited_time(path):
     seconds = _choose_seconds(path)
 
     def end(*_):
+        """Handle SIGALRM."""
         raise ValueError(
             f"{path} has not been opened after {seconds:.0f} seconds: it is damaged, or its disk is too slow. Copy it "
             "to a disk of this machine, or export it again."

@@ -48,13 +48,13 @@ class VendorSource:
             if image is None:
                 contents = _examine_scenes(path, self._reader)
                 self._scenes, left_out = contents.choose(path, image, axes)
+                self._reader.set_scene(self._scenes[0])
                 shape, self.dtype = contents.kinds[self._scenes[0]]
             else:
                 titles = [*map(str, self._reader.scenes)]
                 self._scenes, left_out = [find_image(path, titles, image)], None
                 self._reader.set_scene(self._scenes[0])
                 shape, self.dtype = _examine(path, self._reader)
-            self._reader.set_scene(self._scenes[0])
         self.shape = (len(self._scenes), *shape)
         self.axes, assumption = name_axes(path, STORED_AXES, self.shape, axes)
         self._read_calibration()

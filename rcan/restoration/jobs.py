@@ -3,10 +3,11 @@
 import functools
 import glob
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from rcan.io.images import ImageFile
+from rcan.io.images import ImageFile, find_image
 from rcan.io.opening import list_images
 from rcan.io.paths import TIFF_SUFFIXES, ZARR_METADATA_FILES, image_name, is_folder_of_images, list_volumes, pair_paths
 
@@ -123,9 +124,10 @@ def _choose_images(path, axes, chosen, *, may_fail):
     images = _list_images(path, axes, may_fail=may_fail)
     if chosen is None:
         return images
-    named = [image for image in images if str(image.number) == chosen]
-    named = named or [image for image in images if image.title == chosen]
-    return named if len(named) == 1 else [ImageFile(path, chosen)]
+    if len(images) > 1:
+        with suppress(ValueError):  # it is said when the image is restored
+            return [images[find_image(path, [image.title for image in images], chosen)]]
+    return [ImageFile(path, chosen)]
 
 
 def _list_images(path, axes, *, may_fail):
