@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Config": "rcan.config",
     "build_rcan": "rcan.model",
+    "check_data": "rcan.studies.data_check",
     "create_volume": "rcan.io.opening",
     "denormalise": "rcan.intensity",
     "evaluate": "rcan.studies.evaluation",

@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a network on pairs of raw and ground-truth volumes",
     "apply": "restore volumes with a trained network",
     "simulate": "make pairs of raw and ground-truth volumes",
+    "check": "find out what is wrong with training data, before a training",
     "evaluate": "judge a trained network on pairs of raw and ground-truth volumes",
     "convert": "write a model of the published program as a file of Keras 3",
     "limits": "find out from which noise and blur on a trained network stops helping",

@@ -1,19 +1,15 @@
-"""Pairs that are out of register are found, whatever their blur and noise, and others are not."""
+"""Images that are out of register, flipped or distorted are found, whatever their blur and noise; others are not."""
 
-import warnings
+import re
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from rcan.config import Config, ImagePair
-from rcan.data.measurements import MeasurementCache
-from rcan.data.pairs import open_pairs
-from rcan.data.registration import find_shift, measure_shift, warn_of_shifts
+from rcan.data.registration import find_distortion, find_orientation, find_shift
 from rcan.simulation.optics import gaussian_widths
 from rcan.simulation.pairs import degrade
 from rcan.simulation.phantoms import make_phantom
-from rcan.training.run_data import open_data
 
 VOXEL_SIZE = (0.3, 0.1, 0.1)
 MARGIN, SHAPE = 9, (20, 64, 64)
@@ -64,47 +60,75 @@ def test_images_without_anything_in_common_raise_no_alarm(rng):
         assert not find_shift(one, other).is_certain
 
 
-@pytest.mark.parametrize("name", ["Confocal_BPAE_R", "Confocal_BPAE_B", "TwoPhoton_MICE", "WideField_BPAE_B"])
-def test_real_pairs_raise_no_alarm(data_dir, name):
-    folder = data_dir / "fmd_pairs"
-    files = [ImagePair(raw=folder / f"raw/{name}_{n}.tif", gt=folder / f"gt/{name}.tif") for n in (1, 2)]
-    pairs = open_pairs(None, files, ndim=2)
-    with warnings.catch_warnings(record=True) as given:
-        warnings.simplefilter("always")
-        warn_of_shifts(pairs, MeasurementCache())
-    assert not given
+@pytest.mark.parametrize("flipped", ["Z", "Y", "ZX", "YX"])
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_flips_are_found_through_noise_and_blur(specimens, flipped, is_transposed):
+    for raw, gt in specimens:
+        turned = np.swapaxes(crop(gt, (0, 0, 0)), 1, 2) if is_transposed else crop(gt, (0, 0, 0))
+        turned = np.flip(turned, ["ZYX".index(axis) for axis in flipped])
+        found = find_orientation(crop(raw, (0, 0, 0)), turned)
+        assert (found.flipped, found.is_transposed, found.is_certain) == (flipped, is_transposed, True)
 
 
-@pytest.fixture
-def shifted(tmp_path, write_tiff, noisy_pair):
-    """Values of a config whose ground truth lies 2 voxels along Y and -3 along X beside raw."""
-    for number in range(2):
-        raw, gt = noisy_pair((8, 60, 60), number)
-        write_tiff(tmp_path / f"raw/{number}.tif", raw[:, 4:-4, 4:-4], "ZYX")
-        write_tiff(tmp_path / f"gt/{number}.tif", gt[:, 6:-2, 1:-7], "ZYX")
-    return {"training_data_dir": {kind: str(tmp_path / kind) for kind in ("raw", "gt")}, "patch_shape": [8, 16, 16]}
+def test_a_quick_look_finds_a_reversed_z(specimens):
+    raw, gt = specimens[0]
+    found = find_orientation(crop(raw, (0, 0, 0)), crop(gt, (0, 0, 0))[::-1], with_turns=False)
+    assert str(found) == "flipped along Z"
 
 
-def test_a_training_warns_of_pairs_out_of_register(shifted):
-    with pytest.warns(
-        UserWarning, match=r"^2 of 2 pairs .* are out of register: [01]\.tif lies 0\.0, 2\.0, -3\.0 voxels"
-    ):
-        open_data(Config.checked(shifted))
+def test_flips_are_not_seen_where_there_are_none(specimens):
+    assert not any(find_orientation(crop(raw, (0, 0, 0)), crop(gt, (0, 0, 0))).is_certain for raw, gt in specimens)
 
 
-def test_a_shift_is_measured_once(shifted, tmp_path, monkeypatch):
-    folders = ImagePair(raw=tmp_path / "raw", gt=tmp_path / "gt")
-    pairs, cache = open_pairs(folders, []), MeasurementCache(tmp_path / "measured")
-    first = measure_shift(pairs[0], cache)
-    monkeypatch.setattr("rcan.data.registration.find_shift", None)
-    assert measure_shift(pairs[0], cache) == first
+def blocks_of(raw, gt, size=(8, 32, 32)):
+    """Nine blocks in each of three layers: centre, raw, gt."""
+    starts = [np.linspace(0, length - side, 3).astype(int) for length, side in zip(gt.shape, size, strict=True)]
+    for start in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3):
+        region = tuple(slice(first, first + side) for first, side in zip(start, size, strict=True))
+        yield start + np.array(size) / 2, raw[region], gt[region]
 
 
-def test_the_ground_truth_of_a_larger_image_is_compared_in_its_voxels(tmp_path, write_tiff, rng):
-    gt = ndimage.gaussian_filter(rng.normal(size=(8, 96, 96)), 3)
-    gt = (1000 + 400 * gt / gt.std()).clip(0).astype(np.uint16)
-    raw = gt.reshape(8, 48, 2, 48, 2).mean(axis=(2, 4)).astype(np.uint16)
-    write_tiff(tmp_path / "raw/0.tif", np.roll(raw, 2, axis=2), "ZYX")
-    write_tiff(tmp_path / "gt/0.tif", gt, "ZYX")
-    (pair,) = open_pairs(ImagePair(raw=tmp_path / "raw", gt=tmp_path / "gt"), [])
-    np.testing.assert_allclose(measure_shift(pair, MeasurementCache()).voxels, (0, 0, 2), atol=0.1)
+def moved(image, matrix):
+    """The image such that what is at a place p from its middle, in voxels, is found at matrix @ p."""
+    middle, inverse = (np.array(image.shape) - 1) / 2, np.linalg.inv(matrix)
+    return ndimage.affine_transform(image, inverse, middle - inverse @ middle, order=3, mode="nearest")
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({(1, 2): 0.05, (2, 1): -0.05}, r"turned by 2\.[5-9] degrees in XY|turned by 3\.[0-3] degrees in XY"),
+        ({(1, 1): 1.06, (2, 2): 1.06}, r"scaled by 1\.0[5-7]\d along Y and 1\.0[5-7]\d along X"),
+        ({(2, 0): 0.25}, r"drifting sideways along Z, by [4-5]\.\d voxels"),
+    ],
+    ids=["rotation", "scale", "drift"],
+)
+def test_a_shift_that_differs_across_the_image_is_named(specimens, entries, words):
+    matrix = np.eye(3)
+    for place, value in entries.items():
+        matrix[place] = value
+    for _, gt in specimens[:3]:
+        gt = crop(gt, (0, 0, 0))
+        found = find_distortion(blocks_of(moved(gt, matrix), gt), gt.shape)
+        assert found.is_certain
+        assert re.match(words, str(found))
+
+
+def test_a_shift_that_is_the_same_everywhere_is_no_distortion(specimens):
+    for raw, gt in specimens:
+        found = find_distortion(blocks_of(crop(raw, (0, 0, 0)), crop(gt, (0, 2, 1))), SHAPE)
+        assert found is None or not found.is_certain
+
+
+def test_of_few_blocks_nothing_is_said_about_distortions(rng):
+    noise = rng.normal(size=(2, 8, 24, 24))
+    assert find_distortion([((4, 12, 12), *noise)], noise.shape[1:]) is None
+
+
+def test_hot_pixels_of_a_camera_do_not_hide_a_shift(specimens, rng):
+    raw, gt = specimens[0]
+    images = [crop(raw, (0, 0, 0)).copy(), crop(gt, (0, 3, -2)).copy()]
+    places = tuple(rng.integers(0, side, 10) for side in SHAPE)
+    for image in images:
+        image[places] = 20 * image.max()
+    np.testing.assert_allclose(find_shift(*images).voxels, (0, 3, -2), atol=0.5)

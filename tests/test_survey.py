@@ -172,7 +172,7 @@ def test_before_the_first_step_raw_is_read_once_and_gt_two_or_three_times(
     tmp_path, tiny_config, monkeypatch, voxels_read, num_pairs
 ):
     train_nothing(monkeypatch)
-    monkeypatch.setattr("rcan.training.run_data.warn_of_shifts", lambda *_: None)  # reads a block of any volume
+    monkeypatch.setattr("rcan.training.run_data._warn_of_problems", lambda *_: None)  # reads some blocks
     values = tiny_config(
         tmp_path, num_pairs=num_pairs, intensity_threshold=0.1, area_ratio_threshold=0.1, validation_split=0.2
     )
@@ -198,7 +198,7 @@ def test_a_plane_of_more_rows_than_are_counted_at_a_time_is_read_in_bands(
     tmp_path, tiny_config, monkeypatch, voxels_read
 ):
     train_nothing(monkeypatch)
-    monkeypatch.setattr("rcan.training.run_data.warn_of_shifts", lambda *_: None)  # reads a block of any volume
+    monkeypatch.setattr("rcan.training.run_data._warn_of_problems", lambda *_: None)  # reads some blocks
     monkeypatch.setattr("rcan.data.foreground._MOST_VOXELS", 20 * 28)  # 5 rows more than a patch is high
     values = tiny_config(tmp_path, intensity_threshold=0.1, area_ratio_threshold=0.1, validation_split=0)
     train(Config.checked(values))

@@ -364,7 +364,8 @@ def test_named_validation_folders_are_used_beside_single_pairs(tmp_path, tiny_co
     named = tiny_config(tmp_path / "named", num_pairs=3)
     values = tiny_config(tmp_path, validation_data_dir=named["training_data_dir"], num_pairs=2)
     values["training_image_pairs"] = [{kind: str(tmp_path / "named" / kind / "0.tif") for kind in ("raw", "gt")}]
-    data = open_data(Config.checked(values))
+    with pytest.warns(UserWarning, match=r"0\.tif \(validation\) shows the same specimen as"):
+        data = open_data(Config.checked(values))
     assert (len(data.training), len(data.validation)) == (3, 3)
 
 

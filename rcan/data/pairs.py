@@ -61,9 +61,32 @@ class Pair:
         return Pair(self.raw.crop(region), self.gt.crop(scale_region(region, self.upscaling)))
 
 
-def open_pairs(
-    folders,
-    pairs,
+def list_pairs(folders, pairs):
+    """List paths of raw and ground truth: of `folders`, an `ImagePair` or None, by file name, and of single `pairs`."""
+    paths = [(pair.raw, pair.gt) for pair in pairs]
+    return pair_paths(folders.raw, folders.gt) + paths if folders else paths
+
+
+def open_pairs(folders, pairs, *, like=None, cache=None, **options):
+    """Open pairs of volumes, check every one of them, and find their intensity ranges: a list of `Pair`.
+
+    `folders` and `pairs` are those of `list_pairs`. All pairs must be like the pair `like`, or the first. The options
+    and errors are those of `open_pair`.
+    """
+    paths, opened, cache = list_pairs(folders, pairs), [], cache or MeasurementCache()
+    if not paths:
+        return opened
+    with Progress(len(paths), "Checking pairs", unit="pair") as progress:
+        for raw_path, gt_path in paths:
+            first = like or (opened[0] if opened else None)
+            opened.append(open_pair(raw_path, gt_path, like=first, cache=cache, **options))
+            progress.advance()
+    return opened
+
+
+def open_pair(
+    raw_path,
+    gt_path,
     *,
     raw_axes=None,
     gt_axes=None,
@@ -74,43 +97,34 @@ def open_pairs(
     like=None,
     cache=None,
 ):
-    """Open pairs of volumes, check every one of them, and find their intensity ranges.
+    """Open a pair of volumes, check it, and find its intensity ranges: a `Pair`.
 
-    `folders`, an `ImagePair` or None, are matched by file name; `pairs` are single ones. The axes are named where the
-    metadata of the files is wrong. A network of `ndim` 3 sees volumes, of 2 planes; it is 3 where not given and the
-    first raw file has Z. `percentiles`, `normalization` and `noise_range` are those of the network, see
-    `rcan.data.views.NetworkView`.
-    All pairs must have rank, channels and upscaling of the pair `like`, or of the first. A ValueError or OSError says
-    that a file is missing or unreadable, or that a pair cannot be trained on.
+    The axes are named where the metadata of the files is wrong. A network of `ndim` 3 sees volumes, of 2 planes; it is
+    that of the pair `like`, or 3 where not given and the raw file has Z. `percentiles`, `normalization` and
+    `noise_range` are those of the network, see `rcan.data.views.NetworkView`.
+    The pair must have rank, channels and upscaling of the pair `like`. A ValueError or OSError says that a file is
+    missing or unreadable, or that the pair cannot be trained on.
     """
-    paths = [(pair.raw, pair.gt) for pair in pairs]
-    if folders:
-        paths = pair_paths(folders.raw, folders.gt) + paths
-    ndim = len(like.raw.shape) - 1 if like else ndim
-    opened, cache = [], cache or MeasurementCache()
-    if not paths:
-        return opened
-    with Progress(len(paths), "Checking pairs", unit="pair") as progress:
-        for raw_path, gt_path in paths:
-            raw, gt = open_volume(raw_path, axes=raw_axes), open_volume(gt_path, axes=gt_axes)
-            ndim = ndim or (3 if "Z" in raw.axes else 2)
-            volumes = [_in_blocks(volume, ndim) for volume in (raw, gt)]
-            is_stabilised = normalization == "anscombe"
-            ranges = survey_pair(*volumes, percentiles, cache, smoothed=is_stabilised)
-            raw = NetworkView(
-                volumes[0],
-                percentiles,
-                fixed_range=ranges[0],
-                normalization=normalization,
-                noise_range=noise_range,
-                allows_gaps=True,
-            )
-            if is_stabilised:
-                fingerprint_of(raw, cache)  # its noise is needed
-            opened.append(Pair(raw, NetworkView(volumes[1], fixed_range=ranges[1], allows_gaps=True)))
-            _check_alike(like or opened[0], opened[-1])
-            progress.advance()
-    return opened
+    cache = cache or MeasurementCache()
+    raw, gt = open_volume(raw_path, axes=raw_axes), open_volume(gt_path, axes=gt_axes)
+    ndim = len(like.raw.shape) - 1 if like else ndim or (3 if "Z" in raw.axes else 2)
+    volumes = [_in_blocks(volume, ndim) for volume in (raw, gt)]
+    is_stabilised = normalization == "anscombe"
+    ranges = survey_pair(*volumes, percentiles, cache, smoothed=is_stabilised)
+    raw = NetworkView(
+        volumes[0],
+        percentiles,
+        fixed_range=ranges[0],
+        normalization=normalization,
+        noise_range=noise_range,
+        allows_gaps=True,
+    )
+    if is_stabilised:
+        fingerprint_of(raw, cache)  # its noise is needed
+    pair = Pair(raw, NetworkView(volumes[1], fixed_range=ranges[1], allows_gaps=True))
+    if like:
+        _check_alike(like, pair)
+    return pair
 
 
 def _in_blocks(volume, ndim):

@@ -67,6 +67,11 @@ class PatchSampler:
                 largest,
             )
 
+    def count_positions(self, pair):
+        """Positions with enough signal in all frames of one of the pairs."""
+        indices = zip(self._frames, self._indices, strict=True)
+        return sum(index.count for (other, _), index in indices if other is pair)
+
     def sample(self, index):
         """Raw, as the network's input, and gt of the patch of an index, (Z, Y, X, C) or (Y, X, C), float32.
 

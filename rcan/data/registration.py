@@ -1,23 +1,26 @@
-"""Whether raw and ground truth show the same place: the shift between them, to a fraction of a voxel."""
+"""Whether two images show the same place in the same way: the shift between them, how it differs, and flips."""
 
-import warnings
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 from scipy import fft, ndimage
 
-from rcan.atomic_io import printable_name
-from rcan.regions import region_at, scale_region
+__all__ = ["Distortion", "Orientation", "Shift", "find_distortion", "find_orientation", "find_shift"]
 
-__all__ = ["Shift", "find_shift", "measure_shift", "warn_of_shifts"]
-
-_BLOCK = (32, 128, 128)  # raw voxels that are compared, at most
 _FARTHEST = (8, 16, 16)  # voxels that are looked for, at most a quarter of the block
+_BRIGHTEST = 99.9  # percentile
 _SIGMAS = (0.5, 1.5, 1.5)  # voxels of smoothing, against noise
-_MOST_PAIRS = 8  # of a training that are looked at, evenly spread
 _LEAST_SHIFT = 0.75  # voxels that are warned of
 _LEAST_CORRELATION = 0.3  # at the shift: below it the images may have little in common
 _LEAST_GAIN = 0.02  # of the correlation, over that without a shift
+_UNEXPLAINED = 0.8  # of the variance that raw does not share with gt, at most, where gt is flipped
+_LEAST_OF_BLOCK = 0.4  # correlation of a block whose shift counts
+_FEWEST_BLOCKS = 6
+_LEAST_SPAN = 0.75  # voxels by which the shift differs across the blocks
+_LEAST_SPAN_OF_SCATTER = 4
+_LEAST_KEPT = 0.75  # of the blocks must agree
+_OUTLIER = 0.5  # voxels
 
 
 class Shift(NamedTuple):
@@ -36,7 +39,9 @@ class Shift(NamedTuple):
         return is_far and is_better and self.is_inside
 
     def __str__(self):
-        return f"{', '.join(f'{step:.1f}' for step in self.voxels)} voxels ({'ZYX'[-len(self.voxels) :]})"
+        return (
+            f"{', '.join(f'{round(step, 1) + 0.0:.1f}' for step in self.voxels)} voxels ({'ZYX'[-len(self.voxels) :]})"
+        )
 
 
 def find_shift(raw, gt):
@@ -61,7 +66,7 @@ def find_shift(raw, gt):
     [0, 1, -3]
     """
     sigmas, farthest = _SIGMAS[-raw.ndim :], _FARTHEST[-raw.ndim :]
-    raw, gt = (ndimage.gaussian_filter(np.asarray(image, np.float64), sigmas) for image in (raw, gt))
+    raw, gt = (ndimage.gaussian_filter(_clip(image), sigmas) for image in (raw, gt))
     most = [min(limit, size // 4) for limit, size in zip(farthest, raw.shape, strict=True)]
     correlation = _correlate(raw - raw.mean(), gt - gt.mean(), most)
     peak = np.unravel_index(np.argmax(correlation), correlation.shape)
@@ -72,6 +77,11 @@ def find_shift(raw, gt):
         float(correlation[tuple(most)]),
         all(0 < at < 2 * limit for at, limit in zip(peak, most, strict=True) if limit),
     )
+
+
+def _clip(image):
+    """An image without its brightest values: hot pixels lie at the same place in all images of a camera."""
+    return np.minimum(image, np.percentile(image, _BRIGHTEST), dtype=np.float64)
 
 
 def _correlate(raw, gt, most):
@@ -104,49 +114,127 @@ def _refine(correlation, peak, axis):
     return 0.5 * (before - after) / curvature if curvature < 0 else 0.0
 
 
-def measure_shift(pair, cache):
-    """Find the shift of a `Pair`, in a block with much signal of its first frame and channel; a `Shift`."""
-    key = cache.key([pair.raw.volume, pair.gt.volume], what="shift")
-    if known := cache.get(key, ["shift"]):
-        voxels, *others = known["shift"]
-        return Shift(tuple(voxels), *others)
-    region, gt = max(
-        (_read_gt(pair, region) for region in _blocks(pair.raw.shape[:-1])), key=lambda read: read[1].std()
+class Orientation(NamedTuple):
+    """How the second of two images must be turned to show what the first one shows."""
+
+    flipped: str  # axes
+    is_transposed: bool  # Y and X exchanged, after the flips
+    correlation: float
+    as_it_is: float  # correlation without a turn
+
+    @property
+    def is_certain(self):
+        """Whether it is turned, and not by chance a little more alike when turned."""
+        unexplained = (1 - self.correlation**2) / max(1 - self.as_it_is**2, 1e-9)
+        is_turned = self.flipped or self.is_transposed
+        return bool(is_turned) and self.correlation >= _LEAST_CORRELATION and unexplained < _UNEXPLAINED
+
+    def __str__(self):
+        flips = f"flipped along {' and '.join(self.flipped)}" if self.flipped else ""
+        return " and ".join(filter(None, [flips, "with Y and X exchanged" if self.is_transposed else ""]))
+
+
+def find_orientation(raw, gt, *, with_turns=True):
+    """Find by which flips one image is most like another one: the best `Orientation`, which may be none.
+
+    Parameters
+    ----------
+    raw, gt : ndarray of shape (Z, Y, X) or (Y, X)
+        The middle of two images of the same place, in the same voxels.
+    with_turns : bool
+        Look at flips along Y and X and at quarter turns, too, not only at a reversed Z.
+
+    Examples
+    --------
+    >>> gt = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(8, 40, 40)), 2)
+    >>> print(find_orientation(gt[::-1, :, ::-1], gt))
+    flipped along Z and X
+    """
+    raw, gt = (_halve(image) for image in (raw, gt))
+    axes = "ZYX"[-raw.ndim :]
+    could_turn = with_turns and raw.shape[-1] == raw.shape[-2]
+    flips = ["".join(some) for number in range(raw.ndim + 1) for some in itertools.combinations(axes, number)]
+    kinds = itertools.product(flips, (False, True)) if could_turn else ((flip, False) for flip in flips)
+    found = {}
+    for flipped, is_transposed in kinds:
+        if with_turns or flipped in ("", "Z"):
+            turned = np.flip(gt, [axes.index(axis) for axis in flipped])
+            turned = np.swapaxes(turned, -1, -2) if is_transposed else turned
+            found[flipped, is_transposed] = find_shift(raw, turned).correlation
+    best = max(found, key=found.get)
+    return Orientation(*best, found[best], found["", False])
+
+
+def _halve(image):
+    """An image in voxels twice as large along Y and X, if it is not small."""
+    if min(image.shape[-2:]) < 32:
+        return image
+    for axis in (-2, -1):
+        image = np.moveaxis(image, axis, 0)
+        image = image[: len(image) // 2 * 2]
+        image = np.moveaxis((image[::2] + image[1::2]) / 2, 0, axis)
+    return image
+
+
+class Distortion(NamedTuple):
+    """How the shift between two images changes from place to place: the straight lines through those of some blocks."""
+
+    matrix: np.ndarray  # change of the shift (first axis) for each voxel along an axis (second), in Z, Y, X or Y, X
+    shape: tuple  # of the images
+    span: float  # voxels by which the shift differs across the blocks
+    scatter: float  # voxels, of the blocks around the lines
+    kept: float  # share of the blocks that follow them
+
+    @property
+    def is_certain(self):
+        """Whether the shift differs from place to place."""
+        is_clear = self.span >= max(_LEAST_SPAN, _LEAST_SPAN_OF_SCATTER * self.scatter)
+        return is_clear and self.kept >= _LEAST_KEPT
+
+    def __str__(self):
+        y, x = self.matrix[-2:, -2:]
+        *depth, height, width = self.shape
+        turn = (x[0] - y[1]) / 2
+        parts = {  # in words, by the voxels that they move the ends of the image against each other
+            f"turned by {np.degrees(abs(turn)):.1f} degrees in XY": abs(turn) * max(height, width),
+            f"scaled by {1 + y[0]:.3f} along Y and {1 + x[1]:.3f} along X": max(abs(y[0]) * height, abs(x[1]) * width),
+        }
+        if depth:
+            along_z, tilt = (
+                np.abs(self.matrix[1:, 0]).max() * depth[0],
+                np.abs(self.matrix[0, 1:] * self.shape[1:]).max(),
+            )
+            parts |= {
+                f"drifting sideways along Z, by {along_z:.1f} voxels from the first to the last plane": along_z,
+                f"tilted, by {tilt:.1f} planes from one side to the other": tilt,
+                f"scaled by {1 + self.matrix[0, 0]:.3f} along Z": abs(self.matrix[0, 0]) * depth[0],
+            }
+        return max(parts, key=parts.get)
+
+
+def find_distortion(blocks, shape):
+    """Find how the shift between two images changes from place to place: a `Distortion`, or None of too few blocks.
+
+    `blocks` are tuples of the centre, in voxels, and the same region of both images, of this `shape`. Of blocks with
+    little in common the shift is not known. Straight lines are laid through the others, those that are more alike
+    count more, and outliers are left out.
+    """
+    found = [(centre, find_shift(*images)) for centre, *images in blocks]
+    found = [(*pair,) for pair in found if pair[1].is_inside and pair[1].correlation >= _LEAST_OF_BLOCK]
+    if len(found) < _FEWEST_BLOCKS:
+        return None
+    centres, shifts = np.array([centre for centre, _ in found], float), np.array([shift.voxels for _, shift in found])
+    correlation = np.array([shift.correlation for _, shift in found])
+    weight = correlation / np.sqrt(1.02 - correlation**2)
+    terms = np.column_stack([np.ones(len(found)), centres - centres.mean(axis=0)])
+    kept = np.ones(len(found), bool)
+    for _ in range(3):
+        lines = np.linalg.lstsq(terms[kept] * weight[kept, None], shifts[kept] * weight[kept, None], rcond=None)[0]
+        rest = np.abs(shifts - terms @ lines).max(axis=1)
+        kept = rest <= max(_OUTLIER, 3 * np.median(rest))
+    on_lines = terms @ lines
+    squares = np.sum((shifts - on_lines)[kept] ** 2, axis=1)
+    scatter = np.sqrt(np.average(squares, weights=weight[kept] ** 2))
+    return Distortion(
+        lines[1:].T, tuple(shape), float(np.ptp(on_lines, axis=0).max()), float(scatter), float(kept.mean())
     )
-    shift = find_shift(np.nan_to_num(pair.raw.read(0, region)[..., 0]), gt)
-    cache.put(key, {"shift": [*shift]})
-    return shift
-
-
-def _blocks(shape):
-    """Regions to choose from: in the middle, and in the middle of each quarter."""
-    size = [min(side, most) for side, most in zip(shape, _BLOCK[-len(shape) :], strict=True)]
-    starts = []
-    for y, x in ((2, 2), (1, 1), (1, 3), (3, 1), (3, 3)):
-        centres = [*(length // 2 for length in shape[:-2]), shape[-2] * y // 4, shape[-1] * x // 4]
-        places = zip(centres, size, shape, strict=True)
-        starts.append(tuple(min(max(centre - side // 2, 0), length - side) for centre, side, length in places))
-    return [region_at(start, size) for start in dict.fromkeys(starts)]  # in a small image they are the same
-
-
-def _read_gt(pair, region):
-    """A region of raw, and the ground truth there in the voxels of raw."""
-    gt = np.nan_to_num(pair.gt.read(0, scale_region(region, pair.upscaling))[..., 0])
-    for axis, factor in enumerate(pair.upscaling):
-        gt = gt.reshape(*gt.shape[:axis], -1, factor, *gt.shape[axis + 1 :]).mean(axis=axis + 1)
-    return region, gt
-
-
-def warn_of_shifts(pairs, cache):
-    """Warn of pairs whose raw and ground truth are out of register; of many pairs some are looked at."""
-    numbers = np.unique(np.linspace(0, len(pairs) - 1, min(_MOST_PAIRS, len(pairs))).round().astype(int))
-    shifts = {number: measure_shift(pairs[number], cache) for number in numbers.tolist()}
-    shifted = {number: shift for number, shift in shifts.items() if shift.is_certain}
-    if shifted:
-        number, shift = max(shifted.items(), key=lambda item: max(map(abs, item[1].voxels)))
-        name = printable_name(pairs[number].raw.volume.path)
-        warnings.warn(
-            f"{len(shifted)} of {len(shifts)} pairs that were looked at are out of register: {name} lies {shift} "
-            "beyond its ground truth. From such pairs a network learns to blur: align them before the training.",
-            stacklevel=2,
-        )

@@ -68,7 +68,7 @@ def train(config, data=None, *, overwrite=False, resume=False):
     else:
         check_run_dir(run_dir, overwrite=overwrite)
     samplers = make_samplers(config, data)
-    learner = _make_learner(config, data.training[0], strategy, is_new=not checkpoint)
+    learner = make_learner(config, data.training[0], strategy, is_new=not checkpoint)
     print(f"{precision}\n{forecast(config, data, samplers.training, learner)}", flush=True)
     state = _go_on(config, learner, checkpoint) if checkpoint else RunState(epochs=config.epochs)
     writer = None
@@ -98,7 +98,7 @@ def _choose_precision(config, strategy, *, is_new):
     return ChosenPrecision(earlier, "as the run began")
 
 
-def _make_learner(config, pair, strategy, *, is_new):
+def make_learner(config, pair, strategy, *, is_new):
     """Build the network for pairs like this one, with all that trains it."""
 
     def build():

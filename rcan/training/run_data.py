@@ -1,6 +1,5 @@
 """Data of a run: opened, checked and measured as its configuration says, and drawn from."""
 
-import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -8,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from rcan.atomic_io import read_json
+from rcan.data.facts import make_thumbnail, measure_pair
+from rcan.data.findings import find_duplicates, judge_pairs
 from rcan.data.measurements import MeasurementCache
 from rcan.data.pairs import hold_out, open_pairs
 from rcan.data.patches import NoSignal, PatchSampler
-from rcan.data.registration import warn_of_shifts
 from rcan.io.cache import limit_cache
 from rcan.run_folder.models import read_record
 from rcan.run_folder.record import TrainingRecord
@@ -19,6 +19,7 @@ from rcan.training.devices import is_chief
 from rcan.training.schedule import LATE_AREA
 
 _SIGNAL = 0.25  # of the normalised ground truth, from which a voxel is signal where the config names no threshold
+_MOST_PAIRS = 8  # of a set that are looked at before each training, evenly spread
 _VALIDATION_SEED = 1  # another sequence than that of the training patches
 
 
@@ -42,30 +43,65 @@ def open_data(config, *, resume=False):
     """
     if resume:
         config = as_begun(config)
-    scaling = _choose_scaling(config, resume=resume)
+    scaling = choose_scaling(config, resume=resume)
     is_kept = config.output_dir and is_chief()
     cache = MeasurementCache(Path(config.output_dir) / "measured" if is_kept else None)
-    options = {
+    options = {"cache": cache, **opening_options(config), **scaling}
+    limit_cache(None if config.cache_gb is None else int(config.cache_gb * 1e9))
+    sets = {}
+    for name, named in named_pairs(config).items():
+        like = sets["training"][0] if sets else None
+        sets[name] = open_pairs(*named, like=like, **options)
+    _warn_of_problems(sets, cache)
+    return divide(config, sets, cache, scaling, resume=resume)
+
+
+def named_pairs(config):
+    """Folders and single pairs that a configuration names, as `open_pairs` takes them, by the name of the set."""
+    return {
+        "training": (config.training_data_dir, config.training_image_pairs),
+        "validation": (config.validation_data_dir, config.validation_image_pairs),
+        "test": (config.test_data_dir, config.test_image_pairs),
+    }
+
+
+def opening_options(config):
+    """How `open_pairs` opens the files of a configuration, besides the normalisation."""
+    return {
         "raw_axes": config.raw_data_format,
         "gt_axes": config.gt_data_format,
-        **scaling,
-        "cache": cache,
         "ndim": len(config.patch_shape or config.downsampling or ()) or None,
     }
-    limit_cache(None if config.cache_gb is None else int(config.cache_gb * 1e9))
-    training = open_pairs(config.training_data_dir, config.training_image_pairs, **options)
-    options |= {"like": training[0]}
-    validation = open_pairs(config.validation_data_dir, config.validation_image_pairs, **options)
-    test = open_pairs(config.test_data_dir, config.test_image_pairs, **options)
-    _warn_of_overlap(training, test)
-    warn_of_shifts(training, cache)
+
+
+def divide(config, sets, cache, scaling, *, resume=False):
+    """Make the `RunData` of opened pairs by the name of the set; validation data is set aside where none is named."""
+    training, validation = sets["training"], sets["validation"]
     if not validation:
         threshold = config.intensity_threshold if config.intensity_threshold > 0 else _SIGNAL
         earlier = _record_path(config) if resume else None
         recorded = TrainingRecord.load(earlier).validation if earlier else ()
         options = {"seed": config.seed, "threshold": threshold, "recorded": recorded, "cache": cache}
         training, validation = hold_out(training, config.validation_split, **options)
-    return RunData(training, validation, test, cache=cache, **scaling)
+    return RunData(training, validation, sets["test"], cache=cache, **scaling)
+
+
+def _warn_of_problems(sets, cache):
+    """Look at some of the pairs, and warn of what makes them unfit to learn from, or to be scored on."""
+    looked_at = {}
+    for name, pairs in sets.items():
+        numbers = np.unique(np.linspace(0, len(pairs) - 1, min(_MOST_PAIRS, len(pairs))).round().astype(int))
+        looked_at[name] = [measure_pair(pairs[number], cache, is_thorough=False) for number in numbers]
+    findings = judge_pairs(looked_at)
+    if sets["validation"] or sets["test"]:
+        sketches = {
+            name: [(pair.gt.volume.path, make_thumbnail(pair.gt, cache)) for pair in pairs]
+            for name, pairs in sets.items()
+        }
+        findings += find_duplicates(sketches)
+    for finding in findings:
+        if finding.level == "problem" and finding.topic != "partners":  # `survey_pair` has warned of those
+            warnings.warn(finding.text, stacklevel=3)
 
 
 def as_begun(config):
@@ -84,7 +120,7 @@ def _record_path(config):
     return path if path.is_file() else None
 
 
-def _choose_scaling(config, *, resume):
+def choose_scaling(config, *, resume=False):
     """Percentiles and normalization of the configuration; what is not given, as of the network to begin with."""
     scaling = {"percentiles": config.percentiles, "normalization": config.normalization}
     if not config.initial_model or scaling.keys() <= config.model_fields_set:
@@ -92,18 +128,6 @@ def _choose_scaling(config, *, resume):
     earlier = _record_path(config) if resume else None  # the model may be gone by now
     record = TrainingRecord.load(earlier) if earlier else read_record(config.initial_model)
     return {name: scaling[name] if name in config.model_fields_set else record.scaling[name] for name in scaling}
-
-
-def _warn_of_overlap(training, test):
-    """Warn of test data that is learned from; two volumes of one ground truth are not two specimens."""
-    learned = {os.path.realpath(pair.gt.volume.path) for pair in training}
-    shared = [path for path in (pair.gt.volume.path for pair in test) if os.path.realpath(path) in learned]
-    if shared:
-        warnings.warn(
-            f"{shared[0]} is both training and test data: its scores say nothing about new images. Name others as "
-            "test data.",
-            stacklevel=2,
-        )
 
 
 def resolve_config(config, data, precision):

@@ -1,0 +1,247 @@
+"""Check training data before a training: what `rcan check` does."""
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rcan.atomic_io import printable_name
+from rcan.data.facts import measure_pair
+from rcan.data.findings import Finding, find_duplicates, judge_pairs
+from rcan.data.measurements import MeasurementCache
+from rcan.data.pairs import list_pairs, open_pair
+from rcan.data.patches import NoSignal, PatchSampler
+from rcan.failures import describe_failure
+from rcan.progress import Progress
+from rcan.records import to_json
+from rcan.training.run_data import (
+    choose_scaling,
+    divide,
+    make_samplers,
+    named_pairs,
+    opening_options,
+    resolve_config,
+)
+
+__all__ = ["DataCheck", "check_data"]
+
+_FEW_POSITIONS = 1000
+_LOWER_SHARES = (0.25, 0.1, 0.05, 0.02)  # of signal voxels in a patch, that are suggested
+_MOST_ROWS = 50  # of the printed table
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What was found in training data."""
+
+    pairs: dict  # lists of `rcan.data.facts.PairFacts` by the name of the set: training, validation, test
+    findings: tuple  # of `rcan.data.findings.Finding`
+    positions: dict = field(default_factory=dict)  # of patches with enough signal, by path of the raw image
+    seconds: float | None = None  # that the training will take
+
+    @property
+    def problems(self):
+        """Findings that should be mended before a training."""
+        return [finding for finding in self.findings if finding.level == "problem"]
+
+    def to_json(self):
+        """All findings and facts, as JSON knows them."""
+        sets = {
+            name: [{**pair.to_json(), "positions": self.positions.get(pair.raw.path)} for pair in pairs]
+            for name, pairs in self.pairs.items()
+        }
+        findings = [finding._asdict() for finding in self.findings]
+        return to_json({"findings": findings, "pairs": sets, "training_seconds": self.seconds})
+
+    def __str__(self):
+        tables = [_make_table(name, pairs, self.positions) for name, pairs in self.pairs.items() if pairs]
+        return "\n\n".join([*tables, "\n".join(map(str, self.findings))])
+
+
+def check_data(config, *, tries_training=True):
+    """Check the data of a training as it would be used, and say what is wrong with it.
+
+    Parameters
+    ----------
+    config : rcan.Config
+        What is measured is kept in the folder ``measured`` of its `output_dir`, where there is one: a training with
+        this configuration does not measure it again.
+    tries_training : bool
+        Do some steps of the training, too, to tell how long it would take.
+
+    Returns
+    -------
+    check : DataCheck
+        An image that cannot be read is a finding, too, and not an exception.
+
+    Examples
+    --------
+    >>> check = check_data(rcan.load_config("config.json"))  # doctest: +SKIP
+    >>> print(check)  # doctest: +SKIP
+    """
+    scaling = choose_scaling(config)
+    cache = MeasurementCache(Path(config.output_dir) / "measured" if config.output_dir else None)
+    opened, facts, findings = _open_all(config, scaling, cache)
+    if any(facts.values()):
+        findings += judge_pairs(facts)
+        sketches = {name: [(pair.gt.path, pair.gt.thumbnail) for pair in pairs] for name, pairs in facts.items()}
+        findings += find_duplicates(sketches)
+    positions, seconds = {}, None
+    if opened["training"] and all(finding.topic != "files" or finding.level != "problem" for finding in findings):
+        found, positions, seconds = _look_ahead(config, opened, cache, scaling, tries_training)
+        findings += found
+    order = {"problem": 0, "note": 1, "ok": 2}
+    findings.sort(key=lambda finding: order[finding.level])
+    return DataCheck(facts, tuple(findings), positions, seconds)
+
+
+def _open_all(config, scaling, cache):
+    """Open and measure every pair: pairs and their facts by the name of the set, and findings about files."""
+    opened, facts, findings = {}, {}, []
+    for name, named in named_pairs(config).items():
+        opened[name], facts[name] = [], []
+        with _as_notes(findings):
+            try:
+                paths = list_pairs(*named)
+            except (OSError, ValueError) as failure:
+                findings.append(Finding("problem", "files", describe_failure(failure)))
+                continue
+        with Progress(len(paths), f"Checking {name} pairs", unit="pair") as progress:
+            for raw, gt in paths:
+                like = next((pairs[0] for pairs in opened.values() if pairs), None)
+                options = {"like": like, "cache": cache, **opening_options(config), **scaling}
+                with _as_notes(findings):
+                    try:
+                        pair = open_pair(raw, gt, **options)
+                        facts[name].append(measure_pair(pair, cache, is_thorough=True))
+                        opened[name].append(pair)
+                    except (OSError, ValueError) as failure:
+                        findings.append(Finding("problem", "files", describe_failure(failure)))
+                progress.advance()
+    if not findings:
+        number = sum(map(len, opened.values()))
+        findings.append(Finding("ok", "files", f"{number} {'pair' if number == 1 else 'pairs'} can be read."))
+    return opened, facts, findings
+
+
+class _as_notes(warnings.catch_warnings):
+    """Turn warnings into notes about the files."""
+
+    def __init__(self, findings):
+        super().__init__(record=True)
+        self._findings = findings
+
+    def __enter__(self):
+        self._caught = super().__enter__()
+        warnings.simplefilter("always", UserWarning)
+        return self._caught
+
+    def __exit__(self, *failure):
+        super().__exit__(*failure)
+        self._findings += [
+            Finding("note", "files", str(one.message)) for one in self._caught if one.category is UserWarning
+        ]
+
+
+def _look_ahead(config, opened, cache, scaling, tries_training):
+    """Find out where patches have enough signal, and what the training takes: findings, positions, seconds."""
+    findings = []
+    try:
+        with _as_notes(findings):
+            data = divide(config, opened, cache, scaling)
+            if tries_training:
+                from rcan.training.trial import try_training
+
+                samplers, text, seconds = try_training(config, data)
+            else:
+                samplers, seconds = make_samplers(resolve_config(config, data, "float32"), data), None
+    except NoSignal as failure:
+        return [*findings, Finding("problem", "patches", str(failure))], {}, None
+    except (OSError, ValueError, MemoryError) as failure:
+        return [*findings, Finding("problem", "training", describe_failure(failure))], {}, None
+    positions = {str(pair.raw.volume.path): samplers.training.count_positions(pair) for pair in data.training}
+    findings += _judge_positions(config, data, positions)
+    if tries_training:
+        time = tqdm.format_interval(round(seconds))
+        findings.append(Finding("ok", "training", f"{' '.join(text.splitlines())} All of it takes about {time} here."))
+    return findings, positions, seconds
+
+
+def _judge_positions(config, data, positions):
+    """Whether there are many places with enough signal, and in each pair."""
+    findings, total = [], sum(positions.values())
+    empty = [path for path, count in positions.items() if not count]
+    if empty:
+        names = ", ".join(map(printable_name, empty[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        text = (
+            f"no patch of {names} has enough signal: nothing is learned there. Lower area_ratio_threshold, "
+            f"{config.area_ratio_threshold:g}, or leave the pairs out."
+        )
+        findings.append(Finding("note", "patches", text))
+    if total < _FEW_POSITIONS:
+        text = f"only {total:,} positions of patches have enough signal."
+        findings.append(Finding("note", "patches", f"{text} {_suggest_threshold(config, data, total)}"))
+    return findings or [Finding("ok", "patches", f"{total:,} positions have enough signal.")]
+
+
+def _suggest_threshold(config, data, total):
+    """The highest lower threshold that makes many more positions."""
+    resolved = resolve_config(config, data, "float32")
+    for share in _LOWER_SHARES:
+        if share >= config.area_ratio_threshold:
+            continue
+        thresholds = {"intensity_threshold": config.intensity_threshold, "area_ratio_threshold": share}
+        sampler = PatchSampler(
+            data.training, resolved.patch_shape, seed=0, augmented=False, cache=data.cache, **thresholds
+        )
+        if sampler.num_positions >= max(_FEW_POSITIONS, 2 * total):
+            return f"With area_ratio_threshold {share:g} there would be {sampler.num_positions:,}."
+    return "A smaller patch_shape would make more."
+
+
+def _make_table(name, pairs, positions):
+    """A line for each pair of a set."""
+    spatial = "ZYX"[-(len(pairs[0].raw.shape) - 1) :]
+    head = [
+        name,
+        f"size ({spatial})",
+        "type",
+        "grey values raw",
+        "gt",
+        "SNR raw",
+        "gt",
+        "correlation",
+        "shift",
+        "patches",
+    ]
+    is_divided = name == "training" and bool(positions)
+    rows = [_make_row(pair, positions, is_divided=is_divided) for pair in pairs[:_MOST_ROWS]]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    more = len(pairs) - len(rows)
+    return "\n".join([line.rstrip() for line in lines] + [f"… and {more} more (--json lists all)"] * (more > 0))
+
+
+def _make_row(pair, positions, *, is_divided):
+    """Cells of a pair; of divided training data, one without positions was set aside for validation."""
+    raw, gt = printable_name(pair.raw.path), printable_name(pair.gt.path)
+    size = "x".join(map(str, pair.raw.shape[:-1]))
+    larger = f" to {'x'.join(map(str, pair.gt.shape[:-1]))}" if max(pair.upscaling) > 1 else ""
+    frames = f", {pair.raw.num_frames} frames" if pair.raw.num_frames > 1 else ""
+    types = pair.raw.dtype if pair.raw.dtype == pair.gt.dtype else f"{pair.raw.dtype}, {pair.gt.dtype}"
+    count = positions.get(pair.raw.path)
+    return [
+        raw if raw == gt else f"{raw}, {gt}",
+        size + larger + frames,
+        types,
+        *(_as_ranges(image.ranges) for image in (pair.raw, pair.gt)),
+        *(f"{image.snr:.2g}" if image.snr < 100 else f"{image.snr:.0f}" for image in (pair.raw, pair.gt)),
+        f"{pair.shift.correlation:.2f}",
+        ", ".join(f"{round(step, 1) + 0.0:.1f}" for step in pair.shift.voxels),
+        f"{count:,}" if count is not None else "set aside" if is_divided else "",
+    ]
+
+
+def _as_ranges(ranges):
+    return " / ".join(f"{low:.4g}–{high:.4g}" for low, high in ranges)
