@@ -1,8 +1,8 @@
 """How many planted faults `rcan check` finds, and how often it blames clean pairs.
 
-Clean pairs are phantoms and real volumes with simulated blur and noise (`--volumes`), and real pairs (`--pairs`, a folder
-with `raw` and `gt`, where `raw/NAME_1.tif` belongs to `gt/NAME.tif`). Each fault is planted in each pair, which is then
-checked by itself; a fault counts as found where its own topic is a problem.
+Clean pairs are phantoms and real volumes with simulated blur and noise (`--volumes`), and real pairs (`--pairs`, a
+folder with `raw` and `gt`, where `raw/NAME_1.tif` belongs to `gt/NAME.tif`). Each fault is planted in each pair, which
+is then checked by itself; a fault counts as found where its own topic is a problem.
 
     python benchmarks/data_check.py --volumes nuclei.tif,cell.tif --pairs fmd_pairs
 """

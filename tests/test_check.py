@@ -1,5 +1,6 @@
 """`rcan check`: every fault that is planted in clean pairs is found, and clean pairs are not blamed."""
 
+import io
 import json
 import re
 import shutil
@@ -7,11 +8,13 @@ import shutil
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from scipy import ndimage
 
 import rcan
 from rcan.commands.check import main
 from rcan.config import Config
+from rcan.figures.overlay import draw_overlays
 from rcan.io.opening import open_volume
 from rcan.simulation.optics import gaussian_widths
 from rcan.simulation.pairs import simulate_pair
@@ -339,3 +342,22 @@ def test_a_training_warns_of_test_data_that_is_learned_from(shifted, clean):
     )
     with pytest.warns(UserWarning, match="other_name.tif .test. shows the same specimen as"):
         open_data(config)
+
+
+# The report
+
+
+def test_the_report_has_all_findings_and_a_picture_of_each_pair_before_and_after(shifted, capsys):
+    flags = ["-i", shifted / "raw", "-g", shifted / "gt", "--report", shifted / "report.html"]
+    main([*map(str, flags)])
+    page = (shifted / "report.html").read_text()
+    assert page.count("data:image/png;base64") == len(list((shifted / "raw").iterdir()))
+    assert "3 of 3 pairs that were looked at are out of register" in page
+    assert "<td>1.0, -2.0, 3.0</td>" in page
+
+
+def test_images_that_agree_are_drawn_without_colour(clean):
+    _, gt = clean[0]
+    for other, is_grey in ((2 * gt.astype(float) + 5, True), (np.roll(gt, 6, axis=2), False)):
+        picture = np.asarray(Image.open(io.BytesIO(draw_overlays({"a": (other, gt)}, places=1))).convert("RGB"), int)
+        assert (np.abs(picture[..., 0] - picture[..., 1]).max() <= 1) == is_grey

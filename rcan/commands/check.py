@@ -23,6 +23,7 @@ class CheckOptions(Settings):
     input: Path | None = option(None, "raw images: a file or a folder, instead of a config file", letter="i")
     ground_truth: Path | None = option(None, "their ground truth: a file or a folder", letter="g")
     as_json: bool = option(False, "print findings and facts as JSON, and nothing else", alias="json")
+    report: Path | None = option(None, "report to write, NAME.html, with pictures of pairs")
     align: Path | None = option(
         None, "folder for aligned copies of all pairs: shifted by whole voxels against each other, and cropped"
     )
@@ -66,6 +67,11 @@ def check(options: CheckOptions):
         found = check_data(config, tries_training=options.config is not None)
         if not options.as_json:
             print(f"\n{found}", flush=True)
+        if options.report:
+            from rcan.report.data_check import write_check_report
+
+            write_check_report(options.report, found)
+            print(f"Report: {options.report}", flush=True)
         if options.align:
             align_pairs(config, found, options.align, interpolate=options.interpolate)
     if options.as_json:

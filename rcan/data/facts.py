@@ -9,7 +9,7 @@ from rcan.data.registration import Distortion, Orientation, Shift, find_distorti
 from rcan.data.survey import digest_of, fingerprint_of
 from rcan.regions import region_at, scale_region
 
-__all__ = ["ImageFacts", "PairFacts", "make_thumbnail", "measure_pair", "measure_shift"]
+__all__ = ["ImageFacts", "PairFacts", "make_thumbnail", "measure_pair", "measure_shift", "read_middle"]
 
 _BLOCK = (32, 128, 128)  # raw voxels whose shift is measured, at most
 _MIDDLE = (32, 256, 256)  # raw voxels by which flips are looked for, at most
@@ -74,13 +74,12 @@ def measure_pair(pair, cache, *, is_thorough):
     Some blocks of the files are read; what was measured before is taken from the cache.
     """
     facts = {kind: _measure_image(getattr(pair, kind), cache) for kind in ("raw", "gt")}
-    shapes = pair.raw.shape[:-1]
     key = cache.key([pair.raw.volume, pair.gt.volume], what="register", thorough=is_thorough)
     known = cache.get(key, ["shift", "orientation"])
     if not known:
         known = {
             "shift": [*measure_shift(pair)],
-            "orientation": [*find_orientation(*_read(pair, _middle(shapes, _MIDDLE)), with_turns=is_thorough)],
+            "orientation": [*find_orientation(*read_middle(pair), with_turns=is_thorough)],
             **(_follow_shift(pair) if is_thorough else {}),
         }
         for volume in (pair.raw.volume, pair.gt.volume):
@@ -168,10 +167,12 @@ def make_thumbnail(view, cache):
 # Regions
 
 
-def _middle(shape, most):
-    """The region in the middle of an image, of this size at most."""
-    size = [min(side, limit) for side, limit in zip(shape, most[-len(shape) :], strict=True)]
-    return region_at([(length - side) // 2 for length, side in zip(shape, size, strict=True)], size)
+def read_middle(pair):
+    """The middle of the first frame and channel of raw, and the ground truth there in the voxels of raw."""
+    shape = pair.raw.shape[:-1]
+    size = [min(side, most) for side, most in zip(shape, _MIDDLE[-len(shape) :], strict=True)]
+    start = [(length - side) // 2 for length, side in zip(shape, size, strict=True)]
+    return _read(pair, region_at(start, size))
 
 
 def _candidates(shape):

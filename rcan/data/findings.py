@@ -156,7 +156,7 @@ def _is_explained(pair):
 
 
 def _least(facts):
-    return min(pair.shift.correlation for pair in facts)
+    return min((pair.shift.correlation for pair in facts if not pair.orientation.is_certain), default=0)
 
 
 def _find_partners(pairs, correlation, between_gt):

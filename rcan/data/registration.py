@@ -129,6 +129,11 @@ class Orientation(NamedTuple):
         is_turned = self.flipped or self.is_transposed
         return bool(is_turned) and self.correlation >= _LEAST_CORRELATION and unexplained < _UNEXPLAINED
 
+    def turn(self, gt):
+        """Turn the second image, so that it shows what the first one shows."""
+        turned = np.flip(gt, ["ZYX"[-gt.ndim :].index(axis) for axis in self.flipped])
+        return np.swapaxes(turned, -1, -2) if self.is_transposed else turned
+
     def __str__(self):
         flips = f"flipped along {' and '.join(self.flipped)}" if self.flipped else ""
         return " and ".join(filter(None, [flips, "with Y and X exchanged" if self.is_transposed else ""]))
@@ -158,9 +163,8 @@ def find_orientation(raw, gt, *, with_turns=True):
     found = {}
     for flipped, is_transposed in kinds:
         if with_turns or flipped in ("", "Z"):
-            turned = np.flip(gt, [axes.index(axis) for axis in flipped])
-            turned = np.swapaxes(turned, -1, -2) if is_transposed else turned
-            found[flipped, is_transposed] = find_shift(raw, turned).correlation
+            kind = Orientation(flipped, is_transposed, 0.0, 0.0)
+            found[flipped, is_transposed] = find_shift(raw, kind.turn(gt)).correlation
     best = max(found, key=found.get)
     return Orientation(*best, found[best], found["", False])
 

@@ -1,5 +1,6 @@
 """Check training data before a training: what `rcan check` does."""
 
+import contextlib
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class DataCheck:
     findings: tuple  # of `rcan.data.findings.Finding`
     positions: dict = field(default_factory=dict)  # of patches with enough signal, by path of the raw image
     seconds: float | None = None  # that the training will take
+    opened: dict = field(default_factory=dict, repr=False)  # pairs and their facts, two lists, by the name of the set
 
     @property
     def problems(self):
@@ -54,8 +56,19 @@ class DataCheck:
         findings = [finding._asdict() for finding in self.findings]
         return to_json({"findings": findings, "pairs": sets, "training_seconds": self.seconds})
 
+    def table(self, name):
+        """Names of columns, and a line of text for each pair, of a set; None where it has no pair."""
+        pairs = self.pairs[name]
+        if not pairs:
+            return None
+        spatial = "ZYX"[-(len(pairs[0].raw.shape) - 1) :]
+        head = ["pair", f"size ({spatial})", "type", "grey values raw", "gt", "SNR raw", "gt"]
+        is_divided = name == "training" and bool(self.positions)
+        rows = [_make_row(pair, self.positions.get(pair.raw.path), is_divided=is_divided) for pair in pairs]
+        return [*head, "correlation", f"shift ({spatial})", "patches"], rows
+
     def __str__(self):
-        tables = [_make_table(name, pairs, self.positions) for name, pairs in self.pairs.items() if pairs]
+        tables = [_lay_out(name, *table) for name in self.pairs if (table := self.table(name))]
         return "\n\n".join([*tables, "\n".join(map(str, self.findings))])
 
 
@@ -93,7 +106,8 @@ def check_data(config, *, tries_training=True):
         findings += found
     order = {"problem": 0, "note": 1, "ok": 2}
     findings.sort(key=lambda finding: order[finding.level])
-    return DataCheck(facts, tuple(findings), positions, seconds)
+    both = {name: (opened[name], facts[name]) for name in opened}
+    return DataCheck(facts, tuple(findings), positions, seconds, both)
 
 
 def _open_all(config, scaling, cache):
@@ -125,23 +139,16 @@ def _open_all(config, scaling, cache):
     return opened, facts, findings
 
 
-class _as_notes(warnings.catch_warnings):
+@contextlib.contextmanager
+def _as_notes(findings):
     """Turn warnings into notes about the files."""
-
-    def __init__(self, findings):
-        super().__init__(record=True)
-        self._findings = findings
-
-    def __enter__(self):
-        self._caught = super().__enter__()
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        return self._caught
-
-    def __exit__(self, *failure):
-        super().__exit__(*failure)
-        self._findings += [
-            Finding("note", "files", str(one.message)) for one in self._caught if one.category is UserWarning
-        ]
+        try:
+            yield
+        finally:
+            told = [str(warning.message) for warning in caught if warning.category is UserWarning]
+            findings += [Finding("note", "files", text) for text in told]
 
 
 def _look_ahead(config, opened, cache, scaling, tries_training):
@@ -200,37 +207,22 @@ def _suggest_threshold(config, data, total):
     return "A smaller patch_shape would make more."
 
 
-def _make_table(name, pairs, positions):
-    """A line for each pair of a set."""
-    spatial = "ZYX"[-(len(pairs[0].raw.shape) - 1) :]
-    head = [
-        name,
-        f"size ({spatial})",
-        "type",
-        "grey values raw",
-        "gt",
-        "SNR raw",
-        "gt",
-        "correlation",
-        "shift",
-        "patches",
-    ]
-    is_divided = name == "training" and bool(positions)
-    rows = [_make_row(pair, positions, is_divided=is_divided) for pair in pairs[:_MOST_ROWS]]
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
-    more = len(pairs) - len(rows)
-    return "\n".join([line.rstrip() for line in lines] + [f"… and {more} more (--json lists all)"] * (more > 0))
+def _lay_out(name, head, rows):
+    """A table as text, with the name of the set over its first column."""
+    shown = [[name, *head[1:]], *rows[:_MOST_ROWS]]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in shown]
+    more = len(rows) - _MOST_ROWS
+    return "\n".join([*lines, *[f"… and {more} more (--json lists all)"] * (more > 0)])
 
 
-def _make_row(pair, positions, *, is_divided):
-    """Cells of a pair; of divided training data, one without positions was set aside for validation."""
+def _make_row(pair, count, *, is_divided):
+    """Cells of a pair; of divided training data, one that has no count was set aside for validation."""
     raw, gt = printable_name(pair.raw.path), printable_name(pair.gt.path)
     size = "x".join(map(str, pair.raw.shape[:-1]))
     larger = f" to {'x'.join(map(str, pair.gt.shape[:-1]))}" if max(pair.upscaling) > 1 else ""
     frames = f", {pair.raw.num_frames} frames" if pair.raw.num_frames > 1 else ""
     types = pair.raw.dtype if pair.raw.dtype == pair.gt.dtype else f"{pair.raw.dtype}, {pair.gt.dtype}"
-    count = positions.get(pair.raw.path)
     return [
         raw if raw == gt else f"{raw}, {gt}",
         size + larger + frames,
