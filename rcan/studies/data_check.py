@@ -62,10 +62,11 @@ class DataCheck:
         if not pairs:
             return None
         spatial = "ZYX"[-(len(pairs[0].raw.shape) - 1) :]
-        head = ["pair", f"size ({spatial})", "type", "grey values raw", "gt", "SNR raw", "gt"]
+        head = ["pair", f"size ({spatial})", f"voxel ({spatial}, µm)", "type", "grey values raw", "gt", "SNR raw", "gt"]
         is_divided = name == "training" and bool(self.positions)
         rows = [_make_row(pair, self.positions.get(pair.raw.path), is_divided=is_divided) for pair in pairs]
-        return [*head, "correlation", f"shift ({spatial})", "patches"], rows
+        head += ["saturated", "correlation"]
+        return [*head, f"shift ({spatial})", "patches"], rows
 
     def __str__(self):
         tables = [_lay_out(name, *table) for name in self.pairs if (table := self.table(name))]
@@ -194,7 +195,9 @@ def _judge_positions(config, data, positions):
 
 def _suggest_threshold(config, data, total):
     """The highest lower threshold that makes many more positions."""
-    resolved = resolve_config(config, data, "float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # they were noted before
+        resolved = resolve_config(config, data, "float32")
     for share in _LOWER_SHARES:
         if share >= config.area_ratio_threshold:
             continue
@@ -226,9 +229,11 @@ def _make_row(pair, count, *, is_divided):
     return [
         raw if raw == gt else f"{raw}, {gt}",
         size + larger + frames,
+        "x".join("?" if side is None else f"{side:.3g}" for side in pair.raw.voxel_size[-len(pair.upscaling) :]),
         types,
         *(_as_ranges(image.ranges) for image in (pair.raw, pair.gt)),
         *(f"{image.snr:.2g}" if image.snr < 100 else f"{image.snr:.0f}" for image in (pair.raw, pair.gt)),
+        f"{100 * max(pair.raw.saturated, pair.gt.saturated):.2g} %",
         f"{pair.shift.correlation:.2f}",
         ", ".join(f"{round(step, 1) + 0.0:.1f}" for step in pair.shift.voxels),
         f"{count:,}" if count is not None else "set aside" if is_divided else "",
