@@ -3,16 +3,17 @@
 import importlib
 import sys
 
-from rcan import __version__
 from rcan.options import nearest
 
 COMMANDS = {
+    "demo": "train a first network on simulated pairs, in a few minutes",
     "train": "train a network on pairs of raw and ground-truth volumes",
     "apply": "restore volumes with a trained network",
     "simulate": "make pairs of raw and ground-truth volumes",
     "check": "find out what is wrong with training data, before a training",
     "evaluate": "judge a trained network on pairs of raw and ground-truth volumes",
     "convert": "write a model of the published program as a file of Keras 3",
+    "doctor": "say what this machine has: GPU, memory, versions, optional parts",
     "limits": "find out from which noise and blur on a trained network stops helping",
 }
 
@@ -26,7 +27,9 @@ def main(argv=None):
         print("usage: rcan COMMAND [flags]\n", *lines, closing, sep="\n")
         return 0
     if command == "--version":
-        print(f"rcan {__version__}")
+        from rcan.studies.machine import describe_devices, describe_versions
+
+        print(f"{describe_versions()}\n{describe_devices()}")
         return 0
     if command not in COMMANDS:
         meant = nearest(command, [*COMMANDS, "--version", "--help"])

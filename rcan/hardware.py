@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["FLOAT32", "ChosenPrecision", "Support", "find_bfloat16", "query_gpus"]
+__all__ = ["FLOAT32", "ChosenPrecision", "Support", "find_bfloat16", "name_gpus", "query_gpus"]
 
 _CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # instructions, by their names in Linux
 _LEAST_CAPABILITY = 8.0  # of NVIDIA's GPUs that compute in bfloat16
@@ -61,10 +61,24 @@ def _ask_gpus(num_gpus):
 
 def query_gpus(field):
     """Numbers that nvidia-smi gives for the GPUs that this process sees; none where it cannot be asked."""
+    try:
+        return [float(value) for value in _ask_nvidia(field)]
+    except ValueError:
+        return []
+
+
+def name_gpus():
+    """Names of the GPUs that this process sees, with their memory; none where nvidia-smi cannot be asked."""
+    sizes = query_gpus("memory.total")
+    return [f"{name} ({size / 1024:.0f} GiB)" for name, size in zip(_ask_nvidia("name"), sizes, strict=False)]
+
+
+def _ask_nvidia(field):
+    """A line of nvidia-smi for each GPU."""
     query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
         query.append(f"--id={visible}")
     try:
-        return [*map(float, subprocess.run(query, capture_output=True, text=True, check=True).stdout.split())]
-    except (OSError, ValueError, subprocess.CalledProcessError):
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().splitlines()
+    except (OSError, subprocess.CalledProcessError):
         return []
