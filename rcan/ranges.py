@@ -9,7 +9,6 @@ import warnings
 import numpy as np
 
 from rcan.intensity import CELL, average_cells
-from rcan.regions import cut_into_slabs
 
 __all__ = [
     "ConstantImage",
@@ -88,7 +87,7 @@ def finish_range(finder, volume, frames=None):
 
 def _add_frames(finder, volume, frames):
     for frame in frames:
-        for region in cut_into_slabs(volume.shape[:-1], _SLAB_SIZE // volume.shape[-1]):
+        for region in volume.cut(_SLAB_SIZE // volume.shape[-1]):
             finder.add(frame, region, volume.read(frame, region, dtype=None))
 
 

@@ -64,8 +64,12 @@ def scale_region(region, factors):
 
 
 def shrink_region(region, factors):
-    """Undo `scale_region`."""
-    return tuple(slice(part.start // f, part.stop // f) for part, f in zip(region, factors, strict=True))
+    """Undo `scale_region`; of a region between its voxels, return the smallest one that covers it.
+
+    >>> shrink_region((slice(1, 3), slice(3, 8)), (1, 2))
+    (slice(1, 3, None), slice(1, 4, None))
+    """
+    return tuple(slice(part.start // f, -(-part.stop // f)) for part, f in zip(region, factors, strict=True))
 
 
 def do_meet(part, other):

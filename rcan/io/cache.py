@@ -1,7 +1,9 @@
-"""Decoded parts of compressed files, the most recently used ones, for all open files together."""
+"""Arrays that were costly to make, the most recently used ones; `cache` holds decoded parts of all open files."""
 
+import functools
 import threading
 from collections import OrderedDict, defaultdict
+from typing import NamedTuple
 
 from rcan.memory import free_memory
 
@@ -37,6 +39,10 @@ class Cache:
                 self.num_bytes += array.nbytes
             self._trim()
 
+    def of(self, owner):
+        """What is kept for an owner: its `get` and `keep`, without naming it."""
+        return CachePart(functools.partial(self.get, owner), functools.partial(self.keep, owner))
+
     def drop(self, owner):
         """Forget all that is kept for an owner."""
         with self._lock:
@@ -58,6 +64,13 @@ class Cache:
         self._keys[owner].remove(key)
         if not self._keys[owner]:
             del self._keys[owner]
+
+
+class CachePart(NamedTuple):
+    """What a `Cache` keeps for one owner."""
+
+    get: object  # of a key
+    keep: object  # an array, under a key
 
 
 cache = Cache()

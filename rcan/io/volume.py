@@ -15,7 +15,7 @@ import numpy as np
 
 from rcan.atomic_io import file_signature
 from rcan.failures import as_one_line
-from rcan.regions import region_shape, resolve_region
+from rcan.regions import cut_into_grid, cut_into_slabs, region_shape, resolve_region
 
 ALL_AXES = "PTZYXC"  # in the order in which frames are looped over and blocks are laid out
 _MOST_FRAMES = 1_000_000  # of an image: 0.3 GB of their indices
@@ -37,6 +37,8 @@ class Source(Protocol):
         As in `Volume`.
     channel_names : tuple of str, or None
         May be more or fewer than there are channels.
+    pieces : dict, optional
+        Sizes by spatial axis of the parts in which the whole image is read fastest; slabs where there are none.
     """
 
     def read(self, region):
@@ -197,6 +199,14 @@ class Volume:
         block = stored.transpose(order).reshape(shape)  # looped and nameless axes have length 1
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which checks of the image report
             return np.array(block, dtype or self.dtype, order="C")
+
+    def cut(self, num_voxels):
+        """Cut a block into the regions in which all of it is read fastest: slabs of at most `num_voxels`, or pieces."""
+        pieces = getattr(self._source, "pieces", None)
+        if pieces is None:
+            return cut_into_slabs(self.shape[:-1], num_voxels)
+        sizes = zip(self._bounds, self.shape, strict=False)
+        return cut_into_grid(self.shape[:-1], [min(size, pieces.get(axis, size)) for axis, size in sizes])
 
     @property
     def start(self):

@@ -32,7 +32,8 @@ def choose_precision(options):
         from rcan.restoration.setup import choose_for_devices
 
         devices = find_devices(options.devices)
-        return "done", choose_for_devices(options.precision, read_record(options.model_dir), devices)
+        (model_dir,) = options.model_dir
+        return "done", choose_for_devices(options.precision, read_record(model_dir), devices)
     except Exception as failure:
         return "failed", _describe(failure)
 

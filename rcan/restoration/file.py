@@ -14,23 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from rcan.data.despike import despike
-from rcan.data.pair_check import check_fit
+from rcan.data.pair_check import check_fit, have_equal_frames
 from rcan.data.views import open_network_view
-from rcan.fingerprint.domain import compare_fingerprint
 from rcan.intensity import INPUT_CHANNELS
 from rcan.io.opening import open_volume
 from rcan.progress import Progress
-from rcan.regions import count_voxels, cut_into_slabs, region_shape, scale_region, shrink_region, whole_region
+from rcan.regions import whole_region
+from rcan.restoration.blocks import restored_blocks
+from rcan.restoration.chain import judge_chain, views_of_chain
 from rcan.restoration.examination import examine, open_scratch
 from rcan.restoration.output import FileReport, Output
 from rcan.restoration.seams import SeamMeter
 from rcan.restoration.settings import RestoreSettings
-from rcan.restoration.tiled import TiledRestorer, restore_blocks
-from rcan.scores import enlarge
+from rcan.restoration.tiled import TiledRestorer
 
 __all__ = ["FileRestorer", "ImageTask"]
 
-_COPIED_VOXELS = 2**22  # at a time
 VISIBLE_SEAM = 1.15  # score from which the borders of tiles may be seen (docs/tiling.md)
 
 
@@ -39,11 +38,20 @@ class FileRestorer:
     """A network, in tiles that the memory holds, and the settings that image files are restored with.
 
     `cluster`, a `rcan.restoration.dask_cluster.Cluster`, restores the parts of a file; this process does where None.
+    `earlier` are the `FileRestorer`s of networks whose output this one restores, in their order; `name` is what
+    messages call the network.
     """
 
     tiled: TiledRestorer
     settings: RestoreSettings = field(default_factory=RestoreSettings)
     cluster: object | None = None
+    earlier: tuple = ()
+    name: str = "the network"
+
+    @property
+    def chain(self):
+        """The restorers of all networks, in their order."""
+        return (*self.earlier, self)
 
     @property
     def num_channels(self):
@@ -103,7 +111,7 @@ class FileRestorer:
                 settings = replace(self.settings, normalize="training", training_range=frame_range, noise=noise)
                 raw = replace(self, settings=settings).view_raw(volume)
                 blocks = restored_blocks(
-                    self.tiled.engine, raw, (tile_shape, overlap), seams, numbers=[number], part=part
+                    self.tiled.engine, raw, (tile_shape, overlap), numbers=[number], part=part, seams=seams
                 )
                 output = Output(settings, self.tiled.engine.factors, self.num_channels, raw)
                 output.write(writers, blocks, report)
@@ -115,28 +123,40 @@ class FileRestorer:
 class ImageTask:
     """An image that is opened and checked, and waits to be restored; a context manager.
 
-    `raw` and `gt` are `NetworkView`s, gt None without ground truth; `verdict` says whether the image is like the
-    training data, None where these are not known. A ValueError or OSError says that a file cannot be read, or does
-    not fit the network.
+    `raw` and `gt` are `NetworkView`s, gt None without ground truth, and raw what the last network sees where there are
+    several; `verdict` says whether what each network sees is like its training data, None where these are not known. A
+    ValueError or OSError says that a file cannot be read, or does not fit the network.
     """
 
     def __init__(self, restorer, raw_path, gt_path=None):
-        self._restorer, settings = restorer, restorer.settings
+        self._restorer, settings = restorer, restorer.chain[0].settings
         with ExitStack() as stack:
             volume = stack.enter_context(open_volume(raw_path, axes=settings.axes))
             if settings.despike:
                 volume = despike(volume)
             self._spikes = volume.source if settings.despike else None
-            self.raw, self.gt, self.verdict = restorer.view_raw(volume), None, None
+            views = views_of_chain(restorer.chain, volume)
+            for view in views[1:]:
+                stack.callback(view.volume.close)
+            self.raw, self.gt = views[-1], None
             if gt_path:
-                volume = stack.enter_context(open_volume(gt_path, axes=settings.gt_axes))
+                volume = stack.enter_context(open_volume(gt_path, axes=restorer.settings.gt_axes))
                 self.gt = restorer.view_gt(volume)
                 check_fit(self.raw, self.gt, restorer.tiled.engine.factors, restorer.num_channels[1])
-            if settings.training_fingerprint:
-                self.verdict = compare_fingerprint(
-                    self.raw.fingerprint(), settings.training_fingerprint, settings.trusted_range
-                )
+            self._shown = self._choose_shown(views[0])
+            self.verdict = judge_chain(restorer.chain, views)
             self._files = stack.pop_all()
+
+    def _choose_shown(self, first):
+        """What counts as raw in scores and in the output: the image before all networks, where frames correspond."""
+        if have_equal_frames(first, self.raw):
+            return first
+        if self.gt or self._restorer.settings.as_channels:
+            raise ValueError(
+                f"{first.volume.path}: some of the networks restore single planes or channels and others do not: raw "
+                "and restored cannot be compared frame by frame. Leave --compare and -g out."
+            )
+        return self.raw
 
     def __enter__(self):
         return self
@@ -158,7 +178,13 @@ class ImageTask:
         """
         restorer = self._restorer
         output = Output(
-            restorer.settings, restorer.tiled.engine.factors, restorer.num_channels, self.raw, self.gt, self.verdict
+            restorer.settings,
+            restorer.tiled.engine.factors,
+            restorer.num_channels,
+            self.raw,
+            self.gt,
+            self.verdict,
+            shown=self._shown,
         )
         output.warn_of_lost_steps(output_path)
 
@@ -187,7 +213,7 @@ class ImageTask:
             noise = self._spikes.noise if self._spikes else None
             restorer.cluster.restore(restorer, self.raw, files, report, progress, seams, noise_of_spikes=noise)
         else:
-            blocks = restored_blocks(restorer.tiled.engine, self.raw, tiles, seams, progress=progress)
+            blocks = restored_blocks(restorer.tiled.engine, self.raw, tiles, progress=progress, seams=seams)
             if self.gt or restorer.settings.stretch:
                 self._fill_examined(output, files, blocks, report)
             else:
@@ -206,47 +232,11 @@ class ImageTask:
         with open_scratch(folder, (len(self.raw.frames), *shape[:-1], num_written)) as restored:
             for number, region, block in blocks:
                 restored[number][region] = block
-            found = examine(restored, self.raw, self.gt, shape[-1], rescale=self._restorer.settings.rescale)
+            found = examine(restored, self._shown, self.gt, shape[-1], rescale=self._restorer.settings.rescale)
             whole = whole_region(shape[:-1])
             frames = ((number, whole, np.array(block)) for number, block in enumerate(restored))
             output.write(files, frames, report, found.limits if self._restorer.settings.stretch else None)
         report.scores = found.scores
-
-
-def restored_blocks(engine, raw, tiles, seams, *, numbers=None, part=None, progress=None):
-    """Number of the frame, region and restored block, normalised, of all frames or some."""
-    tile_shape, overlap = tiles
-    for number in range(len(raw.frames)) if numbers is None else numbers:
-        if raw.is_blank(number):
-            yield from _copied_blocks(engine, raw, number, part=part, progress=progress)
-            continue
-        blocks = restore_blocks(
-            engine,
-            lambda region, number=number: raw.read_input(number, region),
-            raw.volume.shape[:-1],
-            tile_shape=tile_shape,
-            overlap=overlap,
-            part=part,
-            progress=progress,
-            seams=seams,
-        )
-        for region, block in blocks:
-            yield number, region, block
-
-
-def _copied_blocks(engine, raw, number, *, part, progress):
-    """The same of a frame of one grey value, as it is: a network would make something of nothing."""
-    shape = raw.volume.shape[:-1]
-    regions = cut_into_slabs(shape, _COPIED_VOXELS) if part is None else [shrink_region(part, engine.factors)]
-    num_channels = engine.num_channels[1]
-    for region in regions:
-        target = scale_region(region, engine.factors)
-        block = np.zeros((*region_shape(target), num_channels), np.float32)
-        copied = raw.read(number, region)[..., :num_channels]
-        block[..., : copied.shape[-1]] = enlarge(copied, block.shape)
-        if progress:
-            progress.advance(count_voxels(region))
-        yield number, target, block
 
 
 def _warn(report, output_path, bits, *, num_frames):

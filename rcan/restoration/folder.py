@@ -29,8 +29,8 @@ def restore_folder(model_dir, input, output, **options):
 
     Parameters
     ----------
-    model_dir : path
-        Run folder of a training, or a ``.keras`` file.
+    model_dir : path or list of paths
+        Run folder of a training, or a ``.keras`` file; several networks restore one after the other.
     input, output : path
         Image, folder or pattern to restore; image or folder to write.
     **options
@@ -125,18 +125,18 @@ class FolderRestoration:
         if goes_on:
             options = options.model_copy(update={"precision": "float32"})
         with _open_restorer(options) as restorer:
-            record = read_record(self.options.model_dir)
-            self._training_files = record.real_paths()
+            records = {model_dir: read_record(model_dir) for model_dir in self.options.model_dir}
+            self._training_files = set().union(*(record.real_paths() for record in records.values()))
             for job in jobs:
                 self._check_training_files(job)
             precision = restorer.settings.precision
             print(precision._replace(reason="as the images that are there") if goes_on else precision, flush=True)
             if self.options.uncertainty:
-                print(describe_uncertainty(self.options, record), flush=True)
-            if not record.training_fingerprint:
+                print(describe_uncertainty(self.options, *records.values()), flush=True)
+            for model_dir in [name for name, record in records.items() if not record.training_fingerprint]:
                 print(
-                    f"{self.options.model_dir} does not tell what the network was trained on: whether images are like "
-                    "that is unknown.",
+                    f"{model_dir} does not tell what the network was trained on: whether images are like that is "
+                    "unknown.",
                     flush=True,
                 )
             yield restorer
@@ -205,7 +205,7 @@ class FolderRestoration:
             self._restore_images(job, restorer, label, origin)
             self._summary.restore(job.raw)
         if job.pictures and job.raw.key not in self._summary.failed:
-            for path, present_path in draw_pictures(job, restorer.settings, label=label):
+            for path, present_path in draw_pictures(job, restorer.chain[0].settings, label=label):
                 self._folder.add(origin, path, present_path)
 
     def _restore_images(self, job, restorer, label, origin):
@@ -258,8 +258,9 @@ def _open_restorer(options):
     from rcan.restoration.dask_cluster import Cluster
     from rcan.restoration.dask_worker import choose_precision, work
 
-    for_workers = options.model_copy(update={"model_dir": options.model_dir.absolute()})
-    signature = tuple(file_signature(find_model(options.model_dir)))
+    (model_dir,) = options.model_dir
+    for_workers = options.model_copy(update={"model_dir": (model_dir.absolute(),)})
+    signature = tuple(file_signature(find_model(model_dir)))
     with Cluster(options.scheduler, on_cpu=options.devices == "cpu") as cluster:
         choices = cluster.ask_all(functools.partial(choose_precision, for_workers))
         chosen = min(choices, key=lambda choice: choice.name != "float32")  # what all machines compute fast

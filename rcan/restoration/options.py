@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from rcan.config import PRECISION_HELP, Axes, Count, Precision, read_devices
 from rcan.options import Settings, option
@@ -13,10 +13,40 @@ __all__ = ["RestoreOptions", "describe_uncertainty"]
 Whole = Annotated[int, Field(ge=0)]
 
 
+def _split_models(named):
+    """Paths of models: of one, of a list, or of text with commas between them; a path that exists may have its own.
+
+    >>> [*map(str, _split_models("runs/denoise,runs/deblur"))]
+    ['runs/denoise', 'runs/deblur']
+    """
+    if isinstance(named, (list, tuple)) and named and all(isinstance(path, (str, Path)) for path in named):
+        return tuple(map(Path, named))
+    if not isinstance(named, (str, Path)):
+        raise ValueError("must be a path, or a list of paths")
+    models, words = [], str(named).split(",")
+    while words:
+        lengths = [number for number in range(len(words), 1, -1) if Path(",".join(words[:number])).exists()]
+        number = lengths[0] if lengths else 1
+        models.append(",".join(words[:number]))
+        words = words[number:]
+    if not all(models):
+        raise ValueError("a path is missing beside a comma")
+    return tuple(map(Path, models))
+
+
 class RestoreOptions(Settings):
     """What to restore with which network, and how."""
 
-    model_dir: Path = option(..., "run folder of train.py, or a .keras file", letter="m")
+    model_dir: Annotated[
+        tuple[Path, ...],
+        PlainValidator(_split_models),
+        WithJsonSchema({"type": "string", "format": "path"}),
+    ] = option(
+        ...,
+        "run folder of train.py, or a .keras file; several, FIRST,SECOND, restore one after the other, each what the "
+        "one before has made",
+        letter="m",
+    )
     input: Path = option(
         ...,
         "image (TIFF, OME-Zarr, a microscope's file), folder of images, or pattern in quotes such as 'cell_t*.tif', "
@@ -125,6 +155,8 @@ class RestoreOptions(Settings):
             raise ValueError("--gt_axes is of a ground truth: name it with -g, or leave --gt_axes out.")
         if self.uncertainty and not self.ensemble:
             raise ValueError("--uncertainty is the spread of an ensemble: add --ensemble 8.")
+        if len(self.model_dir) > 1:
+            self._check_chain()
         if self.channels and len(set(self.channels)) < len(self.channels):
             raise ValueError(f"--channels is {list(self.channels)}: name each channel once.")
         if self.scheduler:
@@ -138,6 +170,19 @@ class RestoreOptions(Settings):
                 f"{list(tile)}, each smaller."
             )
         return self
+
+    def _check_chain(self):
+        """Refuse what is not known of several networks in a row, or not done with them."""
+        if self.uncertainty:
+            raise ValueError(
+                "--uncertainty is the spread of one network, without the errors of those before it: name one with -m, "
+                "or leave --uncertainty out."
+            )
+        if self.scheduler:
+            raise ValueError(
+                "--scheduler restores with one network: name one with -m and restore its output in a second call, or "
+                "leave --scheduler out."
+            )
 
     def _check_cluster(self):
         """Refuse what needs the whole result at one place, or a file that only one process can write."""

@@ -8,7 +8,7 @@ import numpy as np
 from rcan.fingerprint.domain import Verdict
 from rcan.intensity import denormalise, to_dtype
 from rcan.io.opening import create_volume
-from rcan.regions import shrink_region
+from rcan.regions import region_shape, relative_region, scale_region, shrink_region
 from rcan.scores import enlarge
 
 __all__ = ["FileReport", "Output"]
@@ -38,12 +38,13 @@ class Output:
     """The files that are made of one image: their unit and type, their channels and metadata.
 
     `settings` are `RestoreSettings`, `factors` the network's upscaling, `num_channels` those that it reads and
-    restores, `raw` and `gt` `NetworkView`s, `verdict` is kept in the metadata.
+    restores, `raw` and `gt` `NetworkView`s, `verdict` is kept in the metadata. Where `raw` is what other networks have
+    made, `shown` is the image before them, which is written as raw.
     """
 
-    def __init__(self, settings, factors, num_channels, raw, gt=None, verdict=None):
+    def __init__(self, settings, factors, num_channels, raw, gt=None, verdict=None, *, shown=None):
         self._settings, self._factors, self._num_channels = settings, factors, num_channels
-        self._raw, self._gt, self._verdict = raw, gt, verdict
+        self._raw, self._gt, self._verdict, self._shown = raw, gt, verdict, shown or raw
 
     def warn_of_lost_steps(self, output_path):
         """A float32 cannot hold small differences of large grey values, an integer none below 1."""
@@ -70,10 +71,10 @@ class Output:
     def _counts(self):
         """Channels of raw, and of restored or ground truth, in the whole file."""
         looped = len(self._raw.channels) if "C" not in self._raw.volume.block_axes else 1
-        return len(self._raw.channels), looped * self._num_channels[1]
+        return len(self._shown.channels), looped * self._num_channels[1]
 
-    def create(self, output_path, file_format, *, is_spread=False):
-        """Prepare the file of the restored image, or of its uncertainty, with the metadata of raw."""
+    def layout(self, *, is_spread=False):
+        """Axes, sizes and other metadata of the restored image, or of its uncertainty, for `create_volume`."""
         volume = self._raw.volume
         num_raw, num_channels = self._counts()
         names = volume.channel_names and [volume.channel_names[channel] for channel in self._raw.channels]
@@ -89,16 +90,22 @@ class Output:
         spatial = volume.block_axes.replace("C", "")
         factor = dict.fromkeys("ZYX", 1) | dict(zip(spatial, self._factors, strict=True))
         sizes = {axis: volume.sizes[axis] * factor.get(axis, 1) for axis in axes if axis != "C"}
-        file = create_volume(
-            output_path,
-            axes=axes,
-            sizes={**sizes, "C": num_channels},
-            dtype=np.float32 if is_spread else _DTYPES[self._settings.bits],
-            voxel_size=tuple(size and size / factor[axis] for axis, size in zip("ZYX", volume.voxel_size, strict=True)),
-            channel_names=names if names and len(names) == num_channels else None,
-            time_step=volume.time_step,
-            file_format=file_format,
-        )
+        return {
+            "axes": axes,
+            "sizes": {**sizes, "C": num_channels},
+            "voxel_size": tuple(
+                size and size / factor[axis] for axis, size in zip("ZYX", volume.voxel_size, strict=True)
+            ),
+            "channel_names": names if names and len(names) == num_channels else None,
+            "time_step": volume.time_step,
+        }
+
+    def create(self, output_path, file_format, *, is_spread=False):
+        """Prepare the file of the restored image, or of its uncertainty, with the metadata of raw."""
+        dtype = np.float32 if is_spread else _DTYPES[self._settings.bits]
+        layout = self.layout(is_spread=is_spread)
+        file = create_volume(output_path, dtype=dtype, file_format=file_format, **layout)
+        num_channels = layout["sizes"]["C"]
         display_range = self._unit("restored", 0)
         if not self._settings.is_normalised:
             display_range = (self._gt if self._settings.rescale else self._raw).ranges
@@ -134,8 +141,7 @@ class Output:
             first = frame.get("C", 0) * last
             parts = {"restored": (first + num_raw * self._settings.as_channels, block[..., :last])}
             if self._settings.as_channels:
-                smaller = self._raw.read(number, shrink_region(region, self._factors))
-                parts["raw"] = (frame.get("C", 0), enlarge(smaller, block.shape))
+                parts["raw"] = (frame.get("C", 0), self._read_shown(number, region))
             if self._settings.as_channels and self._gt:
                 parts["ground truth"] = (first + num_raw + num_restored, self._gt.read(number, region))
             missing = self._missing(number, region, block.shape)
@@ -147,6 +153,15 @@ class Output:
                 span = self._settings.spread_factor * np.diff(self._unit("restored", number, limits), axis=-1)
                 values = block[..., last:] * span[:, 0].astype(np.float32)
                 self._put(files[1], {**frame, "C": first}, region, values, report, np.float32, missing)
+
+    def _read_shown(self, number, region):
+        """The image before all networks, its voxels repeated, in a region of the output."""
+        sizes = zip(self._raw.volume.shape[:-1], self._factors, self._shown.volume.shape[:-1], strict=True)
+        factors = [size * factor // before for size, factor, before in sizes]
+        smaller = shrink_region(region, factors)
+        covered = scale_region(smaller, factors)
+        enlarged = enlarge(self._shown.read(number, smaller), (*region_shape(covered), 1))
+        return enlarged[relative_region(region, covered)]
 
     def _missing(self, number, region, shape):
         """Which voxels of a restored block (..., 1) are missing in raw; None where none is."""

@@ -89,6 +89,7 @@ class OutputFolder:
         return {
             "input": os.path.realpath(job.raw.path),
             "input_state": file_signature(job.raw.path),
+            "networks": [*map(os.path.realpath, self._options.model_dir)],
             "settings": {**self._settings_of(job), "precision": precision},
         }
 
@@ -121,11 +122,15 @@ def _identify(image):
 def _deciding_settings(options):
     """All of a call that decides about the values of an output, for the manifest."""
     values = options.model_dump(mode="json", include={*_DECIDING})
-    record = read_record(options.model_dir)
-    values["p_min"], values["p_max"] = options.choose_percentiles(record)
-    values["spread_factor"] = options.choose_spread_factor(record)
+    records = [read_record(model_dir) for model_dir in options.model_dir]
+    by_network = {
+        "model": [digest_model(model_dir) for model_dir in options.model_dir],
+        "p_min": [options.choose_percentiles(record)[0] for record in records],
+        "p_max": [options.choose_percentiles(record)[1] for record in records],
+    }
+    values |= {name: facts if len(facts) > 1 else facts[0] for name, facts in by_network.items()}
+    values["spread_factor"] = options.choose_spread_factor(records[-1])
     return {
-        "model": digest_model(options.model_dir),
         **{name: value for name, value in values.items() if value is not None and value is not False},
         **({"precision": options.precision} if options.precision != "auto" else {}),
     }

@@ -1,7 +1,10 @@
-"""From options to a network that restores files."""
+"""From options to a network, or several in a row, that restore files."""
+
+from dataclasses import replace
 
 import numpy as np
 
+from rcan.hardware import ChosenPrecision
 from rcan.io.cache import limit_cache
 from rcan.precision import choose_for_network, with_precision
 from rcan.restoration.attention import with_local_attention
@@ -15,29 +18,50 @@ __all__ = ["choose_for_devices", "load_restorer"]
 
 
 def load_restorer(options, *, num_processes=1):
-    """Load the network, and take what the options leave open from its training.
+    """Load the network, or several in a row, and take what the options leave open from their trainings.
 
-    `num_processes` share the memory of this machine.
+    `num_processes` share the memory of this machine. Returns the `FileRestorer` of the last network, which knows those
+    before it.
     """
     limit_cache(CACHE_BYTES)
-    model, record = load_model(options.model_dir)
     devices = find_devices(options.devices)
+    num_shares = num_processes * len(options.model_dir)  # several networks may compute at once
+    restorers = [_load_one(options, model_dir, devices, num_shares) for model_dir in options.model_dir]
+    if len(restorers) == 1:
+        return restorers[0]
+    first, *others = restorers
+    of_raw = {"axes": None, "channels": None, "despike": False}
+    others = [replace(each, settings=replace(each.settings, **of_raw)) for each in others]
+    *earlier, last = first, *others
+    precision = _join_precisions([restorer.settings.precision for restorer in restorers])
+    return replace(last, earlier=tuple(earlier), settings=replace(last.settings, precision=precision))
+
+
+def _join_precisions(chosen):
+    """What several networks are computed in, and why; said once where it is the same."""
+    names, reasons = zip(*chosen, strict=True)
+    return ChosenPrecision(",".join(dict.fromkeys(names)), "; ".join(dict.fromkeys(reasons)))
+
+
+def _load_one(options, model_dir, devices, num_shares):
+    """Load one network, which has a share of the memory."""
+    model, record = load_model(model_dir)
     precision = choose_for_devices(options.precision, record, devices)
-    settings = _choose_settings(options, record, precision)
+    settings = _choose_settings(options, model_dir, record, precision)
     _check_dimensions(options, len(model.input_shape) - 2)
     model = with_precision(model, precision.name)
     if options.attention == "local":
         model = with_local_attention(model, _require(record.patch_shape, "--attention local"))
-    engine = KerasEngine(model, devices, name=str(options.model_dir))
+    engine = KerasEngine(model, devices, name=str(model_dir))
     if options.ensemble:
         engine = Ensemble(engine, options.ensemble, with_spread=options.uncertainty)
     tiled = TiledRestorer(
         engine,
-        max_voxels=voxels_within_memory(model, devices * num_processes),
+        max_voxels=voxels_within_memory(model, devices * num_shares),
         tile_shape=options.block_shape,
         overlap=options.block_overlap_shape,
     )
-    return FileRestorer(tiled, settings)
+    return FileRestorer(tiled, settings, name=str(model_dir))
 
 
 def choose_for_devices(asked, record, devices):
@@ -46,7 +70,7 @@ def choose_for_devices(asked, record, devices):
     return choose_for_network(asked, record.bfloat16_check, on_gpu=on_gpu, num_gpus=len(devices))
 
 
-def _choose_settings(options, record, precision):
+def _choose_settings(options, model_dir, record, precision):
     percentiles = options.choose_percentiles(record)
     if percentiles[0] >= percentiles[1]:
         raise ValueError(f"percentiles {percentiles[0]:g} and {percentiles[1]:g}: --p_min must be below --p_max.")
@@ -56,7 +80,7 @@ def _choose_settings(options, record, precision):
         training_range = np.median([pair.raw_range for pair in pairs], axis=0)
     if options.strict and not record.training_fingerprint:
         raise ValueError(
-            f"--strict needs the run folder of a training by this version: {options.model_dir} does not tell what the "
+            f"--strict needs the run folder of a training by this version: {model_dir} does not tell what the "
             "network was trained on. Name it with -m, or leave --strict out."
         )
     return RestoreSettings(

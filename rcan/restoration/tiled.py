@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 import math
 import threading
 import warnings
@@ -22,13 +23,14 @@ class TileTooLarge(MemoryError):
     """The memory of a device does not hold what a tile of this size needs."""
 
 
-def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progress=None, seams=None):
+def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progress=None, seams=None, kept=None):
     """Restore a volume, and yield its parts as soon as they are finished: region of the output, and block.
 
     ``read(region)`` gives the normalised raw voxels `(Z, Y, X, C)` of a tuple of slices; it is called ahead, in
     another thread. `shape` is the spatial shape of the whole raw volume. With `part`, a region of the output, that
     alone is restored, with the same values as in the whole. `progress` is advanced after every tile, by all raw
-    voxels together. The regions cover the output once.
+    voxels together. `kept`, of `rcan.io.cache.Cache.of`, has restored tiles that are not computed again, and gets
+    the others. The regions cover the output once.
     """
     cuts = cut_volume(shape, tile_shape, overlap, engine)
     if part:
@@ -43,7 +45,7 @@ def restore_blocks(engine, read, shape, *, tile_shape, overlap, part=None, progr
     ramps = [axis[0].write.stop - axis[1].write.start if len(axis) > 1 else 0 for axis in ordered]
     num_voxels, num_tiles = math.prod(shape), math.prod(blender.counts)
     tiles = (tuple(cuts[axis][index[i]].read for axis, i in enumerate(back)) for index in np.ndindex(*blender.counts))
-    computed = _compute_ahead(engine, read, tiles)
+    computed = _compute_ahead(engine, read, tiles, kept)
     for number, (index, tile) in enumerate(zip(np.ndindex(*blender.counts), computed, strict=True)):
         region, block = blender.add(index, tile.transpose(*order, -1))
         if seams:
@@ -70,15 +72,20 @@ def _clip(region, block, part):
     return clipped, block[relative_region(clipped, region)]
 
 
-def _compute_ahead(engine, read, tiles):
+def _compute_ahead(engine, read, tiles, kept):
     """Restored tiles in order: one thread reads ahead, and one for each device computes."""
     reader = concurrent.futures.ThreadPoolExecutor(1)
     workers = concurrent.futures.ThreadPoolExecutor(engine.num_devices, thread_name_prefix=_THREAD_NAME)
     pending = collections.deque()
     try:
         for region in tiles:
-            block = reader.submit(read, region)
-            pending.append(workers.submit(_compute, engine, block))
+            key = tuple((side.start, side.stop) for side in region)
+            tile = kept and kept.get(key)
+            if tile is None:
+                keep = kept and functools.partial(kept.keep, key)
+                pending.append(workers.submit(_compute, engine, reader.submit(read, region), keep))
+            else:
+                pending.append(workers.submit(lambda tile=tile: tile))
             if len(pending) > engine.num_devices + 1:  # one in work on each device, one waiting, one read
                 yield pending.popleft().result()
         while pending:
@@ -91,15 +98,18 @@ def _compute_ahead(engine, read, tiles):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _compute(engine, block):
+def _compute(engine, block, keep):
     block = block.result()
     try:
-        return engine(block)
+        tile = engine(block)
     except Exception as failure:
         if is_out_of_memory(failure):
             size = "x".join(map(str, block.shape[:-1]))
             raise TileTooLarge(f"memory is too small for a tile of {size}: name a smaller one.") from failure
         raise
+    if keep:
+        keep(tile)
+    return tile
 
 
 def is_computing():
