@@ -643,7 +643,7 @@ def test_failure_midway_leaves_the_old_output_and_nothing_else(run, networks, vo
         yield (slice(0, 1), slice(0, shape[1]), slice(0, shape[2])), np.zeros((1, *shape[1:], 1), np.float32)
         raise RuntimeError("no more")
 
-    monkeypatch.setattr("rcan.restoration.file.restore_blocks", restore_one_block)
+    monkeypatch.setattr("rcan.restoration.blocks.restore_blocks", restore_one_block)
     run("-m", networks["same"], "-i", path, "-o", output, "--overwrite", *flags, status=1)
     assert output.read_bytes() == b"the result of yesterday"
     assert [path.name for path in output.parent.iterdir()] == ["out.tif"]

@@ -256,6 +256,9 @@ def test_sampled_values_do_not_keep_the_slabs_they_come_from(monkeypatch, rng):
     class Stack:
         path, shape, dtype, frames = "stack.tif", (10, 10, 100, 1), np.dtype(np.float32), ({},)
 
+        def cut(self, num_voxels):
+            return cut_into_slabs(self.shape[:-1], num_voxels)
+
         def read(self, frame, region, dtype):
             alive.append(sum(slab() is not None for slab in slabs))
             slab = rng.random((region[0].stop - region[0].start, 10, 100, 1), np.float32)

@@ -323,7 +323,7 @@ def test_all_that_is_known_of_an_image_is_listed_before_it_gets_its_name(
         entry = json.loads(listed[name][-1])
         assert entry["output"] == name
         assert [*entry] == [
-            *("output", "state", "input", "input_state", "settings", "time"),
+            *("output", "state", "input", "input_state", "networks", "settings", "time"),
             *("seams", "num_clipped", "scores", "ground_truth"),
         ]
 

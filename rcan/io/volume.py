@@ -6,6 +6,7 @@ frames and regions of a source. This module knows no format: `rcan.io.opening` k
 
 import contextlib
 import errno
+import itertools
 import math
 import os
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 
 from rcan.atomic_io import file_signature
 from rcan.failures import as_one_line
-from rcan.regions import cut_into_grid, cut_into_slabs, region_shape, resolve_region
+from rcan.regions import cut_into_slabs, region_shape, resolve_region
 
 ALL_AXES = "PTZYXC"  # in the order in which frames are looped over and blocks are laid out
 _MOST_FRAMES = 1_000_000  # of an image: 0.3 GB of their indices
@@ -37,8 +38,9 @@ class Source(Protocol):
         As in `Volume`.
     channel_names : tuple of str, or None
         May be more or fewer than there are channels.
-    pieces : dict, optional
-        Sizes by spatial axis of the parts in which the whole image is read fastest; slabs where there are none.
+    edges : dict, optional
+        Where the parts begin and end in which the whole image is read fastest, by spatial axis; along an axis without
+        edges it is read one by one. Slabs where there is no such attribute.
     """
 
     def read(self, region):
@@ -201,12 +203,12 @@ class Volume:
             return np.array(block, dtype or self.dtype, order="C")
 
     def cut(self, num_voxels):
-        """Cut a block into the regions in which all of it is read fastest: slabs of at most `num_voxels`, or pieces."""
-        pieces = getattr(self._source, "pieces", None)
-        if pieces is None:
+        """Cut a block into regions in which all of it is read fastest: slabs of at most `num_voxels`, as a rule."""
+        edges = getattr(self._source, "edges", None)
+        if edges is None or self._is_crop:
             return cut_into_slabs(self.shape[:-1], num_voxels)
-        sizes = zip(self._bounds, self.shape, strict=False)
-        return cut_into_grid(self.shape[:-1], [min(size, pieces.get(axis, size)) for axis, size in sizes])
+        along = [edges.get(axis, range(stop + 1)) for axis, (_, stop) in self._bounds.items()]
+        return [*itertools.product(*([slice(*pair) for pair in itertools.pairwise(side)] for side in along))]
 
     @property
     def start(self):

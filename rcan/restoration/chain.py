@@ -80,8 +80,7 @@ def _check_fit(before, restorer, between):
 class RestoredSource:
     """The image that a network makes of another one, computed where it is read: a `rcan.io.volume.Source`.
 
-    `restorer` is the `FileRestorer` of the network, `raw` the `NetworkView` that it restores. `pieces` are sizes by
-    spatial axis in which reading the whole image computes the fewest tiles more than once. `progress`, where set,
+    `restorer` is the `FileRestorer` of the network, `raw` the `NetworkView` that it restores. `progress`, where set,
     counts the values that are read.
     """
 
@@ -101,12 +100,15 @@ class RestoredSource:
         self._tiles, self._lock = Cache(), threading.Lock()
 
     @property
-    def pieces(self):
-        """Sizes that are multiples of the cells in which ranges are measured, as long as a tile is without overlap."""
+    def edges(self):
+        """Where tiles begin to count, a little before so that the cells in which ranges are measured stay whole.
+
+        A part between such edges is made of a tile and those before it alone.
+        """
         shape = self._raw.volume.shape[:-1]
         cuts = cut_volume(shape, *self._restorer.tiled.plan(shape), self._restorer.tiled.engine)
-        steps = (math.ceil(f * size / len(axis)) for f, size, axis in zip(self._factors, shape, cuts, strict=True))
-        return {axis: CELL * math.ceil(step / CELL) for axis, step in zip(self._spatial, steps, strict=True)}
+        starts = ({cut.write.start // CELL * CELL for cut in axis} | {axis[-1].write.stop} for axis in cuts)
+        return {axis: sorted(each) for axis, each in zip(self._spatial, starts, strict=True)}
 
     def read(self, region):
         """Compute a part of the image, see `rcan.io.volume.Source`; with the values that it has in the whole."""
