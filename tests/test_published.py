@@ -5,6 +5,7 @@ import json
 import marshal
 import re
 import shutil
+from types import FunctionType
 
 import h5py
 import keras
@@ -183,6 +184,88 @@ def test_a_network_that_was_run_on_several_gpus_is_taken_out_of_it(path, data_di
     assert_right(rcan.load_model(path)[0], data_dir)
 
 
+# The scaling of residuals
+
+
+def hostile_code(trap):
+    """A function of one tensor as Keras 2 writes its code; it would make a file."""
+    code = compile(f"(lambda x: open({str(trap)!r}, 'w'))", "trap", "eval").co_consts[0]
+    return base64.b64encode(marshal.dumps(code)).decode()
+
+
+def test_the_hostile_code_makes_a_file_where_it_is_run(tmp_path):
+    code = marshal.loads(base64.b64decode(hostile_code(tmp_path / "trap")))
+    FunctionType(code, {"open": open})(0).close()
+    assert (tmp_path / "trap").exists()
+
+
+def scale_residuals(path, function, arguments=None, *, after="multiply", place="add"):
+    """Put a Lambda between the end and the sum of each block, as a network with residual scaling has it."""
+    text = {"function": function, "function_type": "lambda", "arguments": arguments or {}}
+
+    def plant(config):
+        layers = []
+        for layer in config["config"]["layers"]:
+            inputs = layer["inbound_nodes"][0] if layer["inbound_nodes"] else []
+            for source in inputs:
+                if layer["config"]["name"].startswith(place) and source[0].startswith(after):
+                    name = f"lambda_{len(layers)}"
+                    nodes = [[[source[0], 0, 0, {}]]]
+                    layers.append(
+                        {"class_name": "Lambda", "config": {"name": name, **text}, "name": name, "inbound_nodes": nodes}
+                    )
+                    source[0] = name
+            layers.append(layer)
+        config["config"]["layers"] = layers
+
+    change_config(path, plant)
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments"),
+    [(([0.1], None), {}), ((None, [0.1]), {}), ((None, None), {"scale": 0.1}), (([1.0], None), {"scale": 0.1})],
+)
+def test_a_constant_scaling_of_residuals_is_known_by_its_place_and_its_number(path, tmp_path, rng, values, arguments):
+    model = rcan.load_model(path)[0]
+    size = {"num_channels": 8, "num_residual_groups": 2, "num_residual_blocks": 2, "channel_reduction": 4}
+    expected = rcan.build_rcan(**size, residual_scaling=0.1)
+    expected.set_weights(model.get_weights())
+    scale_residuals(path, [hostile_code(tmp_path / "trap"), *values], arguments)
+    raw = rng.random((1, 6, 16, 18, 1), np.float32)
+    found, unscaled = rcan.load_model(path)[0].predict_on_batch(raw), model.predict_on_batch(raw)
+    np.testing.assert_allclose(found, expected.predict_on_batch(raw), atol=1e-5)
+    assert np.abs(found - unscaled).max() > 1e-3
+    assert not (tmp_path / "trap").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments"),
+    [
+        ((None, None), {}),
+        (([0.1, 0.2], None), {}),
+        (([0.1], [0.2]), {}),
+        ((["0.1"], None), {}),
+        (([True], None), {}),
+        (([[0.1]], None), {}),
+        (([float("nan")], None), {}),
+        (([0.1], None), {"scale": 0.1, "offset": 1}),
+    ],
+)
+def test_a_scaling_without_one_number_beside_its_code_is_refused_and_not_run(path, tmp_path, values, arguments):
+    scale_residuals(path, [hostile_code(tmp_path / "trap"), *values], arguments)
+    assert is_refused(
+        path, r"layer lambda_\d+ is Python code \(Lambda\), which is not run: it stands where the residual"
+    )
+    assert not (tmp_path / "trap").exists()
+
+
+@pytest.mark.parametrize(("after", "place"), [("conv3d", "conv3d"), ("conv3d", "multiply"), ("add", "conv3d")])
+def test_a_constant_in_another_place_is_refused_and_not_run(path, tmp_path, after, place):
+    scale_residuals(path, [hostile_code(tmp_path / "trap"), [0.1], None], after=after, place=place)
+    assert is_refused(path, r"layer lambda_\d+ is Python code \(Lambda\), which is not run: only the scalings")
+    assert not (tmp_path / "trap").exists()
+
+
 # What is refused
 
 
@@ -195,11 +278,9 @@ def is_refused(path, reason):
 
 def test_code_in_a_file_is_refused_and_not_run(path, tmp_path):
     trap = tmp_path / "trap"
-    code = compile(f"(lambda x: open({str(trap)!r}, 'w'))", "trap", "eval").co_consts[0]
-    text = base64.b64encode(marshal.dumps(code)).decode()
 
     def plant(config):
-        layers_of(config)["lambda_standardize_1"]["config"]["function"] = [text, None, None]
+        layers_of(config)["lambda_standardize_1"]["config"]["function"] = [hostile_code(trap), None, None]
 
     change_config(path, plant)
     rcan.load_model(path)  # by its name it is a known scaling: its code is not looked at

@@ -58,10 +58,12 @@ def voxels_within_memory(model, devices):
     """Voxels of the largest tile that should be computed at a time, 4096 to 4 million.
 
     The largest power of two that half of the free memory of each device holds, so that a repeated call finds the
-    same.
+    same. A device that is named several times is shared by so many networks.
     """
     on_cpu = devices[0].startswith("cpu")
-    num_bytes = free_memory() / len(devices) if on_cpu else _free_gpu_memory(len(devices))
+    num_devices = len({*devices})
+    num_bytes = free_memory() / num_devices if on_cpu else _free_gpu_memory(num_devices)
+    num_bytes *= num_devices / len(devices)
     num_voxels = SHARE_OF_FREE_MEMORY * num_bytes / (MAPS * _bytes_of_value(model) * _widest_map(model))
     return min(max(2 ** int(math.log2(max(num_voxels, 1))), SMALLEST_TILE), MAX_TILE_VOXELS)
 

@@ -1,11 +1,13 @@
 """Models of the published program (Chen et al. 2021): files of Keras 2, read without running anything that is in them.
 
 The architecture is JSON, from which the same network is built of stock layers; the arrays are HDF5. Python code that
-such a file holds, of `Lambda` layers, is never looked at: the two scalings have names of their own, any other one is
-refused.
+such a file holds, of `Lambda` layers, is never looked at, let alone run. The two scalings of the image are known by
+their names, the scaling of a block's residual by its place and by its factor, which stands beside the code as JSON. Any
+other one is refused.
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -105,7 +107,7 @@ def _build(config):
         sources = _sources(layer)
         if any(source not in tensors for source in sources):
             raise ValueError(f"layer {name} stands before what it reads.")
-        made = _make_layer(keras, name, layer)
+        made = _make_scaling(keras, name, described) if _is_code(layer) else _make_layer(keras, name, layer)
         inputs = [tensors[source] for source in sources]
         tensors[name] = made if not inputs else made(inputs[0] if len(inputs) == 1 else inputs)
         if inputs and made.weights:
@@ -138,14 +140,6 @@ def _make_layer(keras, name, layer):
         return keras.Input((*(None for _ in sizes), channels), name=name)
     if kind in ("Conv2D", "Conv3D"):
         return _make_convolution(keras, name, kind, config)
-    if kind == "Lambda":
-        scaling = _SCALINGS.get(re.sub(r"_\d+$", "", name))
-        if scaling is None:
-            raise ValueError(
-                f"layer {name} is Python code (Lambda), which is not run: only the scalings "
-                f"{' and '.join(_SCALINGS)} are known."
-            )
-        return keras.layers.Rescaling(*scaling, name=name)
     if kind == "Rescaling":
         return keras.layers.Rescaling(float(config["scale"]), float(config["offset"]), name=name)
     if kind in ("Activation", "ReLU"):
@@ -157,6 +151,63 @@ def _make_layer(keras, name, layer):
     if kind in ("Add", "Multiply"):
         return getattr(keras.layers, kind)(name=name)
     raise ValueError(f"layer {name} is a {kind}, which published networks do not have.")
+
+
+def _is_code(layer):
+    return layer["class_name"] == "Lambda"
+
+
+def _make_scaling(keras, name, described):
+    """The stock layer that stands for Python code; the code itself is not looked at."""
+    scaling = _SCALINGS.get(re.sub(r"_\d+$", "", name))
+    if scaling is None and _scales_residual(name, described):
+        scaling = _find_factor(described[name]["config"]), 0.0
+        if scaling[0] is None:
+            raise ValueError(
+                f"layer {name} is Python code (Lambda), which is not run: it stands where the residual of a block is "
+                "scaled, but by what is said in the code alone. Save the network with the factor as an argument or a "
+                "default value of the function."
+            )
+    if scaling is None:
+        raise ValueError(
+            f"layer {name} is Python code (Lambda), which is not run: only the scalings {' and '.join(_SCALINGS)}, and "
+            "a constant factor of a block's residual, are known."
+        )
+    return keras.layers.Rescaling(*scaling, name=name)
+
+
+def _scales_residual(name, described):
+    """Whether a layer lies between the end of a block and the sum with what the block began with."""
+    before = _sources(described[name])
+    after = [other for other, layer in described.items() if name in _sources(layer)]
+    if [len(before), len(after)] != [1, 1] or described[after[0]]["class_name"] != "Add":
+        return False
+    others = [source for source in _sources(described[after[0]]) if source != name]
+    ends_block = described[before[0]]["class_name"] in ("Multiply", "Conv2D", "Conv3D")
+    return ends_block and len(others) == 1 and others[0] in _ancestors(before[0], described)
+
+
+def _ancestors(name, described):
+    """Names of all layers that a layer depends on."""
+    found, left = set(), [name]
+    while left:
+        new = {*_sources(described[left.pop()])} - found
+        found |= new
+        left += new
+    return found
+
+
+def _find_factor(config):
+    """The one number beside the code of a function of one tensor: of its arguments, else its defaults and closure.
+
+    Keras 2 writes a function as `[code, defaults, closure]`. None where there is no number, or anything else with it.
+    """
+    function, arguments = config.get("function"), config.get("arguments")
+    values = [*arguments.values()] if isinstance(arguments, dict) else []
+    if not values and isinstance(function, list):
+        values = [value for part in function[1:3] if isinstance(part, list) for value in part]
+    is_number = len(values) == 1 and isinstance(values[0], (int, float)) and not isinstance(values[0], bool)
+    return float(values[0]) if is_number and math.isfinite(values[0]) else None
 
 
 def _make_convolution(keras, name, kind, config):
