@@ -220,8 +220,10 @@ def test_with_little_memory_the_result_is_the_same(apply, networks, image, tmp_p
     raw = image("ZYX", 9, 44, 50)
     names = ("noise_first", "noise_second")
     expected = one_by_one(apply, networks, names, raw, tmp_path)
-    monkeypatch.setattr("rcan.io.cache.SHARE_OF_FREE_MEMORY", 0)
-    apply("-m", chain_of(networks, *names), "-i", raw, "-o", tmp_path / "chain.ome.tif", *TILES)
+    for module in ("rcan.io.cache", "rcan.restoration.chain"):
+        monkeypatch.setattr(f"{module}.SHARE_OF_FREE_MEMORY", 0)
+    _, err = apply("-m", chain_of(networks, *names), "-i", raw, "-o", tmp_path / "chain.ome.tif", *TILES)
+    assert f"warning: {raw}: what {networks['noise_first']} makes of it" in err
     assert_alike(tmp_path / "chain.ome.tif", expected)
 
 

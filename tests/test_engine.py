@@ -140,6 +140,7 @@ def test_free_memory_is_that_of_the_fullest_gpu_in_use(monkeypatch, visible, ask
     found = voxels_within_memory(model, ("gpu:0", "gpu:1"))
     assert found == 2**27 // (8 * 16 * 4)  # half of 256 MiB
     assert commands[0][3:] == asked
+    assert voxels_within_memory(model, ("gpu:0", "gpu:1") * 2) == found // 2  # two networks share them
 
 
 # Ensembles

@@ -208,7 +208,9 @@ class Volume:
         if edges is None or self._is_crop:
             return cut_into_slabs(self.shape[:-1], num_voxels)
         along = [edges.get(axis, range(stop + 1)) for axis, (_, stop) in self._bounds.items()]
-        return [*itertools.product(*([slice(*pair) for pair in itertools.pairwise(side)] for side in along))]
+        regions = itertools.product(*([slice(*pair) for pair in itertools.pairwise(side)] for side in along))
+        longest = self.shape.index(max(self.shape[:-1]))
+        return sorted(regions, key=lambda region: region[longest].start)  # as tiles are visited
 
     @property
     def start(self):

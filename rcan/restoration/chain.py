@@ -10,14 +10,16 @@ again when the image is restored. Tiles that the memory still holds are not comp
 import itertools
 import math
 import threading
+import warnings
 from dataclasses import replace
 
 import numpy as np
 
 from rcan.fingerprint.domain import DOMAIN_STATUSES, Verdict, compare_fingerprint
 from rcan.intensity import CELL
-from rcan.io.cache import Cache
+from rcan.io.cache import SHARE_OF_FREE_MEMORY, Cache
 from rcan.io.volume import ALL_AXES, Volume
+from rcan.memory import free_memory
 from rcan.progress import Progress
 from rcan.regions import do_meet, paste, region_shape, scale_region, shrink_region
 from rcan.restoration.blocks import restored_blocks
@@ -39,6 +41,7 @@ def views_of_chain(restorers, volume):
         source = RestoredSource(before, views[-1])
         between = Volume(source, source.axes, "ZYXC", image=volume.image)
         _check_fit(before, restorer, between)
+        _warn_if_large(before, between, views[-1].volume.shape[:-1])
         with Progress(math.prod(source.shape), f"{volume.path.name} by {before.name}", unit="voxel") as source.progress:
             views.append(restorer.view_raw(between))
         source.progress = None
@@ -74,6 +77,17 @@ def _check_fit(before, restorer, between):
         raise ValueError(
             f"{between.path}: {before.name} makes planes of it, but {restorer.name} restores volumes: name networks "
             "with -m that fit each other, or say with --axes which axis is Z."
+        )
+
+
+def _warn_if_large(before, between, shape):
+    """Say so where tiles will be computed several times, as the memory does not keep those of one frame."""
+    num_bytes = between.dtype.itemsize * math.prod(shape) * math.prod(before.tiled.engine.factors)
+    if num_bytes > SHARE_OF_FREE_MEMORY * free_memory():
+        warnings.warn(
+            f"{between.path}: what {before.name} makes of it, {num_bytes / 1e9:.2g} GB, is more than a quarter of the "
+            "free memory, and is computed several times. Two calls with a file between them are quicker.",
+            stacklevel=3,
         )
 
 
