@@ -4,11 +4,13 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 import tifffile
+from engines import Engine, make_restorer
 
 import rcan
 from rcan.commands.apply import main
@@ -377,3 +379,21 @@ def test_planes_and_volumes_cannot_be_compared_frame_by_frame(apply, networks, i
     flags = ("-i", image("ZYX", 9, 30, 40), "-o", tmp_path / "a.tif", "--compare")
     _, err = apply("-m", chain_of(networks, "planes", "second"), *flags, status=1)
     assert "cannot be compared frame by frame" in err
+
+
+def test_the_network_whose_tile_is_too_large_gets_a_smaller_one(image, tmp_path):
+    def double_of_little(tile):
+        if tile.size > 20_000:
+            raise MemoryError
+        return 2 * tile
+
+    raw = image("ZYX", 9, 60, 70)
+    first = make_restorer(Engine(double_of_little))
+    second = make_restorer(Engine(np.square))
+    with pytest.warns(UserWarning, match="memory is too small for tiles of 9x60x70: going on with 9x"):
+        replace(second, earlier=(first,)).restore(raw, tmp_path / "chain.tif")
+    assert np.prod(first.tiled.plan((9, 60, 70))[0]) <= 20_000
+    assert second.tiled.plan((9, 60, 70))[0] == (9, 60, 70)
+    first.restore(raw, tmp_path / "step.tif")
+    second.restore(tmp_path / "step.tif", tmp_path / "expected.tif")
+    assert_alike(tmp_path / "chain.tif", tmp_path / "expected.tif")

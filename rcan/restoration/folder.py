@@ -132,7 +132,7 @@ class FolderRestoration:
             precision = restorer.settings.precision
             print(precision._replace(reason="as the images that are there") if goes_on else precision, flush=True)
             if self.options.uncertainty:
-                print(describe_uncertainty(self.options, *records.values()), flush=True)
+                print(describe_uncertainty(self.options, records[self.options.model_dir[-1]]), flush=True)
             for model_dir in [name for name, record in records.items() if not record.training_fingerprint]:
                 print(
                     f"{model_dir} does not tell what the network was trained on: whether images are like that is "

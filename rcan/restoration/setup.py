@@ -25,14 +25,15 @@ def load_restorer(options, *, num_processes=1):
     """
     limit_cache(CACHE_BYTES)
     devices = find_devices(options.devices)
-    num_shares = num_processes * len(options.model_dir)  # several networks may compute at once
+    num_shares = len(options.model_dir)  # several networks may compute at once
+    if devices[0].startswith("cpu"):
+        num_shares *= num_processes  # on GPUs each has its own
     restorers = [_load_one(options, model_dir, devices, num_shares) for model_dir in options.model_dir]
     if len(restorers) == 1:
         return restorers[0]
-    first, *others = restorers
     of_raw = {"axes": None, "channels": None, "despike": False}
-    others = [replace(each, settings=replace(each.settings, **of_raw)) for each in others]
-    *earlier, last = first, *others
+    others = [replace(each, settings=replace(each.settings, **of_raw)) for each in restorers[1:]]
+    *earlier, last = restorers[0], *others
     precision = _join_precisions([restorer.settings.precision for restorer in restorers])
     return replace(last, earlier=tuple(earlier), settings=replace(last.settings, precision=precision))
 
