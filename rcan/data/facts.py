@@ -15,6 +15,8 @@ _BLOCK = (32, 128, 128)  # raw voxels whose shift is measured, at most
 _MIDDLE = (32, 256, 256)  # raw voxels by which flips are looked for, at most
 _PART = (32, 96, 96)  # raw voxels of a block where the shift is followed across the image, at most
 _THINNEST = 8  # planes of such a block
+# Voxels by which shifts must differ: in blocks over the whole depth, then in layers, where blur shifts ends along Z.
+_LOOKS = ((0.75, False), (1.5, True))
 _THUMBNAIL = 16  # means along Y and X that stand for a plane
 _FEWEST_OF_MEAN = 4  # voxels along each of them
 
@@ -116,10 +118,15 @@ def _follow_shift(pair):
     found = {"frame_shifts": [[*measure_shift(pair, number)] for number in numbers]}
     if num_channels > 1 and pair.gt.shape[-1] == num_channels:
         found["channel_shifts"] = [[*measure_shift(pair, 0, (channel, channel))] for channel in range(num_channels)]
-    shape = pair.raw.shape[:-1]
-    blocks = (([(part.start + part.stop) / 2 for part in region], *_read(pair, region)) for region in _parts(shape))
-    if distortion := find_distortion(blocks, shape):
-        found["distortion"] = [distortion.matrix.tolist(), *distortion[1:]]
+    for least_span, has_layers in _LOOKS if len(pair.upscaling) == 3 else _LOOKS[:1]:
+        shape = pair.raw.shape[:-1]
+        regions = _parts(shape, has_layers=has_layers)
+        blocks = (([(part.start + part.stop) / 2 for part in region], *_read(pair, region)) for region in regions)
+        distortion = find_distortion(blocks, shape, least_span=least_span)
+        if distortion and (distortion.is_certain or "distortion" not in found):
+            found["distortion"] = [distortion.matrix.tolist(), *distortion[1:]]
+        if distortion and distortion.is_certain:
+            break
     return found
 
 
@@ -186,15 +193,18 @@ def _candidates(shape):
     return [region_at(start, size) for start in dict.fromkeys(starts)]  # in a small image they are the same
 
 
-def _parts(shape):
-    """Regions all over an image, up to three along each axis, which may overlap."""
+def _parts(shape, *, has_layers):
+    """Regions all over an image, up to three along each axis, which may overlap; along Z where it `has_layers`."""
     *depth, height, width = shape
-    size = [min(side, max(side // 3, _THINNEST), _PART[0]) for side in depth]
+    thickness = [max(side // 3, _THINNEST) if has_layers else side for side in depth]
+    size = [min(side, thick, _PART[0]) for side, thick in zip(depth, thickness, strict=True)]
     size += [min(side, max(side // 2, 32), most) for side, most in zip((height, width), _PART[1:], strict=True)]
     starts = [
         np.unique(np.linspace(0, length - side, 3).round().astype(int)).tolist()
         for length, side in zip(shape, size, strict=True)
     ]
+    if depth and not has_layers:
+        starts[0] = [(depth[0] - size[0]) // 2]
     return [region_at(start, size) for start in itertools.product(*starts)]
 
 

@@ -13,11 +13,10 @@ _BRIGHTEST = 99.9  # percentile
 _SIGMAS = (0.5, 1.5, 1.5)  # voxels of smoothing, against noise
 _LEAST_SHIFT = 0.75  # voxels that are warned of
 _LEAST_CORRELATION = 0.3  # at the shift: below it the images may have little in common
-_LEAST_GAIN = 0.02  # of the correlation, over that without a shift
+_LEFT_BY_SHIFT = 0.985  # of the variance that raw does not share with gt as they are, at most, is left at the shift
 _UNEXPLAINED = 0.8  # of the variance that raw does not share with gt, at most, where gt is flipped
 _LEAST_OF_BLOCK = 0.4  # correlation of a block whose shift counts
 _FEWEST_BLOCKS = 6
-_LEAST_SPAN = 0.75  # voxels by which the shift differs across the blocks
 _LEAST_SPAN_OF_SCATTER = 4
 _LEAST_KEPT = 0.75  # of the blocks must agree
 _OUTLIER = 0.5  # voxels
@@ -35,7 +34,8 @@ class Shift(NamedTuple):
     def is_certain(self):
         """Whether it is a shift, as far as one block tells."""
         is_far = max(map(abs, self.voxels)) >= _LEAST_SHIFT
-        is_better = self.correlation >= max(_LEAST_CORRELATION, self.unshifted + _LEAST_GAIN)
+        left = (1 - self.correlation**2) / max(1 - self.unshifted**2, 1e-9)
+        is_better = self.correlation >= _LEAST_CORRELATION and left <= _LEFT_BY_SHIFT
         return is_far and is_better and self.is_inside
 
     def __str__(self):
@@ -188,11 +188,12 @@ class Distortion(NamedTuple):
     span: float  # voxels by which the shift differs across the blocks
     scatter: float  # voxels, of the blocks around the lines
     kept: float  # share of the blocks that follow them
+    least_span: float  # voxels that count
 
     @property
     def is_certain(self):
         """Whether the shift differs from place to place."""
-        is_clear = self.span >= max(_LEAST_SPAN, _LEAST_SPAN_OF_SCATTER * self.scatter)
+        is_clear = self.span >= max(self.least_span, _LEAST_SPAN_OF_SCATTER * self.scatter)
         return is_clear and self.kept >= _LEAST_KEPT
 
     def __str__(self):
@@ -216,10 +217,11 @@ class Distortion(NamedTuple):
         return max(parts, key=parts.get)
 
 
-def find_distortion(blocks, shape):
+def find_distortion(blocks, shape, *, least_span=0.75):
     """Find how the shift between two images changes from place to place: a `Distortion`, or None of too few blocks.
 
-    `blocks` are tuples of the centre, in voxels, and the same region of both images, of this `shape`. Of blocks with
+    `blocks` are tuples of the centre, in voxels, and the same region of both images, of this `shape`; a shift that
+    differs by less than `least_span` voxels across them is taken for the same. Of blocks with
     little in common the shift is not known. Straight lines are laid through the others, those that are more alike
     count more, and outliers are left out.
     """
@@ -239,6 +241,5 @@ def find_distortion(blocks, shape):
     on_lines = terms @ lines
     squares = np.sum((shifts - on_lines)[kept] ** 2, axis=1)
     scatter = np.sqrt(np.average(squares, weights=weight[kept] ** 2))
-    return Distortion(
-        lines[1:].T, tuple(shape), float(np.ptp(on_lines, axis=0).max()), float(scatter), float(kept.mean())
-    )
+    span = float(np.ptp(on_lines, axis=0).max())
+    return Distortion(lines[1:].T, tuple(shape), span, float(scatter), float(kept.mean()), least_span)
