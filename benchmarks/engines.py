@@ -223,10 +223,9 @@ class Worker:
 
 def prepare(name, source, folder):
     """Write a network as the engines read it, and its calibration tiles; the pairs to test on, and a tile."""
-    from onnx_graph import to_onnx
-
     from rcan.config import ImagePair
     from rcan.data.pairs import open_pairs
+    from rcan.export.onnx_graph import to_onnx
     from rcan.model import build_rcan
     from rcan.run_folder.models import load_model
 

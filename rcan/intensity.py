@@ -10,14 +10,18 @@ a range of light are therefore given *stabilised* volumes, whose noise is the sa
 that are measured on means of some voxels.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 __all__ = [
     "CELL",
     "INPUT_CHANNELS",
+    "Stabilisation",
     "average_cells",
     "denormalise",
     "find_noise_range",
+    "find_stabilisation",
     "fit_affine",
     "match_affine",
     "normalise",
@@ -141,30 +145,58 @@ def stabilise(normalised, noise, noise_range=None):
            [0.47, 0.58],
            [1.  , 0.58]], dtype=float32)
     """
+    numbers = find_stabilisation(noise, noise_range)
+    num_channels = len(numbers.ratio)
+    stabilised = np.empty((*normalised.shape[:-1], 2 * num_channels), np.float32)
+    transformed = _anscombe(np.asarray(normalised, np.float32), numbers.gain, numbers.level, numbers.least)
+    stabilised[..., :num_channels] = (transformed - numbers.zero) / numbers.ratio
+    stabilised[..., num_channels:] = numbers.strength
+    return stabilised
+
+
+class Stabilisation(NamedTuple):
+    """The numbers that `stabilise` computes with, each (C,), float32::
+
+    t(x) = 2 (x - level) / (sqrt(gain (x - level) + least**2) + least)
+    z(x) = (t(x) - zero) / ratio
+    n = strength
+    """
+
+    gain: np.ndarray
+    level: np.ndarray
+    least: np.ndarray
+    zero: np.ndarray
+    ratio: np.ndarray
+    strength: np.ndarray
+
+
+def find_stabilisation(noise, noise_range=None):
+    """The numbers by which `stabilise`, which has the same arguments, treats an image of a noise (C, 3)."""
     told = ratio = _signal_over_noise(noise)
     if noise_range is not None:
         highest, lowest = map(_signal_over_noise, noise_range)
         noise = np.where((ratio > highest)[:, np.newaxis], noise_range[0], noise)
         ratio, told = np.minimum(ratio, highest), np.clip(ratio, lowest, highest)
-    num_channels = len(ratio)
-    zero = _anscombe(np.zeros(1, np.float32), noise)
-    stabilised = np.empty((*normalised.shape[:-1], 2 * num_channels), np.float32)
-    stabilised[..., :num_channels] = (_anscombe(np.asarray(normalised, np.float32), noise) - zero) / ratio
-    stabilised[..., num_channels:] = 1 - np.log10(told) / 3
-    return stabilised
+    terms = _anscombe_terms(noise)
+    return Stabilisation(*terms, _anscombe(np.zeros(1, np.float32), *terms), ratio, 1 - np.log10(told) / 3)
 
 
-def _anscombe(x, noise):
-    """Give the noise of `x` (..., C) a standard deviation of 1."""
+def _anscombe_terms(noise):
+    """Gain, level, and the standard deviation at the level that is computed with, each (C,), of noise (C, 3)."""
     gain, level, floor = np.asarray(noise, np.float64).T
-    least = np.maximum(np.sqrt(floor + 0.375 * gain**2), _LEAST_NOISE).astype(np.float32)  # at the level
-    x = x - level.astype(np.float32)
-    return 2 * x / (np.sqrt(np.maximum(gain.astype(np.float32) * x + least**2, 0)) + least)
+    least = np.maximum(np.sqrt(floor + 0.375 * gain**2), _LEAST_NOISE)
+    return gain.astype(np.float32), level.astype(np.float32), least.astype(np.float32)
+
+
+def _anscombe(x, gain, level, least):
+    """Give the noise of `x` (..., C) a standard deviation of 1."""
+    x = x - level
+    return 2 * x / (np.sqrt(np.maximum(gain * x + least**2, 0)) + least)
 
 
 def _signal_over_noise(noise):
     """Distance of signal from background in standard deviations of the stabilised noise (C, 3), at least 1: (C,)."""
-    zero, one = (_anscombe(np.full(1, end, np.float32), noise) for end in (0, 1))
+    zero, one = (_anscombe(np.full(1, end, np.float32), *_anscombe_terms(noise)) for end in (0, 1))
     return np.maximum(one - zero, 1)
 
 
