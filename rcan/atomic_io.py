@@ -16,6 +16,7 @@ from rcan import __version__
 
 __all__ = [
     "atomic_file",
+    "atomic_folder",
     "file_signature",
     "list_versions",
     "other_writers",
@@ -24,6 +25,7 @@ __all__ = [
     "printable_name",
     "read_json",
     "remove_stale_partials",
+    "replace_folder",
     "report_errors_as",
     "write_json",
     "write_table",
@@ -60,6 +62,39 @@ def atomic_file(path):
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path):
+    """Write a folder under another name, and rename it when it is complete; an older folder of its name is replaced.
+
+    Yields the path of the folder to make, in the same folder.
+    """
+    path = Path(path)
+    partial = partial_path(path)
+    try:
+        with report_errors_as(path):
+            yield partial
+            replace_folder(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(partial, path):
+    """Give a complete folder its name; an older folder of that name goes."""
+    replaced = partial.with_name(f"{partial.name}.replaced")
+    if not os.path.lexists(path):
+        os.rename(partial, path)
+        return
+    os.rename(path, replaced)
+    try:
+        os.rename(partial, path)
+    except BaseException:
+        os.rename(replaced, path)
+        raise
+    if replaced.is_symlink():
+        replaced.unlink()
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def partial_path(path):

@@ -110,7 +110,7 @@ def _activate(graph, layer, x):
 
 
 def _weights(graph, layer):
-    """Names of kernel and bias; (*spatial, I, O) of Keras becomes (O, I, *spatial), for a transposed one (I, O, ...)."""
+    """Names of kernel and bias; the kernel (*spatial, A, B) of Keras becomes (B, A, *spatial)."""
     kernel = keras.ops.convert_to_numpy(layer.kernel)
     names = [graph.constant(kernel.transpose(layer.rank + 1, layer.rank, *range(layer.rank)))]
     return names + [graph.constant(keras.ops.convert_to_numpy(layer.bias))] * layer.use_bias

@@ -12,13 +12,12 @@ can show at once. An averaged voxel lies between those that it stands for: this 
 import errno
 import itertools
 import math
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 
-from rcan.atomic_io import partial_path, report_errors_as
+from rcan.atomic_io import partial_path, replace_folder, report_errors_as
 from rcan.intensity import to_dtype
 from rcan.io.paths import image_name, is_zarr
 from rcan.io.volume import check_space, place_block
@@ -153,7 +152,7 @@ class ZarrSink:
             if exception_type is None:
                 self.complete()
                 with report_errors_as(self.path):
-                    self._replace()
+                    replace_folder(self._partial, self.path)
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
@@ -167,22 +166,6 @@ class ZarrSink:
             names = [folder.name for folder in self._folders]
             self._create_group(zarr, self._partial, {"bioformats2raw.layout": 3})
             self._create_group(zarr, self._partial / "OME", {"series": names})
-
-    def _replace(self):
-        """Give the folder its name; an older folder of that name goes."""
-        replaced = self._partial.with_name(f"{self._partial.name}.replaced")
-        if not os.path.lexists(self.path):
-            os.rename(self._partial, self.path)
-            return
-        os.rename(self.path, replaced)
-        try:
-            os.rename(self._partial, self.path)
-        except BaseException:
-            os.rename(replaced, self.path)
-            raise
-        if replaced.is_symlink():
-            replaced.unlink()
-        shutil.rmtree(replaced, ignore_errors=True)
 
     def _create_group(self, zarr, folder, metadata, notes=None):
         """Create a group with NGFF's metadata and other attributes."""

@@ -1,0 +1,142 @@
+"""From a run folder to a file that other programs open."""
+
+import errno
+import importlib
+
+from rcan.atomic_io import atomic_file, atomic_folder
+from rcan.export.options import ExportOptions
+
+__all__ = ["check_details", "export_model", "export_network"]
+
+_NEEDED = {"bioimageio": ("bioimageio.core", "onnx", "onnxruntime"), "onnx": ("onnx",), "savedmodel": ()}
+_DETAILS = ("input", "author", "license")  # that a bioimage.io package needs
+
+
+def export_model(model_dir, output, format, **options):
+    """Export a trained network for other programs, as `rcan export` does.
+
+    Parameters
+    ----------
+    model_dir : path
+        Run folder of a training, a ``.keras`` file, or a model of the published program.
+    output : path
+        File to write; of a SavedModel a folder, or a ZIP archive of it.
+    format : {"bioimageio", "onnx", "savedmodel"}
+    **options
+        The flags of `rcan export` without dashes, such as ``input="raw.tif"``; see `ExportOptions`.
+
+    Returns
+    -------
+    description : str
+        Names, axes and units of input and output, and what opens the file.
+
+    Raises
+    ------
+    ValueError, OSError
+        If an option is wrong, the network or the image cannot be read, or a file would be replaced.
+    ImportError
+        If libraries of the extra ``export`` are missing.
+
+    Examples
+    --------
+    >>> export_model("runs/sample", "sample.onnx", "onnx", input="raw.tif")  # doctest: +SKIP
+    """
+    values = {"model_dir": model_dir, "output": output, "format": format, **options}
+    return export_network(ExportOptions.checked(values))
+
+
+def export_network(options):
+    """Export what `ExportOptions` name; returns the description, see `export_model`."""
+    check_details(options)
+    _check_place(options)
+    _check_libraries(options.format)
+    from rcan.export.image import measure_image
+    from rcan.run_folder.models import load_model
+
+    model, record = load_model(options.model_dir)
+    image = None
+    if options.input:
+        image = measure_image(options.input, model, record, axes=options.axes, channels=options.channels)
+    return _WRITERS[options.format](options, model, record, image)
+
+
+def check_details(options, missing=_DETAILS):
+    """Refuse a bioimage.io package without what it needs; `missing` are the options to look at."""
+    missing = [f"--{name}" for name in missing if not getattr(options, name)]
+    if options.format == "bioimageio" and missing:
+        raise ValueError(
+            f"--format bioimageio needs {' and '.join(missing)}: a package has a test image (-i raw.tif), authors "
+            "(--author 'Ada Lovelace, Grace Hopper') and a licence (--license CC-BY-4.0)."
+        )
+
+
+def _check_place(options):
+    """Refuse to replace a file without being asked to, and anything but a file or a SavedModel."""
+    path = options.output
+    if not path.exists():
+        return
+    if path.is_dir() and (options.format != "savedmodel" or path.suffix or not (path / "saved_model.pb").is_file()):
+        rule = "is a folder and no SavedModel, which alone is replaced: choose another name"
+        raise FileExistsError(errno.EEXIST, rule, str(path))
+    if not options.overwrite:
+        raise FileExistsError(f"{path} exists: name another file, or replace it with --overwrite.")
+
+
+def _check_libraries(kind):
+    for name in _NEEDED[kind]:
+        try:
+            importlib.import_module(name)
+        except ImportError as failure:
+            raise ImportError(
+                f'--format {kind} needs {name}: python -m pip install "rcan[export]" brings it.'
+            ) from failure
+
+
+def _export_package(options, model, record, image):
+    from rcan.export.bioimageio import write_package
+
+    with atomic_file(options.output) as partial:
+        return write_package(partial, options, model, record, image)
+
+
+def _export_onnx(options, model, record, image):
+    from rcan.export.description import describe_ends
+    from rcan.export.onnx_graph import OPSET, to_onnx
+
+    exported = _build(model, image)
+    with atomic_file(options.output) as partial:
+        partial.write_bytes(to_onnx(exported))
+    heading = f"{options.output}: {_count(model)}, ONNX opset {OPSET}"
+    return "\n".join([heading, *describe_ends(exported, record, image)])
+
+
+def _export_saved_model(options, model, record, image):
+    from rcan.export.description import describe_ends
+    from rcan.export.saved_model import SIGNATURE, TENSORFLOW_VERSION, write_saved_model, zip_saved_model
+
+    exported = _build(model, image)
+    if options.output.suffix:
+        with atomic_file(options.output) as partial:
+            zip_saved_model(exported, partial)
+    else:
+        with atomic_folder(options.output) as partial:
+            write_saved_model(exported, partial)
+    heading = (
+        f"{options.output}: {_count(model)}, SavedModel for TensorFlow {TENSORFLOW_VERSION} and newer, tag serve, "
+        f"signature {SIGNATURE}"
+    )
+    return "\n".join([heading, *describe_ends(exported, record, image)])
+
+
+def _build(model, image):
+    """The network that reads and writes the grey values of an image, or itself where there is none."""
+    from rcan.export.network import build_exported
+
+    return build_exported(model, ranges=image and image.ranges, stabilisation=image and image.stabilisation)
+
+
+def _count(model):
+    return f"{model.count_params():,} parameters"
+
+
+_WRITERS = {"bioimageio": _export_package, "onnx": _export_onnx, "savedmodel": _export_saved_model}
