@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rcan.atomic_io import list_versions
-from rcan.export.description import axes_of, describe_ends
+from rcan.export.description import axes_of, describe_ends, has_stock_layers
 from rcan.export.documentation import describe_network, write_documentation
 from rcan.export.network import INPUT, OUTPUT, build_exported
 from rcan.export.onnx_graph import OPSET, to_onnx
@@ -30,7 +30,6 @@ __all__ = ["write_package"]
 _HALO = OVERLAP // 2  # voxels of the feature maps at the edge of a tile that apply.py throws away, too
 _DOI = "10.1038/s41592-021-01155-x"
 _TAGS = ("fluorescence-light-microscopy", "image-restoration", "denoising", "rcan", "tensorflow", "fiji")
-_LARGEST_SIZE = 4096  # of an axis, up to which sizes are checked
 _TOLERANCE = 1e-4  # of the range, between what computes a network
 
 
@@ -58,7 +57,9 @@ def write_package(path, options, model, record, image):
         f"opset {OPSET}; passed the test of bioimageio.core with the weights {' and '.join(names)}"
     )
     missing = (
-        [] if "keras_v3" in names else ["It has no Keras weights: upscaling needs a layer that Keras alone lacks."]
+        []
+        if "keras_v3" in names
+        else ["It has ONNX weights alone: upscaling needs a layer that Keras alone does not have."]
     )
     return "\n".join([heading, *missing, *describe_ends(exported, record, image)])
 
@@ -112,7 +113,7 @@ def _describe_package(folder, options, exported, record, image):
         description=description,
         authors=[v0_5.Author(name=author) for author in options.author],
         license=options.license,
-        cite=[v0_5.CiteEntry(text=CITATIONS[0], doi=v0_5.Doi(_DOI))],
+        cite=[v0_5.CiteEntry(text=CITATIONS[0].removeprefix("The method: "), doi=v0_5.Doi(_DOI))],
         documentation=v0_5.FileDescr(source=folder / "README.md"),
         tags=[*_TAGS, f"{len(axes_of(exported))}d"],
         inputs=[raw],
@@ -130,11 +131,11 @@ def _default_name(model_dir):
 def _write_weights(v0_5, folder, exported):
     """Weights for Keras, of stock layers alone, and for ONNX."""
     (folder / "network.onnx").write_bytes(to_onnx(exported))
-    has_stock_layers = not any(layer.__class__.__module__.startswith("rcan.") for layer in exported.layers)
+    is_stock = has_stock_layers(exported)
     onnx = v0_5.OnnxWeightsDescr(
-        source=folder / "network.onnx", opset_version=OPSET, parent="keras_v3" if has_stock_layers else None
+        source=folder / "network.onnx", opset_version=OPSET, parent="keras_v3" if is_stock else None
     )
-    if not has_stock_layers:
+    if not is_stock:
         return v0_5.WeightsDescr(onnx=onnx)
     exported.save(folder / "network.keras")
     backend = keras.backend.backend()
@@ -212,15 +213,13 @@ def _halo(size, step):
 def _scales(voxel_size, factor):
     """Unit, and size of a voxel of raw and of the restored image.
 
-    The specification computes the size of the output by dividing the two, and rounds down: where it would be wrong by
-    that, sizes are in voxels of the restored image, without a unit.
+    The specification computes the size of the output by dividing the two, and rounds down. They are numbers of 32
+    bits, whose products with whole numbers are exact.
     """
-    if voxel_size:
-        finer = voxel_size / factor
-        sizes = np.arange(1, _LARGEST_SIZE)
-        if np.array_equal(sizes * voxel_size / finer, sizes * factor):
-            return "micrometer", voxel_size, finer
-    return None, float(factor), 1.0
+    if not voxel_size:
+        return None, float(factor), 1.0
+    finer = float(np.float32(voxel_size / factor))
+    return "micrometer", finer * factor, finer
 
 
 def _scale_linear(v0_5, gain, offset):

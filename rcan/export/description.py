@@ -2,12 +2,17 @@
 
 from rcan.run_folder.architecture import grid_of, upscaling_of
 
-__all__ = ["axes_of", "describe_ends", "format_range"]
+__all__ = ["axes_of", "describe_ends", "format_range", "has_stock_layers"]
 
 
 def axes_of(model):
     """Names of the spatial axes of a network, ``"zyx"`` or ``"yx"``."""
     return "zyx"[-(len(model.input_shape) - 2) :]
+
+
+def has_stock_layers(model):
+    """Whether Keras alone can load a model: an upscaling one needs the layer `PixelShuffle` of this package."""
+    return not any(layer.__class__.__module__.startswith("rcan.") for layer in model.layers)
 
 
 def describe_ends(exported, record, image=None):
@@ -56,8 +61,8 @@ def _describe_unit(record, image):
     percentiles = "percentiles {:g} and {:g}".format(*record.percentiles)
     if is_stabilised:
         return "stabilised", (
-            f"Stabilised: first the channels of the image, then their noise, as rcan.view_image makes them; {percentiles}"
-            " are 0 and 1. With -i IMAGE the exported network reads and writes grey values."
+            "Stabilised: first the channels of the image, then their noise, as rcan.view_image makes them; "
+            f"{percentiles} are 0 and 1. With -i IMAGE the exported network reads and writes grey values."
         )
     return "background 0 and signal 1", (
         f"0 and 1 are {percentiles} of each channel of an image. With -i IMAGE the exported network reads and writes "

@@ -38,9 +38,9 @@ _VALIDATION = (
     "The test input is a tile of a real image, the test output what `apply.py` of rcan makes of it in 32-bit floating "
     "point. That says that the package computes the same, not that the network is right for your images. Compare "
     "restored images with good ones of the same specimens: `rcan evaluate -m RUN_FOLDER -i raw/ -g gt/ -o report/` "
-    "scores them beside the best classical filters and measures how much structure the network invents. A network invents "
-    "structure where an image is unlike its training images: keep the raw data, and do not use it for other specimens, "
-    "optics or light levels than those of the training."
+    "scores them beside the best classical filters, and measures how much structure the network invents. Where an "
+    "image is unlike its training images, it does: keep the raw data, and do not use it for other specimens, optics or "
+    "light levels than those of the training."
 )
 
 
@@ -50,10 +50,10 @@ def _describe_processing(image):
         f"the noise that {image.name} has: of images with much more or less light the result is worse."
     )
     return (
-        f"## Intensities\n\nPreprocessing and postprocessing (`scale_linear`) take the grey values "
-        f"{format_range(image)} of each channel to 0 and 1, and back. `apply.py` of rcan measures them in each image anew; the specification "
-        "has no step that goes back to the grey values of an image, so they are fixed here. For images with another "
-        "offset or another brightness change both, or export again with such an image."
+        "## Intensities\n\nPreprocessing and postprocessing (`scale_linear`) take the grey values "
+        f"{format_range(image)} of each channel to 0 and 1, and back. `apply.py` of rcan measures them in each image "
+        "anew; the specification has no step that goes back to the grey values of an image, so they are fixed here. "
+        "For images with another offset or another brightness change both, or export again with such an image."
         f"{noise if image.stabilisation is not None else ''}"
     )
 
@@ -71,6 +71,6 @@ def _describe_blocks(exported):
     sizes = ", ".join(f"{axis} {step}" for axis, step in zip(axes, grid, strict=True))
     return (
         f"Sizes of a block are multiples of {sizes}. What lies near the edge of a block is thrown away (halo), so "
-        "large blocks take less time. The network's attention averages over a block: the result depends a little on how an "
-        "image is cut, by about 0.01 % of the intensity range (root mean square)."
+        "large blocks take less time. The network's attention averages over a block: the result depends a little on "
+        "how an image is cut: by 0.01 to 0.05 % of the intensity range (root mean square) in networks that were tested."
     )

@@ -3,12 +3,12 @@
 import errno
 import importlib
 
-from rcan.atomic_io import atomic_file, atomic_folder
+from rcan.atomic_io import atomic_file, atomic_folder, list_versions
 from rcan.export.options import ExportOptions
 
 __all__ = ["check_details", "export_model", "export_network"]
 
-_NEEDED = {"bioimageio": ("bioimageio.core", "onnx", "onnxruntime"), "onnx": ("onnx",), "savedmodel": ()}
+_NEEDED = {"bioimageio": ("bioimageio.core", "onnx", "onnxruntime"), "onnx": ("onnx",), "savedmodel": (), "keras": ()}
 _DETAILS = ("input", "author", "license")  # that a bioimage.io package needs
 
 
@@ -21,7 +21,7 @@ def export_model(model_dir, output, format, **options):
         Run folder of a training, a ``.keras`` file, or a model of the published program.
     output : path
         File to write; of a SavedModel a folder, or a ZIP archive of it.
-    format : {"bioimageio", "onnx", "savedmodel"}
+    format : {"bioimageio", "onnx", "savedmodel", "keras"}
     **options
         The flags of `rcan export` without dashes, such as ``input="raw.tif"``; see `ExportOptions`.
 
@@ -128,6 +128,18 @@ def _export_saved_model(options, model, record, image):
     return "\n".join([heading, *describe_ends(exported, record, image)])
 
 
+def _export_keras(options, model, record, image):
+    from rcan.export.description import describe_ends, has_stock_layers
+    from rcan.run_folder.models import save_model
+
+    exported = _build(model, image)
+    save_model(exported, options.output)
+    loading = "keras.saving.load_model" + ("" if has_stock_layers(exported) else " after import rcan.model")
+    version = list_versions("keras")["keras"]
+    heading = f"{options.output}: {_count(model)}, Keras {version}, which {loading} opens on each backend"
+    return "\n".join([heading, *describe_ends(exported, record, image)])
+
+
 def _build(model, image):
     """The network that reads and writes the grey values of an image, or itself where there is none."""
     from rcan.export.network import build_exported
@@ -139,4 +151,9 @@ def _count(model):
     return f"{model.count_params():,} parameters"
 
 
-_WRITERS = {"bioimageio": _export_package, "onnx": _export_onnx, "savedmodel": _export_saved_model}
+_WRITERS = {
+    "bioimageio": _export_package,
+    "onnx": _export_onnx,
+    "savedmodel": _export_saved_model,
+    "keras": _export_keras,
+}

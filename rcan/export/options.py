@@ -10,7 +10,7 @@ from rcan.options import Settings, option
 
 __all__ = ["ExportOptions"]
 
-_SUFFIXES = {"bioimageio": (".zip",), "onnx": (".onnx",), "savedmodel": ("", ".zip")}
+_SUFFIXES = {"bioimageio": (".zip",), "onnx": (".onnx",), "savedmodel": ("", ".zip"), "keras": (".keras",)}
 
 
 class ExportOptions(Settings):
@@ -19,9 +19,11 @@ class ExportOptions(Settings):
     model_dir: Path = option(
         ..., "run folder of train.py, a .keras file, or a model of the published program", letter="m"
     )
-    output: Path = option(..., "file to write: NAME.zip, NAME.onnx; of a SavedModel NAME.zip or a folder", letter="o")
-    format: Literal["bioimageio", "onnx", "savedmodel"] = option(
-        ..., "bioimage.io package with Keras and ONNX weights, ONNX file, or SavedModel of TensorFlow"
+    output: Path = option(
+        ..., "file to write: NAME.zip, NAME.onnx, NAME.keras; of a SavedModel NAME.zip or a folder", letter="o"
+    )
+    format: Literal["bioimageio", "onnx", "savedmodel", "keras"] = option(
+        ..., "bioimage.io package with Keras and ONNX weights, ONNX file, SavedModel of TensorFlow, or Keras file"
     )
     input: Path | None = option(
         None,
