@@ -4,7 +4,7 @@ TensorFlow is told to use oneDNN, which by itself it does on newer CPUs only; a 
 it on the others too. Of a GPU it takes memory as it needs it, not all at once. The messages that both print while they
 are loaded are silenced. Variables that a user has set stay as they are.
 
-TensorFlow, `tf`, is imported when it is first asked for: only `data` and `training` do.
+TensorFlow, `tf`, is imported when it is first asked for: only `data`, `training` and `export` do.
 """
 
 import importlib

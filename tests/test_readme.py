@@ -1,5 +1,6 @@
 """What the README says about options is what the code does."""
 
+import importlib.util
 import json
 import os
 import re
@@ -34,21 +35,66 @@ def test_options_table_gives_the_default(key, shown):
         assert (None if text == "none" else json.loads(text.strip("`"))) == expected
 
 
-def test_python_example_restores_what_apply_restores(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def sample_run(tmp_path_factory):
+    """A folder with the sample, and a network that was trained with it for one step."""
+    folder = tmp_path_factory.mktemp("readme")
     values = json.loads((ROOT / "config.json").read_text())
     small = {"epochs": 1, "steps_per_epoch": 1, "num_channels": 4, "output_dir": "runs/sample"}
-    (tmp_path / "sample").symlink_to(ROOT / "sample")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({**values, **small}))
-    assert main(["train", "-c", "config.json"]) == 0
+    (folder / "sample").symlink_to(ROOT / "sample")
+    (folder / "config.json").write_text(json.dumps({**values, **small}))
+    assert main(["train", "-c", str(folder / "config.json")]) == 0
+    return folder
+
+
+@pytest.fixture
+def applied(sample_run, monkeypatch):
+    """What apply.py makes of an image of the sample; its folder is the working directory."""
+    monkeypatch.chdir(sample_run)
+    flags = "-m runs/sample -i sample/test/raw/mixture_000.tif -o out.tif --precision float32 --overwrite"
+    assert main(["apply", *flags.split()]) == 0
+    return tifffile.imread("out.tif")
+
+
+def test_python_example_restores_what_apply_restores(applied):
     code = re.search(r"^In Python:\n\n```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)[1]
     names = {}
     exec(code, names)
-    assert (
-        main(shlex.split("apply -m runs/sample -i sample/test/raw/mixture_000.tif -o out.tif --precision float32")) == 0
-    )
-    expected = tifffile.imread("out.tif")
-    np.testing.assert_allclose(names["restored"][..., 0], expected, atol=1e-3 * np.ptp(expected))
+    np.testing.assert_allclose(names["restored"][..., 0], applied, atol=1e-3 * np.ptp(applied))
+
+
+def block_of(mark):
+    """The lines of the block of code that is marked."""
+    (code,) = re.findall(rf"<!-- {mark} -->\n```\w+\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+    return code
+
+
+@pytest.fixture(scope="module")
+def exported(sample_run):
+    """The same folder, after the commands that export the network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(sample_run)
+        for line in block_of("export").splitlines():
+            assert main(shlex.split(line)[1:]) == 0
+    return sample_run
+
+
+@pytest.mark.parametrize(
+    "mark", ["load-keras jax", "load-keras torch", "load-onnx", "load-savedmodel", "load-bioimageio"]
+)
+def test_an_exported_network_restores_what_apply_restores(mark, applied, exported, monkeypatch):
+    name, _, backend = mark.partition(" ")
+    if backend and importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    code = block_of(name).replace('"torch"', f'"{backend}"')
+    code += "import numpy, sys; numpy.save('restored.npy', restored); assert 'rcan' not in sys.modules"
+    environment = {key: value for key, value in os.environ.items() if key not in ("KERAS_BACKEND", "PYTHONPATH")}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, check=True)
+    found = np.load("restored.npy")
+    inside, close = ..., 1e-5
+    if name == "load-bioimageio":  # whose blocks are not the tile of apply.py
+        inside, close = (slice(8, -8), slice(16, -16), slice(16, -16)), 1e-2
+    np.testing.assert_allclose(found[inside], applied[inside], rtol=0, atol=close * np.ptp(applied))
 
 
 def test_slurm_script_names_all_machines_and_the_task(tmp_path):
