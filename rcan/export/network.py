@@ -76,7 +76,10 @@ def _append(model, x):
     for layer in model.layers:
         if isinstance(layer, layers.InputLayer):
             continue
-        copy = layer.__class__.from_config({**layer.get_config(), "dtype": "float32"})
+        config = {**layer.get_config(), "dtype": "float32"}
+        if "kernel_initializer" in config:
+            config["kernel_initializer"] = "zeros"  # options of others are not known to older versions of Keras
+        copy = layer.__class__.from_config(config)
         is_merging = isinstance(layer.input, (list, tuple))
         made[id(layer.output)] = copy([made[id(part)] for part in layer.input] if is_merging else made[id(layer.input)])
         copy.set_weights(layer.get_weights())
