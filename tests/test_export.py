@@ -240,7 +240,7 @@ def test_a_saved_model_can_be_an_archive(tmp_path, tiny_models, capsys):
 PACKAGES = {
     "stabilised": {"normalization": "anscombe", "downsampling": (1, 2, 2)},
     "2D, two channels": {"ndim": 2, "channels": 2},
-    "upscaling": {"upscaling": (1, 2, 2)},
+    "upscaling, few planes": {"upscaling": (1, 2, 2)},
 }
 
 
@@ -249,6 +249,8 @@ def package(request, tmp_path_factory, write_tiff, noisy_pair):
     """Paths of a run folder, an image with known voxels, and the package, as text; and the kind."""
     folder, options = tmp_path_factory.mktemp("package"), PACKAGES[request.param]
     shape, axes = ((2, 72, 72), "CYX") if options.get("ndim") == 2 else ((24, 72, 72), "ZYX")
+    if "few planes" in request.param:
+        shape = (6, 72, 72)
     raw = write_tiff(folder / "raw.tif", noisy_pair(shape, 1)[0], axes, spacing=0.3, unit="um")
     run = make_run(folder / "run", **options)
     assert export(run, folder / "a.zip", "bioimageio", "-i", raw, *DETAILS) == 0
@@ -265,7 +267,7 @@ def core(monkeypatch):
 
 
 def weights_of(kind):
-    return ["onnx"] if kind == "upscaling" else ["keras_v3", "onnx"]
+    return ["onnx"] if kind.startswith("upscaling") else ["keras_v3", "onnx"]
 
 
 def test_bioimageio_passes_its_own_test_with_each_of_the_weights(package, core):
@@ -288,14 +290,13 @@ def test_a_package_has_what_its_users_need(package, core):
     assert "## Validation" in documentation
     assert "those of raw.tif, as apply.py measures them" in documentation
     sizes = {axis.id: axis.size for axis in described.inputs[0].axes if axis.type == "space"}
-    expected = {
-        "stabilised": {"z": (17, 1), "y": (34, 2), "x": (34, 2)},
-        "2D, two channels": {"y": (17, 1), "x": (17, 1)},
-    }
-    expected["upscaling"] = {"z": (17, 1), "y": (17, 1), "x": (17, 1)}
-    assert {str(name): (size.min, size.step) for name, size in sizes.items()} == expected[kind]
+    expected = {  # sizes of the input, halo of the output
+        "stabilised": ({"z": (17, 1), "y": (34, 2), "x": (34, 2)}, {"z": 8, "y": 16, "x": 16}),
+        "2D, two channels": ({"y": (17, 1), "x": (17, 1)}, {"y": 8, "x": 8}),
+        "upscaling, few planes": ({"z": (5, 1), "y": (17, 1), "x": (17, 1)}, {"z": 2, "y": 16, "x": 16}),
+    }[kind]
     halos = {str(axis.id): axis.halo for axis in described.outputs[0].axes if axis.type == "space"}
-    assert halos == {axis: 8 if axis == "z" or kind.startswith("2D") else 16 for axis in halos}
+    assert ({str(name): (size.min, size.step) for name, size in sizes.items()}, halos) == expected
     if "z" in sizes:
         (depth,) = (axis for axis in described.inputs[0].axes if axis.id == "z")
         assert (depth.unit, depth.scale) == ("micrometer", pytest.approx(0.3, rel=1e-6))

@@ -6,7 +6,7 @@ import importlib
 from rcan.atomic_io import atomic_file, atomic_folder, list_versions
 from rcan.export.options import ExportOptions
 
-__all__ = ["check_details", "export_model", "export_network"]
+__all__ = ["export_model", "export_network"]
 
 _NEEDED = {"bioimageio": ("bioimageio.core", "onnx", "onnxruntime"), "onnx": ("onnx",), "savedmodel": (), "keras": ()}
 _DETAILS = ("input", "author", "license")  # that a bioimage.io package needs
@@ -47,7 +47,7 @@ def export_model(model_dir, output, format, **options):
 
 def export_network(options):
     """Export what `ExportOptions` name; returns the description, see `export_model`."""
-    check_details(options)
+    _check_details(options)
     _check_place(options)
     _check_libraries(options.format)
     from rcan.export.image import measure_image
@@ -60,9 +60,9 @@ def export_network(options):
     return _WRITERS[options.format](options, model, record, image)
 
 
-def check_details(options, missing=_DETAILS):
-    """Refuse a bioimage.io package without what it needs; `missing` are the options to look at."""
-    missing = [f"--{name}" for name in missing if not getattr(options, name)]
+def _check_details(options):
+    """Refuse a bioimage.io package without what it needs."""
+    missing = [f"--{name}" for name in _DETAILS if not getattr(options, name)]
     if options.format == "bioimageio" and missing:
         raise ValueError(
             f"--format bioimageio needs {' and '.join(missing)}: a package has a test image (-i raw.tif), authors "
