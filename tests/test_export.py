@@ -70,7 +70,7 @@ def export(run, output, kind, *flags):
     return main(["export", "-m", str(run), "-o", str(output), "--format", kind, *map(str, flags)])
 
 
-DETAILS = ["--author", "Ada Lovelace,Grace Hopper", "--license", "CC-BY-4.0"]
+DETAILS = ["--author", "Ada Lovelace, Grace Hopper", "--license", "CC-BY-4.0"]
 
 
 # ONNX

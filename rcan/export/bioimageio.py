@@ -111,7 +111,7 @@ def _describe_package(folder, options, exported, record, image):
     return v0_5.ModelDescr(
         name=name,
         description=description,
-        authors=[{"name": author} for author in options.author],
+        authors=[{"name": author.strip()} for author in options.author],
         license=options.license,
         cite=[v0_5.CiteEntry(text=CITATIONS[0].removeprefix("The method: "), doi=v0_5.Doi(_DOI))],
         documentation=v0_5.FileDescr(source=folder / "README.md"),
