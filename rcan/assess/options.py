@@ -18,7 +18,9 @@ Factor = Annotated[float, Field(ge=1)]
 class EvaluateOptions(Settings):
     """How to judge which network on which images."""
 
-    model_dir: Path = option(..., "run folder of train.py, or a .keras file", letter="m")
+    model_dir: Path = option(
+        ..., "run folder of train.py, a .keras file, or a ZIP archive or an address of one", letter="m"
+    )
     input: Path = option(..., "raw image, or folder of raw images", letter="i")
     ground_truth: Path = option(..., "ground truth: image or folder, as the input, paired by name", letter="g")
     output: Path = option(..., "folder for report.html, scores.csv and scores.json", letter="o")
@@ -53,7 +55,9 @@ class EvaluateOptions(Settings):
 class LimitsOptions(MicroscopeOptions):
     """Which network to test, on which samples, degraded how far."""
 
-    model_dir: Path | None = option(None, "run folder of train.py, or a .keras file", letter="m")
+    model_dir: Path | None = option(
+        None, "run folder of train.py, a .keras file, or a ZIP archive or an address of one", letter="m"
+    )
     train: bool = option(
         False, "train one network for each step instead, by --config: the limits of the method, not of a network"
     )

@@ -13,7 +13,6 @@ References
 """
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from rcan.data.views import NetworkView
 from rcan.intensity import fit_affine
 from rcan.io.opening import open_volume
 from rcan.regions import central_region, region_at
+from rcan.run_folder.models import find_model
 
 __all__ = [
     "Coverage",
@@ -168,8 +168,8 @@ def open_validation(model_dir, record, *, ndim):
 
     Returns a list of `Pair`, those whose files are there and hold what they held, and the number of the others.
     """
-    config = Path(model_dir).parent if Path(model_dir).is_file() else Path(model_dir)
-    config = read_json(config / "config.json") if (config / "config.json").is_file() else {}
+    config = find_model(model_dir).with_name("config.json")
+    config = read_json(config) if config.is_file() else {}
     axes = {"raw": config.get("raw_data_format"), "gt": config.get("gt_data_format")}
     pairs = [_open_recorded(each, axes, "ZYXC" if ndim == 3 else "YXC") for each in record.validation]
     found = [pair for pair in pairs if pair]

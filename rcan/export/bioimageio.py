@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.atomic_io import list_versions
+from rcan.atomic_io import list_versions, write_json
 from rcan.export.description import axes_of, describe_ends, has_stock_layers
 from rcan.export.documentation import describe_network, write_documentation
 from rcan.export.network import INPUT, OUTPUT, build_exported
@@ -23,7 +23,8 @@ from rcan.keras_setup import keras
 from rcan.report.methods import CITATIONS
 from rcan.restoration.tiled import OVERLAP
 from rcan.run_folder.architecture import grid_of, upscaling_of
-from rcan.run_folder.models import find_model
+from rcan.run_folder.layout import MODELS
+from rcan.run_folder.models import find_model, save_model
 
 __all__ = ["write_package"]
 
@@ -43,9 +44,9 @@ def write_package(path, options, model, record, image):
     from pydantic import ValidationError
 
     exported = build_exported(model, stabilisation=image.stabilisation)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="rcan-package-") as scratch:
         try:
-            package = _describe_package(Path(scratch), options, exported, record, image)
+            package = _describe_package(Path(scratch), options, model, exported, record, image)
         except ValidationError as failure:
             raise ValueError(_explain(failure)) from failure
         save_bioimageio_package(package, output_path=path)
@@ -98,7 +99,7 @@ def _named_backend():
 # The description
 
 
-def _describe_package(folder, options, exported, record, image):
+def _describe_package(folder, options, model, exported, record, image):
     """The package, a model description of bioimageio.spec; its files are written to a folder."""
     from bioimageio.spec.model import v0_5
 
@@ -119,6 +120,7 @@ def _describe_package(folder, options, exported, record, image):
         inputs=[raw],
         outputs=[restored],
         weights=_write_weights(v0_5, folder, exported),
+        attachments=_attach_run(v0_5, folder, model, record),
         config=v0_5.Config(bioimageio=v0_5.BioimageioConfig(reproducibility_tolerance=[_tolerance(v0_5, image)])),
     )
 
@@ -126,6 +128,23 @@ def _describe_package(folder, options, exported, record, image):
 def _default_name(model_dir):
     name = re.sub(r"[^A-Za-z0-9_+\- ()]", "_", find_model(model_dir).absolute().parent.name)
     return f"RCAN {name}"[:64]
+
+
+def _attach_run(v0_5, folder, model, record):
+    """The network itself and the record of its training, by which this package restores images as with a run folder.
+
+    Files that were learned from are named without their folders.
+    """
+    save_model(model, folder / MODELS[0])
+    pairs = {}
+    for name in ("training", "validation"):
+        pairs[name] = tuple(_without_folders(pair) for pair in getattr(record, name))
+    write_json(folder / "training.json", record.model_copy(update=pairs).as_json())
+    return [v0_5.FileDescr(source=folder / name) for name in (MODELS[0], "training.json")]
+
+
+def _without_folders(pair):
+    return pair.model_copy(update={kind: Path(getattr(pair, kind)).name for kind in ("raw", "gt")})
 
 
 def _write_weights(v0_5, folder, exported):

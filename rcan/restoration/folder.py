@@ -259,7 +259,7 @@ def _open_restorer(options):
     from rcan.restoration.dask_worker import choose_precision, work
 
     (model_dir,) = options.model_dir
-    for_workers = options.model_copy(update={"model_dir": (model_dir.absolute(),)})
+    for_workers = options.model_copy(update={"model_dir": (find_model(model_dir).absolute(),)})
     signature = tuple(file_signature(find_model(model_dir)))
     with Cluster(options.scheduler, on_cpu=options.devices == "cpu") as cluster:
         choices = cluster.ask_all(functools.partial(choose_precision, for_workers))

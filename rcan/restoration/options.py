@@ -43,8 +43,8 @@ class RestoreOptions(Settings):
         WithJsonSchema({"type": "string", "format": "path"}),
     ] = option(
         ...,
-        "run folder of train.py, or a .keras file; several, FIRST,SECOND, restore one after the other, each what the "
-        "one before has made",
+        "run folder of train.py, a .keras file, or a ZIP archive or an address (https://…, hf://owner/name) of one; "
+        "several, FIRST,SECOND, restore one after the other, each what the one before has made",
         letter="m",
     )
     input: Path = option(

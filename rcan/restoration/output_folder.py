@@ -7,6 +7,7 @@ from rcan.restoration.jobs import fills_folder
 from rcan.restoration.manifest import Manifest
 from rcan.restoration.score_table import SCORE_COLUMNS, ScoreTable
 from rcan.run_folder.models import digest_model, read_record
+from rcan.run_folder.places import find_place
 
 __all__ = ["OutputFolder"]
 
@@ -89,7 +90,7 @@ class OutputFolder:
         return {
             "input": os.path.realpath(job.raw.path),
             "input_state": file_signature(job.raw.path),
-            "networks": [*map(os.path.realpath, self._options.model_dir)],
+            "networks": [os.path.realpath(find_place(model_dir)) for model_dir in self._options.model_dir],
             "settings": {**self._settings_of(job), "precision": precision},
         }
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import zipfile
-from pathlib import Path
 
 from rcan.atomic_io import atomic_file, read_json, write_json
 from rcan.run_folder.architecture import check_architecture
 from rcan.run_folder.layout import MODELS
 from rcan.run_folder.model_file import check_model_file
+from rcan.run_folder.places import find_place
 from rcan.run_folder.published import PUBLISHED_SUFFIXES, choose_published, load_published
 from rcan.run_folder.record import TrainingRecord
 
@@ -25,10 +25,10 @@ def save_model(model, path):
 def find_model(model_dir):
     """Find the model file of a run folder (its best model, else the newest), or take a file itself.
 
-    Of a folder of the published program it is the ``.hdf5`` file with the lowest loss in its name. A FileNotFoundError
-    if there is none.
+    The folder may be in a ZIP archive or on the web, see `rcan.run_folder.places.find_place`. Of a folder of the
+    published program it is the ``.hdf5`` file with the lowest loss in its name. A FileNotFoundError if there is none.
     """
-    model_dir = Path(model_dir)
+    model_dir = find_place(model_dir)
     if model_dir.suffix in (".keras", *PUBLISHED_SUFFIXES) and model_dir.is_file():
         return model_dir
     for name in MODELS:
@@ -51,7 +51,8 @@ def load_model(model_dir):
     Parameters
     ----------
     model_dir : path
-        A run folder or a ``.keras`` file; a folder of the published program or one of its ``.hdf5`` files.
+        A run folder or a ``.keras`` file; a folder of the published program or one of its ``.hdf5`` files; a ZIP
+        archive of a run folder, a package of `rcan export`, or an address, ``https://…`` or ``hf://owner/name``.
 
     Returns
     -------
