@@ -15,6 +15,7 @@ from rcan.config import Config
 from rcan.regions import region_at
 from rcan.run_folder.record import TrainingRecord
 from rcan.training.fit import train
+from rcan.training.run_data import open_data
 
 
 def uncertain(rng, *, true_factor, shape=(16, 80, 80, 1)):
@@ -111,6 +112,16 @@ def test_the_validation_data_of_the_training_are_found_again(trained, name):
     assert [list(pair.raw.shape) for pair in pairs] == [list(facts.raw_shape) for facts in recorded]
     for pair, facts in zip(pairs, recorded, strict=True):
         np.testing.assert_allclose(pair.raw.ranges, facts.raw_range)
+
+
+def test_validation_data_are_shown_to_a_network_as_in_its_training(tmp_path, tiny_config):
+    values = tiny_config(tmp_path, recipe="default", validation_split=0.25, late_patches=0)
+    config = Config.model_validate_json(json.dumps(values))
+    run_dir = train(config)
+    (pair, *_), _ = open_validation(run_dir, record_of(run_dir), ndim=3)
+    learned = open_data(config).validation[0].raw
+    np.testing.assert_allclose(pair.raw.read_input(0), learned.read_input(0), atol=0.05)
+    assert pair.raw.read_input(0).shape[-1] == 2  # the image, and how strong its noise is
 
 
 def test_no_voxel_of_the_validation_data_was_learned_from(trained):

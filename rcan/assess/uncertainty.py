@@ -171,27 +171,29 @@ def open_validation(model_dir, record, *, ndim):
     config = find_model(model_dir).with_name("config.json")
     config = read_json(config) if config.is_file() else {}
     axes = {"raw": config.get("raw_data_format"), "gt": config.get("gt_data_format")}
-    pairs = [_open_recorded(each, axes, "ZYXC" if ndim == 3 else "YXC") for each in record.validation]
+    scaling = {"raw": record.scaling, "gt": {}}  # the ground truth has the recorded range alone
+    pairs = [_open_recorded(each, axes, scaling, "ZYXC" if ndim == 3 else "YXC") for each in record.validation]
     found = [pair for pair in pairs if pair]
     return found, len(pairs) - len(found)
 
 
-def _open_recorded(recorded, axes, block_axes):
+def _open_recorded(recorded, axes, scaling, block_axes):
     """A pair as training.json describes it; None where it is gone or another one now."""
     views, cache = [], MeasurementCache()
     for kind, digest in zip(("raw", "gt"), recorded.digests, strict=False):
         try:
             volume = open_volume(getattr(recorded, kind), axes=axes[kind], block_axes=block_axes)
+            view = NetworkView(volume, fixed_range=getattr(recorded, f"{kind}_range"), **scaling[kind])
             whole, shape = volume.shape[:-1], getattr(recorded, f"{kind}_shape")[:-1]
             # versions that did not record where a part begins set the end of the volume aside
             start = getattr(recorded, f"{kind}_start") or tuple(map(int.__sub__, whole, shape))
             if min(start) < 0 or any(np.add(start, shape) > whole):
                 return None
             if tuple(shape) != tuple(whole):
-                volume = volume.crop(region_at(start, shape))
-            if digest_of(volume, cache) != digest:
+                view = view.crop(region_at(start, shape))  # with the noise of the whole, as in the training
+            if digest_of(view.volume, cache) != digest:
                 return None
         except (OSError, ValueError):
             return None
-        views.append(NetworkView(volume, fixed_range=getattr(recorded, f"{kind}_range")))
+        views.append(view)
     return Pair(*views) if views else None
