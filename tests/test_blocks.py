@@ -1,6 +1,7 @@
 """The commands and Python blocks of README.md and of the site do what the pages say, with networks that are tiny."""
 
 import importlib.util
+import itertools
 import json
 import os
 import shlex
@@ -26,11 +27,12 @@ SMALL = {
     "num_residual_blocks": 1,
     "epochs": 1,
     "steps_per_epoch": 1,
+    "batch_size": 1,
     "precision": "float32",
 }
 # What makes a command quick; it replaces what the page has.
 QUICK = {
-    "demo": ["--epochs", "1", "--steps_per_epoch", "1", "--num_channels", "4", "--num_residual_blocks", "1"],
+    "check": ["--area_ratio_threshold", "0.1", "--patch_shape", "8,16,16"],  # the specimen is sparse
     "simulate": ["--pairs", "1"],
     "limits": ["--volumes", "3", "--photon_ladder", "5,20", "--blur_ladder", "2", "--shape", "8,32,32"],
 }
@@ -52,22 +54,25 @@ def write_image(path, image, voxel_size):
 def prepared(tmp_path_factory):
     """A folder with what the pages speak of: pairs, config files, trained networks."""
     folder = tmp_path_factory.mktemp("pages")
-    (folder / "sample").symlink_to(ROOT / "sample")
     values = json.loads((ROOT / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, **SMALL}))
-    for place, source in (("", "train"), ("test/", "test")):
-        for number in range(4 if source == "train" else 2):
-            for kind in ("raw", "gt"):
-                image = tifffile.imread(ROOT / f"sample/{source}/{kind}/mixture_{number:03}.tif")
-                write_image(folder / f"{place}{kind}/cell_t{number}.tif", image[:16, :48, :48], (0.3, 0.1, 0.1))
+    shutil.copytree(ROOT / "sample/test", folder / "sample/test")
+    for source, number in [*itertools.product(["train"], range(4)), *itertools.product(["test"], range(2))]:
+        for kind in ("raw", "gt"):
+            image = tifffile.imread(ROOT / f"sample/{source}/{kind}/mixture_{number:03}.tif")[:16, :48, :48]
+            if source == "train":
+                write_image(folder / f"sample/train/{kind}/mixture_{number:03}.tif", image, (0.3, 0.1, 0.1))
+            place = {"train": "", "test": "test/"}[source]
+            write_image(folder / f"{place}{kind}/cell_t{number}.tif", image, (0.3, 0.1, 0.1))
     for name in ("good.tif", "sharp.tif"):
         shutil.copy(folder / "gt/cell_t0.tif", folder / name)
     (mine,) = [block for block in list_blocks(ROOT / "docs/guides/your_data.md") if block.language == "json"]
     (folder / "my_config.json").write_text(json.dumps({**json.loads(mine.code), **SMALL}))
     for config in ("config.json", "my_config.json"):
         assert main(["train", "-c", str(folder / config)]) == 0
-    for name in ("denoise", "deblur"):
-        shutil.copytree(folder / "runs/mine", folder / "runs" / name)
+    for name in ("runs/denoise", "runs/deblur", "nuclei_run"):
+        shutil.copytree(folder / "runs/mine", folder / name)
+    shutil.copytree(folder / "test/gt", folder / "nuclei_gt")
     return folder
 
 
@@ -85,7 +90,7 @@ def make_quick(words):
         words = ["rcan", words[1].removesuffix(".py"), *words[2:]]
     assert words[0] == "rcan", words
     command, *rest = words[1:]
-    quick = QUICK.get(command, [])
+    quick = QUICK.get(command, []) if "-c" not in rest or "--train" in rest else []
     if command == "simulate" and "--source" not in rest:
         quick = [*quick, "--shape", "8,32,32"]
     if command == "train" and "--epochs" in rest:
