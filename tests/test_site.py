@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -139,3 +140,18 @@ def test_docstrings_are_on_the_page_of_python(site):
     for name in {*rcan.__all__} - {"__version__"}:
         first = getattr(rcan, name).__doc__.split("\n\n")[0]
         assert " ".join(first.split())[:40] in " ".join(text.split()), name
+
+
+def test_the_search_works_in_a_site_that_is_opened_from_the_disk(site):
+    playwright = pytest.importorskip("playwright.sync_api")
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium")
+    with playwright.sync_playwright() as starter:
+        page = starter.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page()
+        page.goto((site / "index.html").as_uri())
+        page.click("input.md-search__input")
+        page.keyboard.type("despike", delay=50)
+        page.wait_for_selector(".md-search-result__link")
+        found = [link.get_attribute("href") for link in page.locator(".md-search-result__link").all()]
+        assert any("trained_range.html" in target and target.endswith("#hot-pixels") for target in found)
