@@ -71,10 +71,8 @@ def _row(flag, schema):
     value = f"`{flag.placeholder}`" if flag.names else ""
     if limits := _limits(schema):
         value += f" ({limits})"
-    cells = [
-        re.sub(r"([|*])", r"\\\1", cell) for cell in (names, value, flag.description + " (required)" * flag.is_required)
-    ]
-    return f"| {' | '.join(cells)} |"
+    meaning = re.sub(r"([|*])", r"\\\1", flag.description) + " (required)" * flag.is_required
+    return f"| {names} | {value} | {meaning} |"
 
 
 def _limits(schema):
