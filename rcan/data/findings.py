@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rcan.atomic_io import printable_name
+from rcan.data.registration import left_unexplained
 
-__all__ = ["Finding", "find_duplicates", "judge_pairs"]
+__all__ = ["Finding", "find_duplicates", "judge_pairs", "list_names"]
 
 _SAME = 0.99999  # correlation of raw and gt that are one image
 _SAME_SPECIMEN = 0.999  # correlation of the thumbnails of two ground truths
@@ -21,6 +22,7 @@ _SATURATED = {"note": 0.001, "problem": 0.02}  # shares of the voxels
 _SAME_VOXEL = 0.05  # relative difference of voxel sizes
 _LEAST_DRIFT = 1.0  # voxels by which the shifts of frames, or of channels, differ
 _DIFFERENT_LIGHT = 10  # times another one's range
+_MOST_NAMES = 5  # of files in a sentence
 
 
 class Finding(NamedTuple):
@@ -97,10 +99,14 @@ def _name(pair):
     return printable_name(pair.raw.path)
 
 
+def list_names(paths):
+    """Names of some files, and how many there are besides."""
+    names = [printable_name(path) for path in paths]
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {len(names) - _MOST_NAMES} more" * (len(names) > _MOST_NAMES))
+
+
 def _list(pairs):
-    """Names of some pairs, and how many there are besides."""
-    names = [_name(pair) for pair in pairs]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return list_names([pair.raw.path for pair in pairs])
 
 
 def _are(pairs):
@@ -165,7 +171,7 @@ def _find_partners(pairs, correlation, between_gt):
     best = correlation.argmax(axis=1)
     found = []
     for number, partner in enumerate(best):
-        unexplained = (1 - correlation[number, partner] ** 2) / max(1 - own[number] ** 2, 1e-9)
+        unexplained = left_unexplained(correlation[number, partner], own[number])
         is_clear = correlation[number, partner] >= _LEAST_PARTNER and unexplained < _UNEXPLAINED
         if partner != number and is_clear and between_gt[number, partner] < _SAME_SPECIMEN:
             found.append((pairs[number], pairs[partner]))
@@ -214,7 +220,7 @@ def _judge_register(facts):
         found.append(("problem", text))
     if found:
         return found
-    sure = [pair for pair in facts if pair.shift.correlation >= 0.3]
+    sure = [pair for pair in facts if pair.shift.is_known]
     farthest = max((abs(step) for pair in sure for step in pair.shift.voxels), default=0)
     unsure = f", but {len(facts) - len(sure)} have too little in common to tell" if len(sure) < len(facts) else ""
     return f"raw and ground truth lie within {farthest:.1f} voxels of each other{unsure}."
@@ -222,7 +228,7 @@ def _judge_register(facts):
 
 def _spread(shifts):
     """Voxels by which shifts differ; those of images with little in common do not count."""
-    sure = np.array([shift.voxels for shift in shifts if shift.is_inside and shift.correlation >= 0.3])
+    sure = np.array([shift.voxels for shift in shifts if shift.is_inside and shift.is_known])
     return np.ptp(sure, axis=0).max() if len(sure) > 1 else 0
 
 

@@ -40,7 +40,7 @@ class PatchSampler:
         photon_range=None,
         cache=None,
     ):
-        self._patch_shape, self._seed, self._augmented = patch_shape, seed, augmented
+        self.patch_shape, self._seed, self._augmented = patch_shape, seed, augmented
         self.failure = None
         self.num_raw_channels = pairs[0].raw.shape[-1]
         self._frames = [(pair, number) for pair in pairs for number in range(pair.num_frames)]
@@ -83,7 +83,7 @@ class PatchSampler:
         pair, number = self._frames[place]
         before = self._ends[place] - self._indices[place].count
         corner = self._indices[place].locate(rank - before)
-        raw, gt, missing = pair.read_masked(number, region_at(corner, self._patch_shape))
+        raw, gt, missing = pair.read_masked(number, region_at(corner, self.patch_shape))
         raw = self._lights[id(pair)].expose(raw, gt, rng) if self._lights else pair.raw.as_input(number, raw)
         if missing is not None:
             gt = np.where(missing, np.float32(np.nan), gt)

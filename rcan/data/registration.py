@@ -6,7 +6,17 @@ from typing import NamedTuple
 import numpy as np
 from scipy import fft, ndimage
 
-__all__ = ["Distortion", "Orientation", "Shift", "find_distortion", "find_orientation", "find_shift"]
+from rcan.intensity import average_cells
+
+__all__ = [
+    "Distortion",
+    "Orientation",
+    "Shift",
+    "find_distortion",
+    "find_orientation",
+    "find_shift",
+    "left_unexplained",
+]
 
 _FARTHEST = (8, 16, 16)  # voxels that are looked for, at most a quarter of the block
 _BRIGHTEST = 99.9  # percentile
@@ -31,17 +41,33 @@ class Shift(NamedTuple):
     is_inside: bool  # among the shifts that were looked for: at the end of the search it may be any
 
     @property
+    def is_known(self):
+        """Whether the images have enough in common to tell."""
+        return self.correlation >= _LEAST_CORRELATION
+
+    @property
+    def steps(self):
+        """The shift in words: 2.0, 0.0, -3.0."""
+        return ", ".join(f"{round(step, 1) + 0.0:.1f}" for step in self.voxels)
+
+    @property
     def is_certain(self):
         """Whether it is a shift, as far as one block tells."""
         is_far = max(map(abs, self.voxels)) >= _LEAST_SHIFT
-        left = (1 - self.correlation**2) / max(1 - self.unshifted**2, 1e-9)
-        is_better = self.correlation >= _LEAST_CORRELATION and left <= _LEFT_BY_SHIFT
+        is_better = self.is_known and left_unexplained(self.correlation, self.unshifted) <= _LEFT_BY_SHIFT
         return is_far and is_better and self.is_inside
 
     def __str__(self):
-        return (
-            f"{', '.join(f'{round(step, 1) + 0.0:.1f}' for step in self.voxels)} voxels ({'ZYX'[-len(self.voxels) :]})"
-        )
+        return f"{self.steps} voxels ({'ZYX'[-len(self.voxels) :]})"
+
+
+def left_unexplained(correlation, before):
+    """Variance that two images do not share at one correlation, in units of that at another one.
+
+    >>> left_unexplained(0.5, 0)
+    0.75
+    """
+    return (1 - correlation**2) / max(1 - before**2, 1e-9)
 
 
 def find_shift(raw, gt):
@@ -125,9 +151,9 @@ class Orientation(NamedTuple):
     @property
     def is_certain(self):
         """Whether it is turned, and not by chance a little more alike when turned."""
-        unexplained = (1 - self.correlation**2) / max(1 - self.as_it_is**2, 1e-9)
-        is_turned = self.flipped or self.is_transposed
-        return bool(is_turned) and self.correlation >= _LEAST_CORRELATION and unexplained < _UNEXPLAINED
+        is_turned = bool(self.flipped) or self.is_transposed
+        is_alike = self.correlation >= _LEAST_CORRELATION
+        return is_turned and is_alike and left_unexplained(self.correlation, self.as_it_is) < _UNEXPLAINED
 
     def turn(self, gt):
         """Turn the second image, so that it shows what the first one shows."""
@@ -171,13 +197,7 @@ def find_orientation(raw, gt, *, with_turns=True):
 
 def _halve(image):
     """An image in voxels twice as large along Y and X, if it is not small."""
-    if min(image.shape[-2:]) < 32:
-        return image
-    for axis in (-2, -1):
-        image = np.moveaxis(image, axis, 0)
-        image = image[: len(image) // 2 * 2]
-        image = np.moveaxis((image[::2] + image[1::2]) / 2, 0, axis)
-    return image
+    return image if min(image.shape[-2:]) < 32 else average_cells(image[..., np.newaxis], 2)[..., 0]
 
 
 class Distortion(NamedTuple):
@@ -205,10 +225,8 @@ class Distortion(NamedTuple):
             f"scaled by {1 + y[0]:.3f} along Y and {1 + x[1]:.3f} along X": max(abs(y[0]) * height, abs(x[1]) * width),
         }
         if depth:
-            along_z, tilt = (
-                np.abs(self.matrix[1:, 0]).max() * depth[0],
-                np.abs(self.matrix[0, 1:] * self.shape[1:]).max(),
-            )
+            along_z = np.abs(self.matrix[1:, 0]).max() * depth[0]
+            tilt = np.abs(self.matrix[0, 1:] * self.shape[1:]).max()
             parts |= {
                 f"drifting sideways along Z, by {along_z:.1f} voxels from the first to the last plane": along_z,
                 f"tilted, by {tilt:.1f} planes from one side to the other": tilt,
@@ -226,7 +244,7 @@ def find_distortion(blocks, shape, *, least_span=0.75):
     count more, and outliers are left out.
     """
     found = [(centre, find_shift(*images)) for centre, *images in blocks]
-    found = [(*pair,) for pair in found if pair[1].is_inside and pair[1].correlation >= _LEAST_OF_BLOCK]
+    found = [each for each in found if each[1].is_inside and each[1].correlation >= _LEAST_OF_BLOCK]
     if len(found) < _FEWEST_BLOCKS:
         return None
     centres, shifts = np.array([centre for centre, _ in found], float), np.array([shift.voxels for _, shift in found])

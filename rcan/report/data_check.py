@@ -30,7 +30,7 @@ def write_check_report(path, check):
         "Raw in magenta and ground truth in green, the middle of each image, as maximum projections. Where both show "
         "the same, the picture is white. Pairs with the largest shifts come first."
     )
-    pairs = [pair for opened in check.opened.values() for pair in zip(*opened, strict=True)]
+    pairs = [pair for name in check.pairs for pair in zip(check.opened[name], check.pairs[name], strict=True)]
     for pair, facts in sorted(pairs, key=lambda pair: -_badness(pair[1]))[:_MOST_PICTURES]:
         page.picture(_draw(pair, facts), caption=f"{printable_name(facts.raw.path)}: {_describe(facts)}.")
     page.write(path)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from rcan.atomic_io import printable_name
 from rcan.data.facts import measure_pair
-from rcan.data.findings import Finding, find_duplicates, judge_pairs
+from rcan.data.findings import Finding, find_duplicates, judge_pairs, list_names
 from rcan.data.measurements import MeasurementCache
 from rcan.data.pairs import list_pairs, open_pair
 from rcan.data.patches import NoSignal, PatchSampler
@@ -40,7 +40,7 @@ class DataCheck:
     findings: tuple  # of `rcan.data.findings.Finding`
     positions: dict = field(default_factory=dict)  # of patches with enough signal, by path of the raw image
     seconds: float | None = None  # that the training will take
-    opened: dict = field(default_factory=dict, repr=False)  # pairs and their facts, two lists, by the name of the set
+    opened: dict = field(default_factory=dict, repr=False)  # lists of `rcan.data.pairs.Pair`, as those of the facts
 
     @property
     def problems(self):
@@ -107,8 +107,7 @@ def check_data(config, *, tries_training=True):
         findings += found
     order = {"problem": 0, "note": 1, "ok": 2}
     findings.sort(key=lambda finding: order[finding.level])
-    both = {name: (opened[name], facts[name]) for name in opened}
-    return DataCheck(facts, tuple(findings), positions, seconds, both)
+    return DataCheck(facts, tuple(findings), positions, seconds, opened)
 
 
 def _open_all(config, scaling, cache):
@@ -169,42 +168,36 @@ def _look_ahead(config, opened, cache, scaling, tries_training):
     except (OSError, ValueError, MemoryError) as failure:
         return [*findings, Finding("problem", "training", describe_failure(failure))], {}, None
     positions = {str(pair.raw.volume.path): samplers.training.count_positions(pair) for pair in data.training}
-    findings += _judge_positions(config, data, positions)
+    findings += _judge_positions(config, data, samplers.training.patch_shape, positions)
     if tries_training:
         time = tqdm.format_interval(round(seconds))
         findings.append(Finding("ok", "training", f"{' '.join(text.splitlines())} All of it takes about {time} here."))
     return findings, positions, seconds
 
 
-def _judge_positions(config, data, positions):
+def _judge_positions(config, data, patch_shape, positions):
     """Whether there are many places with enough signal, and in each pair."""
     findings, total = [], sum(positions.values())
     empty = [path for path, count in positions.items() if not count]
     if empty:
-        names = ", ".join(map(printable_name, empty[:5])) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         text = (
-            f"no patch of {names} has enough signal: nothing is learned there. Lower area_ratio_threshold, "
+            f"no patch of {list_names(empty)} has enough signal: nothing is learned there. Lower area_ratio_threshold, "
             f"{config.area_ratio_threshold:g}, or leave the pairs out."
         )
         findings.append(Finding("note", "patches", text))
     if total < _FEW_POSITIONS:
         text = f"only {total:,} positions of patches have enough signal."
-        findings.append(Finding("note", "patches", f"{text} {_suggest_threshold(config, data, total)}"))
+        findings.append(Finding("note", "patches", f"{text} {_suggest_threshold(config, data, patch_shape, total)}"))
     return findings or [Finding("ok", "patches", f"{total:,} positions have enough signal.")]
 
 
-def _suggest_threshold(config, data, total):
+def _suggest_threshold(config, data, patch_shape, total):
     """The highest lower threshold that makes many more positions."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # they were noted before
-        resolved = resolve_config(config, data, "float32")
     for share in _LOWER_SHARES:
         if share >= config.area_ratio_threshold:
             continue
         thresholds = {"intensity_threshold": config.intensity_threshold, "area_ratio_threshold": share}
-        sampler = PatchSampler(
-            data.training, resolved.patch_shape, seed=0, augmented=False, cache=data.cache, **thresholds
-        )
+        sampler = PatchSampler(data.training, patch_shape, seed=0, augmented=False, cache=data.cache, **thresholds)
         if sampler.num_positions >= max(_FEW_POSITIONS, 2 * total):
             return f"With area_ratio_threshold {share:g} there would be {sampler.num_positions:,}."
     return "A smaller patch_shape would make more."
@@ -235,7 +228,7 @@ def _make_row(pair, count, *, is_divided):
         *(f"{image.snr:.2g}" if image.snr < 100 else f"{image.snr:.0f}" for image in (pair.raw, pair.gt)),
         f"{100 * max(pair.raw.saturated, pair.gt.saturated):.2g} %",
         f"{pair.shift.correlation:.2f}",
-        ", ".join(f"{round(step, 1) + 0.0:.1f}" for step in pair.shift.voxels),
+        pair.shift.steps,
         f"{count:,}" if count is not None else "set aside" if is_divided else "",
     ]
 
