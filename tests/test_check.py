@@ -272,7 +272,7 @@ def test_json_is_all_that_is_printed(shifted, capsys):
 def test_aligned_copies_are_shifted_and_cropped_and_nothing_is_interpolated(shifted, clean, capsys):
     assert main(["-c", str(shifted / "config.json"), "--align", str(shifted / "aligned")]) == 0
     for number, (raw, gt) in enumerate(clean):
-        files = [open_volume(shifted / f"aligned/training/{kind}/{number}.tif") for kind in ("raw", "gt")]
+        files = [open_volume(shifted / f"aligned/training/{kind}/00{number}_{number}.tif") for kind in ("raw", "gt")]
         inside = tuple(slice(abs(step), -abs(step)) for step in (1, 2, 3))
         for file, image in zip(files, (raw, gt), strict=True):
             np.testing.assert_array_equal(file.read(dtype=None)[..., 0], image[inside])
@@ -292,7 +292,7 @@ def test_the_rest_of_a_voxel_is_interpolated_where_asked_for(tmp_path, clean, ca
     write(tmp_path / "gt.tif", gt)
     flags = ["-i", tmp_path / "raw.tif", "-g", tmp_path / "gt.tif", "--align", tmp_path / "out", "--interpolate"]
     main([*map(str, flags), "--area_ratio_threshold", "0.01"])
-    aligned = [open_volume(tmp_path / f"out/training/{kind}/{kind}.tif").read()[..., 0] for kind in ("raw", "gt")]
+    aligned = [open_volume(tmp_path / f"out/training/{kind}/000_raw.tif").read()[..., 0] for kind in ("raw", "gt")]
     inner = np.s_[:, 4:-4, 4:-4]
     assert np.corrcoef(aligned[0][inner].ravel(), aligned[1][inner].ravel())[0, 1] > 0.995
 
@@ -303,6 +303,30 @@ def test_what_no_shift_mends_is_not_aligned(shifted, capsys):
     assert main(["-c", str(shifted / "config.json"), "--align", str(shifted / "aligned")]) == 1
     assert "is flipped along Z: turn it back first" in capsys.readouterr().err
     assert not (shifted / "aligned").exists()
+
+
+def test_several_raw_images_of_one_ground_truth_each_get_a_copy_of_it(tmp_path, clean, rng, capsys):
+    gt = clean[0][1]
+    write(tmp_path / "gt.tif", gt)
+    pairs = []
+    for number, step in enumerate((0, 2)):
+        noisy = rng.poisson(np.roll(gt, step, axis=2) / 50 + 20).astype(np.uint16)
+        write(tmp_path / f"{number}/raw.tif", noisy)
+        pairs.append({"raw": str(tmp_path / f"{number}/raw.tif"), "gt": str(tmp_path / "gt.tif")})
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "training_image_pairs": pairs}))
+    assert main(["-c", str(tmp_path / "config.json"), "--align", str(tmp_path / "out")]) == 0
+    widths = [open_volume(tmp_path / f"out/training/gt/00{number}_raw.tif").shape[2] for number in range(2)]
+    assert widths == [64, 62]
+
+
+def test_pairs_that_move_with_time_are_not_aligned(tmp_path, clean, write_tiff, capsys):
+    raw, gt = clean[0]
+    write_tiff(tmp_path / "raw.tif", np.stack([np.roll(raw, step, axis=2) for step in (0, 1, 3)]), "TZYX")
+    write_tiff(tmp_path / "gt.tif", np.stack([gt] * 3), "TZYX")
+    flags = ["-i", tmp_path / "raw.tif", "-g", tmp_path / "gt.tif", "--align", tmp_path / "out"]
+    assert main([*map(str, flags)]) == 1
+    assert "moves against its ground truth from frame to frame" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_files_is_not_written_to(shifted, capsys):

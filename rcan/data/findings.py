@@ -8,7 +8,7 @@ import numpy as np
 from rcan.atomic_io import printable_name
 from rcan.data.registration import left_unexplained
 
-__all__ = ["Finding", "find_duplicates", "judge_pairs", "list_names"]
+__all__ = ["Finding", "are_unlike", "find_duplicates", "judge_pairs", "list_names"]
 
 _SAME = 0.99999  # correlation of raw and gt that are one image
 _SAME_SPECIMEN = 0.999  # correlation of the thumbnails of two ground truths
@@ -201,7 +201,7 @@ def _judge_register(facts):
         )
         found.append(("problem", text))
     for moving, what in (("frame_shifts", "in time"), ("channel_shifts", "from channel to channel")):
-        drifting = [pair for pair in facts if _spread(getattr(pair, moving)) >= _LEAST_DRIFT]
+        drifting = [pair for pair in facts if are_unlike(getattr(pair, moving))]
         if drifting:
             shifts = getattr(drifting[0], moving)
             text = (
@@ -226,10 +226,10 @@ def _judge_register(facts):
     return f"raw and ground truth lie within {farthest:.1f} voxels of each other{unsure}."
 
 
-def _spread(shifts):
-    """Voxels by which shifts differ; those of images with little in common do not count."""
+def are_unlike(shifts):
+    """Whether shifts, of frames or of channels, differ; those of images with little in common do not count."""
     sure = np.array([shift.voxels for shift in shifts if shift.is_inside and shift.is_known])
-    return np.ptp(sure, axis=0).max() if len(sure) > 1 else 0
+    return len(sure) > 1 and bool(np.ptp(sure, axis=0).max() >= _LEAST_DRIFT)
 
 
 def _judge_order(facts):

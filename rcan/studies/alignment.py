@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from rcan.data.pairs import list_pairs
-from rcan.io.opening import create_volume, open_volume
+from rcan.data.findings import are_unlike
+from rcan.io.opening import FORMATS, create_volume, open_volume
 from rcan.io.paths import image_name
 from rcan.progress import Progress
 from rcan.regions import scale_region
-from rcan.training.run_data import named_pairs, opening_options
+from rcan.training.run_data import opening_options
 
 __all__ = ["align_pairs", "check_output"]
 
@@ -30,7 +30,8 @@ def align_pairs(config, check, folder, *, interpolate=False):
     check : rcan.studies.data_check.DataCheck
         What `check_data` has found of it.
     folder : path
-        Gets the folders ``raw`` and ``gt`` of each set: ``training/raw`` and so on. Must be empty.
+        Gets the folders ``raw`` and ``gt`` of each set: ``training/raw`` and so on. Must be empty. Both copies of a
+        pair have the number of the pair and the name of its raw image.
     interpolate : bool
         Shift the ground truth by what is left of a voxel, too, with cubic splines. Raw images are never interpolated:
         their noise would be another one than that of the images to restore.
@@ -43,29 +44,27 @@ def align_pairs(config, check, folder, *, interpolate=False):
     Raises
     ------
     ValueError, OSError
-        If the folder holds files, or a pair is flipped, distorted, or has too little in common: no shift mends that.
+        If the folder holds files, an image could not be read, or a pair is flipped, distorted or moves with time: no
+        shift mends that.
     """
     folder = Path(folder)
     check_output(folder)
-    facts = {pair.raw.path: pair for pairs in check.pairs.values() for pair in pairs}
-    for pair in facts.values():
+    if broken := [finding for finding in check.problems if finding.topic == "files"]:
+        raise ValueError(f"{broken[0].text} Leave it out, or mend it, and align the others then.")
+    pairs = [(name, number, pair) for name in check.pairs for number, pair in enumerate(check.pairs[name])]
+    for _, _, pair in pairs:
         _refuse_others(pair)
-    paths = [(name, *paths) for name, named in named_pairs(config).items() for paths in list_pairs(*named)]
-    missing = [str(raw) for _, raw, _ in paths if str(raw) not in facts]
-    if missing:
-        raise ValueError(f"{missing[0]} could not be read: leave it out, or mend it, and align the others then.")
-    shifts = {}
-    with Progress(len(paths), "Writing aligned pairs", unit="pair") as progress:
-        for name, raw, gt in paths:
-            pair = facts[str(raw)]
+    axes, shifts = opening_options(config), {}
+    with Progress(len(pairs), "Writing aligned pairs", unit="pair") as progress:
+        for name, number, pair in pairs:
             steps = np.array(pair.shift.voxels if pair.shift.is_certain else [0.0] * len(pair.shift.voxels))
-            shifts[str(raw)] = tuple(np.rint(steps).astype(int).tolist())
-            rest = (steps - np.rint(steps)) * pair.upscaling if interpolate else np.zeros(len(steps))
-            regions = _overlap(pair.raw.shape[:-1], shifts[str(raw)])
-            axes = opening_options(config)
-            spatial = "ZYX"[-len(steps) :]
-            _copy(raw, axes["raw_axes"], spatial, regions[0], folder / name / "raw")
-            _copy(gt, axes["gt_axes"], spatial, scale_region(regions[1], pair.upscaling), folder / name / "gt", rest)
+            whole = shifts[pair.raw.path] = tuple(np.rint(steps).astype(int).tolist())
+            rest = (steps - whole) * pair.upscaling if interpolate else np.zeros(len(steps))
+            of_raw, of_gt = _overlap(pair.raw.shape[:-1], whole)
+            # both are named as raw, and by number: several raw images may have one ground truth, or one name
+            copy = f"{number:03d}_{image_name(pair.raw.path)}.tif"
+            _copy(pair.raw.path, axes["raw_axes"], of_raw, folder / name / "raw" / copy)
+            _copy(pair.gt.path, axes["gt_axes"], scale_region(of_gt, pair.upscaling), folder / name / "gt" / copy, rest)
             progress.advance()
     print(f"Aligned pairs are in {folder}; {sum(map(any, shifts.values()))} of {len(shifts)} were shifted.", flush=True)
     return shifts
@@ -77,6 +76,11 @@ def _refuse_others(pair):
         raise ValueError(f"{pair.gt.path} is {pair.orientation}: turn it back first, with another program.")
     if pair.distortion and pair.distortion.is_certain:
         raise ValueError(f"{pair.raw.path} is {pair.distortion} against its ground truth: no shift mends that.")
+    if are_unlike(pair.frame_shifts) or are_unlike(pair.channel_shifts):
+        raise ValueError(
+            f"{pair.raw.path} moves against its ground truth from frame to frame, or channel to channel: "
+            "align each of them by itself, with another program."
+        )
 
 
 def _overlap(shape, steps):
@@ -87,22 +91,22 @@ def _overlap(shape, steps):
     return raw, gt
 
 
-def _copy(path, axes, spatial, region, folder, rest=()):
+def _copy(path, axes, region, copy, rest=()):
     """Write a region of an image, in its own type, moved back by the rest of a shift."""
-    file = open_volume(path, axes=axes, block_axes=f"{spatial}C")
+    file = open_volume(path, axes=axes, block_axes=f"{'ZYX'[-len(region) :]}C")
     volume = file.crop(region)
     is_moved = bool(np.any(rest))
     dtype = np.dtype(np.float32) if is_moved or volume.dtype.itemsize > 4 else volume.dtype
-    folder.mkdir(parents=True, exist_ok=True)
+    copy.parent.mkdir(parents=True, exist_ok=True)
     with create_volume(
-        folder / f"{image_name(path)}.tif",
+        copy,
         axes=file.axes,
         sizes=volume.sizes,
         dtype=dtype,
         voxel_size=volume.voxel_size,
         channel_names=volume.channel_names,
         time_step=volume.time_step,
-        file_format="imagej" if dtype.name in ("uint8", "uint16", "float32") else "ome",
+        file_format="imagej" if dtype.name in FORMATS["imagej"] else "ome",
     ) as sink:
         for frame in volume.frames:
             block = volume.read(frame, dtype=dtype)
