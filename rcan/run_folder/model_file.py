@@ -3,7 +3,7 @@
 import json
 import zipfile
 
-__all__ = ["check_model_file", "count_weights"]
+__all__ = ["check_model_file", "count_weights", "most_unpacked"]
 
 _LARGEST_TEXT = 2**25  # bytes of an architecture; that of the paper's network has 0.1 MB
 _MOST_TIMES = 20  # bytes of weights for one that is stored: they can hardly be compressed
@@ -20,7 +20,7 @@ def check_model_file(path):
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             is_text = member.filename.endswith(".json")
-            most = _LARGEST_TEXT if is_text else _MOST_TIMES * member.compress_size + _SLACK
+            most = _LARGEST_TEXT if is_text else most_unpacked(member.compress_size)
             if member.file_size > most:
                 raise ValueError(
                     f"{member.filename} would unpack to {member.file_size / 1e9:.3g} GB, {most / 1e9:.2g} GB are "
@@ -34,6 +34,11 @@ def check_model_file(path):
         raise ValueError(f"its network has {num_parameters:,} parameters, {num_weights:,} are stored.")
 
 
+def most_unpacked(num_stored):
+    """Bytes that a file with weights may have once it is unpacked, by those that are stored."""
+    return _MOST_TIMES * num_stored + _SLACK
+
+
 def count_weights(file, *, stored):
     """Count the numbers in all arrays of an HDF5 file of so many bytes; those that it does not hold are refused."""
     import h5py
@@ -43,7 +48,7 @@ def count_weights(file, *, stored):
     if any(array.external for array in arrays):
         raise ValueError("its weights are in another file.")
     promised = sum(array.nbytes for array in arrays)
-    if promised > _MOST_TIMES * stored + _SLACK:
+    if promised > most_unpacked(stored):
         raise ValueError(f"its weights would take {promised / 1e9:.3g} GB, {stored / 1e9:.2g} GB are stored.")
     return sum(array.size for array in arrays)
 

@@ -1,13 +1,12 @@
 """The trained network of a run folder, and the record of its training."""
 
-import hashlib
 import zipfile
 
 from rcan.atomic_io import atomic_file, read_json, write_json
 from rcan.run_folder.architecture import check_architecture
 from rcan.run_folder.layout import MODELS
 from rcan.run_folder.model_file import check_model_file
-from rcan.run_folder.places import find_place
+from rcan.run_folder.places import digest_of_file, find_place
 from rcan.run_folder.published import PUBLISHED_SUFFIXES, choose_published, load_published
 from rcan.run_folder.record import TrainingRecord
 
@@ -126,4 +125,4 @@ def add_to_record(model_dir, name, facts):
 
 def digest_model(model_dir):
     """Digest of the file of a model, 16 hexadecimal digits: the same as long as the network is."""
-    return hashlib.sha256(find_model(model_dir).read_bytes()).hexdigest()[:16]
+    return digest_of_file(find_model(model_dir))[:16]

@@ -10,17 +10,16 @@ import re
 import zipfile
 from pathlib import Path
 
-from rcan.atomic_io import atomic_folder
+from rcan.atomic_io import atomic_folder, file_signature
+from rcan.run_folder.layout import MODELS
+from rcan.run_folder.model_file import most_unpacked
 
-__all__ = ["cache_folder", "find_place"]
+__all__ = ["cache_folder", "digest_of_file", "find_place"]
 
 _ADDRESS = re.compile(r"(https?|hf):/+(.+)")  # pathlib makes one slash of two
 _DIGEST = re.compile(r"#sha256[=:]([0-9a-fA-F]{64})$")
 _LOCAL = re.compile(r"(localhost|127\.0\.0\.1)([:/]|$)")
-_KEPT = ("best.keras", "last.keras", "training.json", "config.json")  # of a run folder
-_MODELS = _KEPT[:2]
-_MOST_TIMES = 20  # bytes of an unpacked file for one that is stored
-_SLACK = 2**24  # bytes
+_KEPT = (*MODELS, "training.json", "config.json")  # of a run folder
 _HF_FILES = [*_KEPT, "*.zip"]
 
 
@@ -58,17 +57,12 @@ def find_place(named):
         text, digest = _cut_digest(f"{address[1]}://{address[2]}")
         return _download(text, digest)
     path = Path(text)
-    return _unpack(path, *_state(path)) if path.suffix.lower() == ".zip" and path.is_file() else path
+    return _unpack(path, *file_signature(path)) if path.suffix.lower() == ".zip" and path.is_file() else path
 
 
 def _cut_digest(address):
     found = _DIGEST.search(address)
     return (address[: found.start()], found[1].lower()) if found else (address, None)
-
-
-def _state(path):
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
 
 
 @functools.cache
@@ -77,7 +71,7 @@ def _unpack(path, *_):
     try:
         with zipfile.ZipFile(path) as archive:
             members = _choose_members(path, archive)
-            target = cache_folder() / "models" / f"{path.stem}-{_digest_of(path)[:16]}"
+            target = cache_folder() / "models" / f"{path.stem}-{digest_of_file(path)[:16]}"
             if not target.is_dir():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_folder(target) as partial:
@@ -93,21 +87,22 @@ def _choose_members(path, archive):
     """The files of a run in an archive, by name: those that lie beside its best or newest model."""
     names = {info.filename: info for info in archive.infolist()}
     models = sorted(
-        (name for name in names if name.rpartition("/")[2] in _MODELS),
-        key=lambda name: (name.count("/"), _MODELS.index(name.rpartition("/")[2])),
+        (name for name in names if name.rpartition("/")[2] in MODELS),
+        key=lambda name: (name.count("/"), MODELS.index(name.rpartition("/")[2])),
     )
     if not models:
         package = "a bioimage.io package that rcan export has not written" if "rdf.yaml" in names else "no run folder"
-        raise ValueError(f"{path} holds {package}: neither {' nor '.join(_MODELS)} is in it. Name another with -m.")
+        raise ValueError(f"{path} holds {package}: neither {' nor '.join(MODELS)} is in it. Name another with -m.")
     folder = models[0].rpartition("/")[0]
     members = {name: names[key] for name in _KEPT if (key := f"{folder}/{name}" if folder else name) in names}
     for info in members.values():
-        if info.file_size > _MOST_TIMES * info.compress_size + _SLACK:
+        if info.file_size > most_unpacked(info.compress_size):
             raise ValueError(f"{path}: {info.filename} would unpack to {info.file_size / 1e9:.3g} GB. Name another.")
     return members
 
 
-def _digest_of(path):
+def digest_of_file(path):
+    """SHA-256 of the bytes of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -119,7 +114,7 @@ def _download(address, digest):
     """A file or a folder with the files at an address, downloaded once; the digest is told, and checked if given."""
     fetch = _fetch_hub if address.startswith("hf://") else _fetch_web
     path, model = fetch(address, digest)
-    found = _digest_of(model)
+    found = digest_of_file(model)
     if digest and found != digest:
         raise ValueError(f"{address} has the SHA-256 {found}, not {digest}: it is not what was named.")
     print(
@@ -130,7 +125,7 @@ def _download(address, digest):
 
 
 def _fetch_web(address, digest):
-    """Download a file, unless it is there from an earlier time: the file, twice."""
+    """Download a file, unless it is there from an earlier time: the file, and where the model is, in it."""
     if address.startswith("http://") and not _LOCAL.match(address.removeprefix("http://")):
         raise ValueError(f"{address} is not encrypted: anybody on the way could change the network. Name https://.")
     suffix = Path(address.partition("?")[0]).suffix.lower()
@@ -164,11 +159,11 @@ def _fetch_hub(address, digest):
         folder = Path(hub.snapshot_download(name, revision=revision or None, allow_patterns=_HF_FILES))
     except Exception as failure:  # of several libraries
         raise OSError(f"{address} cannot be downloaded ({_first_line(failure)}): check name and network.") from failure
-    models = [folder / name for name in _MODELS if (folder / name).is_file()]
+    models = [folder / name for name in MODELS if (folder / name).is_file()]
     archives = sorted(folder.glob("*.zip"))
     if not models and len(archives) != 1:
         raise FileNotFoundError(
-            f"{address} holds neither {' nor '.join(_MODELS)}, nor one .zip archive of a run folder."
+            f"{address} holds neither {' nor '.join(MODELS)}, nor one .zip archive of a run folder."
         )
     return (folder, models[0]) if models else (archives[0], archives[0])
 
