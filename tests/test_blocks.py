@@ -101,15 +101,17 @@ def make_quick(words):
     return [command, *rest, *quick]
 
 
-def run_commands(code):
-    """Run the lines of a block."""
+def find_failing(code):
+    """Run the lines of a block; return the first that fails, in a list, or none."""
     for line in code.splitlines():
         if not (words := shlex.split(line, comments=True)):
             continue
         arguments = make_quick(words)
         if arguments[0] == "train" and "--resume" not in arguments:  # the pages train into a new folder
             shutil.rmtree(load_config(arguments[arguments.index("-c") + 1]).output_dir, ignore_errors=True)
-        assert main(arguments) == 0, line
+        if main(arguments) != 0:
+            return [line]
+    return []
 
 
 @pytest.mark.filterwarnings("default")  # notes on tiny data
@@ -120,9 +122,10 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, folder):
     names = {}
     for block in RUNNABLE[page]:
         if block.language == "sh":
-            run_commands(block.code)
+            assert find_failing(block.code) == []
         else:
             exec(block.code, names)
+            assert names  # what the block has made; an exception would have ended it
 
 
 @pytest.mark.parametrize(

@@ -50,14 +50,24 @@ def export_network(options):
     _check_details(options)
     _check_place(options)
     _check_libraries(options.format)
+    from rcan.export.description import describe_ends
     from rcan.export.image import measure_image
+    from rcan.export.network import build_exported
     from rcan.run_folder.models import load_model
 
     model, record = load_model(options.model_dir)
     image = None
     if options.input:
         image = measure_image(options.input, model, record, axes=options.axes, channels=options.channels)
-    return _WRITERS[options.format](options, model, record, image)
+    if options.format == "bioimageio":
+        from rcan.export.bioimageio import write_package
+
+        with atomic_file(options.output) as partial:
+            return write_package(partial, options, model, record, image)
+    exported = build_exported(model, ranges=image and image.ranges, stabilisation=image and image.stabilisation)
+    what = _WRITERS[options.format](exported, options.output)
+    heading = f"{options.output}: {model.count_params():,} parameters, {what}"
+    return "\n".join([heading, *describe_ends(exported, record, image)])
 
 
 def _check_details(options):
@@ -92,68 +102,36 @@ def _check_libraries(kind):
             ) from failure
 
 
-def _export_package(options, model, record, image):
-    from rcan.export.bioimageio import write_package
-
-    with atomic_file(options.output) as partial:
-        return write_package(partial, options, model, record, image)
+# Writers: each writes the network to a path, and returns what opens it.
 
 
-def _export_onnx(options, model, record, image):
-    from rcan.export.description import describe_ends
+def _write_onnx(exported, path):
     from rcan.export.onnx_graph import OPSET, to_onnx
 
-    exported = _build(model, image)
-    with atomic_file(options.output) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(to_onnx(exported))
-    heading = f"{options.output}: {_count(model)}, ONNX opset {OPSET}"
-    return "\n".join([heading, *describe_ends(exported, record, image)])
+    return f"ONNX opset {OPSET}"
 
 
-def _export_saved_model(options, model, record, image):
-    from rcan.export.description import describe_ends
+def _write_saved_model(exported, path):
     from rcan.export.saved_model import SIGNATURE, TENSORFLOW_VERSION, write_saved_model, zip_saved_model
 
-    exported = _build(model, image)
-    if options.output.suffix:
-        with atomic_file(options.output) as partial:
+    if path.suffix:
+        with atomic_file(path) as partial:
             zip_saved_model(exported, partial)
     else:
-        with atomic_folder(options.output) as partial:
+        with atomic_folder(path) as partial:
             write_saved_model(exported, partial)
-    heading = (
-        f"{options.output}: {_count(model)}, SavedModel for TensorFlow {TENSORFLOW_VERSION} and newer, tag serve, "
-        f"signature {SIGNATURE}"
-    )
-    return "\n".join([heading, *describe_ends(exported, record, image)])
+    return f"SavedModel for TensorFlow {TENSORFLOW_VERSION} and newer, tag serve, signature {SIGNATURE}"
 
 
-def _export_keras(options, model, record, image):
-    from rcan.export.description import describe_ends, has_stock_layers
+def _write_keras(exported, path):
+    from rcan.export.description import has_stock_layers
     from rcan.run_folder.models import save_model
 
-    exported = _build(model, image)
-    save_model(exported, options.output)
+    save_model(exported, path)
     loading = "keras.saving.load_model" + ("" if has_stock_layers(exported) else " after import rcan.model")
-    version = list_versions("keras")["keras"]
-    heading = f"{options.output}: {_count(model)}, Keras {version}, which {loading} opens on each backend"
-    return "\n".join([heading, *describe_ends(exported, record, image)])
+    return f"Keras {list_versions('keras')['keras']}, which {loading} opens on each backend"
 
 
-def _build(model, image):
-    """The network that reads and writes the grey values of an image, or itself where there is none."""
-    from rcan.export.network import build_exported
-
-    return build_exported(model, ranges=image and image.ranges, stabilisation=image and image.stabilisation)
-
-
-def _count(model):
-    return f"{model.count_params():,} parameters"
-
-
-_WRITERS = {
-    "bioimageio": _export_package,
-    "onnx": _export_onnx,
-    "savedmodel": _export_saved_model,
-    "keras": _export_keras,
-}
+_WRITERS = {"onnx": _write_onnx, "savedmodel": _write_saved_model, "keras": _write_keras}

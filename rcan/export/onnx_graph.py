@@ -57,6 +57,7 @@ def to_onnx(model):
     graph.add("Transpose", names[id(model.output)], output=OUTPUT, perm=[0, *range(2, ndim + 2), 1])
 
     def value(name, sizes, channels):
+        """Name and shape of an end of the graph."""
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *sizes, channels])
 
     whole = helper.make_graph(
@@ -165,6 +166,7 @@ def _rescaling(graph, layer, x):
     rank = len(layer.input.shape) - 2
 
     def constant(values):
+        """Store one number, or one for each channel, in a shape that fits arrays with the channels first."""
         values = np.asarray(values, np.float32)
         return graph.constant(values.reshape(-1, *(1,) * rank) if values.ndim else values)
 
@@ -182,6 +184,7 @@ def _folded(operator):
     """The writer of a layer that takes two or more inputs: Keras' are lists, ONNX' are pairs."""
 
     def write(graph, layer, x, *others):
+        """Join the inputs one by one."""
         for other in others:
             x = graph.add(operator, x, other)
         return x
