@@ -11,7 +11,7 @@ _PUBLIC = {
     "create_volume": "rcan.io.opening",
     "denormalise": "rcan.intensity",
     "evaluate": "rcan.studies.evaluation",
-    "export_model": "rcan.export.models",
+    "export_model": "rcan.export.formats",
     "find_limits": "rcan.studies.limits",
     "list_images": "rcan.io.opening",
     "load_config": "rcan.config",

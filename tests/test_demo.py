@@ -12,7 +12,7 @@ import numpy as np
 
 from rcan.commands.demo import main
 from rcan.io.opening import open_volume
-from rcan.studies.demo import CONFIG
+from rcan.studies.first_network import CONFIG
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--epochs", "1", "--steps_per_epoch", "2", "--precision", "float32"]

@@ -17,8 +17,8 @@ import tifffile
 
 import rcan
 from rcan.__main__ import main
-from rcan.export.network import build_exported
 from rcan.export.onnx_graph import OPSET, to_onnx
+from rcan.export.wrapping import build_exported
 from rcan.intensity import denormalise, find_stabilisation, normalise, stabilise
 from rcan.model import build_rcan
 

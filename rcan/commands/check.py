@@ -68,7 +68,7 @@ def check(options: CheckOptions):
         if not options.as_json:
             print(f"\n{found}", flush=True)
         if options.report:
-            from rcan.report.data_check import write_check_report
+            from rcan.report.training_data import write_check_report
 
             write_check_report(options.report, found)
             print(f"Report: {options.report}", flush=True)

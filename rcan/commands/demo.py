@@ -22,7 +22,7 @@ def demo(options: DemoOptions):
 
     The same call completes what was interrupted.
     """
-    from rcan.studies.demo import run_demo
+    from rcan.studies.first_network import run_demo
 
     report = run_demo(options.folder, options.overrides)
     print(

@@ -15,7 +15,7 @@ def export(options: ExportOptions):
     With an image (-i) the exported network reads and writes grey values, with the intensity range and the noise of this
     image. Names, axes and units of input and output are printed.
     """
-    from rcan.export.models import export_network
+    from rcan.export.formats import export_network
 
     print(export_network(_ask(options)))
 

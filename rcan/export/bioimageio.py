@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from rcan.atomic_io import list_versions, write_json
-from rcan.export.description import axes_of, describe_ends, has_stock_layers
 from rcan.export.documentation import describe_network, write_documentation
-from rcan.export.network import INPUT, OUTPUT, build_exported
 from rcan.export.onnx_graph import OPSET, to_onnx
+from rcan.export.tensors import axes_of, describe_ends, has_stock_layers
+from rcan.export.wrapping import INPUT, OUTPUT, build_exported
 from rcan.keras_setup import keras
 from rcan.report.methods import CITATIONS
 from rcan.restoration.tiled import OVERLAP

@@ -1,7 +1,7 @@
 """The documentation inside a package, in Markdown."""
 
 from rcan.atomic_io import read_json
-from rcan.export.description import axes_of, describe_ends, format_range
+from rcan.export.tensors import axes_of, describe_ends, format_range
 from rcan.report.methods import CITATIONS, describe_training
 from rcan.run_folder.architecture import grid_of, upscaling_of
 from rcan.run_folder.models import find_model

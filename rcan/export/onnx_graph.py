@@ -10,7 +10,7 @@ from 1.10 on, and the engines of Fiji, which end at 18.
 
 import numpy as np
 
-from rcan.export.network import INPUT, OUTPUT
+from rcan.export.wrapping import INPUT, OUTPUT
 from rcan.keras_setup import keras
 
 __all__ = ["IR_VERSION", "OPSET", "to_onnx"]
@@ -25,7 +25,7 @@ def to_onnx(model):
     ----------
     model : keras.Model
         Functional, channels last, of the layers that `rcan.build_rcan`, published models and
-        `rcan.export.network.build_exported` have.
+        `rcan.export.wrapping.build_exported` have.
 
     Returns
     -------

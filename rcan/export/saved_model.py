@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcan.export.network import INPUT, OUTPUT
+from rcan.export.wrapping import INPUT, OUTPUT
 from rcan.keras_setup import keras
 
 __all__ = ["SIGNATURE", "TENSORFLOW_VERSION", "write_saved_model", "zip_saved_model"]

@@ -18,8 +18,8 @@ def has_stock_layers(model):
 def describe_ends(exported, record, image=None):
     """Say what an exported network reads and writes, in a line each, and of which image its constants are.
 
-    `exported` is what `rcan.export.network.build_exported` has made, `image` the `rcan.export.image.ImageFacts` that it
-    was made with.
+    `exported` is what `rcan.export.wrapping.build_exported` has made, `image` the `rcan.export.image.ImageFacts` that
+    it was made with.
     """
     axes = axes_of(exported)
     shape = f"float32, (batch, {', '.join(axes)}, channel)"

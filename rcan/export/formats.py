@@ -50,9 +50,9 @@ def export_network(options):
     _check_details(options)
     _check_place(options)
     _check_libraries(options.format)
-    from rcan.export.description import describe_ends
     from rcan.export.image import measure_image
-    from rcan.export.network import build_exported
+    from rcan.export.tensors import describe_ends
+    from rcan.export.wrapping import build_exported
     from rcan.run_folder.models import load_model
 
     model, record = load_model(options.model_dir)
@@ -126,7 +126,7 @@ def _write_saved_model(exported, path):
 
 
 def _write_keras(exported, path):
-    from rcan.export.description import has_stock_layers
+    from rcan.export.tensors import has_stock_layers
     from rcan.run_folder.models import save_model
 
     save_model(exported, path)
