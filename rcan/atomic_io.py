@@ -24,6 +24,7 @@ __all__ = [
     "preallocate",
     "printable_name",
     "read_json",
+    "read_table",
     "remove_stale_partials",
     "replace_folder",
     "report_errors_as",
@@ -197,3 +198,9 @@ def write_table(path, rows, columns=None):
         writer = csv.DictWriter(file, columns or rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_table(path):
+    """Read the rows of a CSV file whose cells are all numbers, as `write_table` has written it."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]

@@ -2,12 +2,28 @@
 
 import sys
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "observed_progress"]
 
 _LOG_INTERVAL = 30  # seconds between the lines of a log
+_observer = ContextVar("observer", default=None)  # of the thread
+
+
+@contextmanager
+def observed_progress(observer):
+    """Let ``observer(label, done, total)`` follow the work of this thread in the `with` block, instead of a bar.
+
+    It is called at the beginning of each `Progress` and after each advance. An exception that it raises ends the work.
+    """
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 class Progress:
@@ -25,10 +41,17 @@ class Progress:
 
     def __init__(self, total, label, *, unit, done=0):
         look = {"unit_scale": True, "leave": False, "dynamic_ncols": True}
-        self._bar = tqdm(total=total, desc=label, unit=unit, initial=done, disable=None, **look)
+        self._observer = _observer.get()
+        is_hidden = True if self._observer else None  # None: where there is no terminal
+        self._bar = tqdm(total=total, desc=label, unit=unit, initial=done, disable=is_hidden, **look)
         self._label, self._unit, self._total = label, unit, total
         self._done, self._done_before, self._figures = done, done, {}
         self._started = self._logged = time.monotonic()
+        self._tell_observer()
+
+    def _tell_observer(self):
+        if self._observer:
+            self._observer(self._label, self._done, self._total)
 
     def __enter__(self):
         return self
@@ -40,10 +63,12 @@ class Progress:
         """Count `amount` more as done, and show figures such as ``loss="0.1"``."""
         self._done += amount
         self._figures = figures or self._figures
+        self._tell_observer()
         self._bar.set_postfix(self._figures, refresh=False)
         self._bar.update(amount)
         now = time.monotonic()
-        if self._bar.disable and (now - self._logged > _LOG_INTERVAL or self._done >= self._total):
+        is_logged = self._bar.disable and not self._observer
+        if is_logged and (now - self._logged > _LOG_INTERVAL or self._done >= self._total):
             self._logged = now
             print(self._line(now - self._started), flush=True)
 

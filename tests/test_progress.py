@@ -3,10 +3,11 @@ import re
 import struct
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from rcan.progress import Progress
+from rcan.progress import Progress, observed_progress
 
 
 def test_log_ends_with_a_line_of_everything_done(capfd):
@@ -77,3 +78,27 @@ with Progress(3, "Restoring", unit="tile") as progress:
     assert "Restoring: 100%|" in shown.decode()
     assert "█" in shown.decode() or "#" in shown.decode()
     assert finished.stdout.decode().splitlines() == ["tile 0", "tile 1", "tile 2"]
+
+
+def test_an_observer_follows_the_work_of_its_thread_and_nothing_is_printed(capfd):
+    seen = []
+    with observed_progress(lambda *facts: seen.append(facts)):
+        with Progress(3, "Restoring", unit="tile") as progress:
+            progress.advance(2)
+            progress.advance(1)
+        thread = threading.Thread(target=lambda: Progress(1, "elsewhere", unit="tile"))
+        thread.start()
+        thread.join()
+    assert seen == [("Restoring", 0, 3), ("Restoring", 2, 3), ("Restoring", 3, 3)]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_observer_can_end_the_work():
+    def stop(label, done, total):
+        if done == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError), observed_progress(stop), Progress(9, "count", unit="step") as progress:  # noqa: PT012
+        for _ in range(9):
+            progress.advance()
+    assert progress._done == 2

@@ -8,7 +8,9 @@ import tifffile
 from engines import Engine, make_restorer
 
 from rcan.__main__ import main
-from rcan.io.opening import open_volume
+from rcan.io.array import ArraySource
+from rcan.io.opening import create_volume, open_volume
+from rcan.io.volume import Volume
 from rcan.model import build_rcan
 
 
@@ -139,6 +141,38 @@ def test_nothing_is_left_of_an_image_that_its_caller_refuses(stack, tmp_path, na
     ):
         raise ValueError("refused")
     assert [file.name for file in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize(("axes", "shape"), [("ZYX", (6, 30, 32)), ("TZCYX", (2, 5, 3, 20, 24)), ("CYX", (2, 40, 30))])
+def test_an_image_in_memory_is_restored_as_one_in_a_file(tmp_path, write_tiff, rng, axes, shape):
+    image = rng.gamma(2, 500, shape).astype(np.uint16)
+    ndim = 3 if "Z" in axes else 2
+    restorer = make_restorer(Engine(lambda tile: tile**2, factors=(1,) * ndim), tile_shape=(16,) * ndim)
+    path = write_tiff(tmp_path / "raw.tif", image, axes)
+    restorer.restore(path, tmp_path / "out.tif")
+    with (
+        restorer.open(volume_of_stored(image, axes)) as task,
+        task.restore("nowhere", file_format="array") as report,
+    ):
+        (sink,) = report.files
+    stored = axes.replace("C", "") + "C" * ("C" in axes)  # the order of `array`
+    restored = np.transpose(sink.array, [stored.index(axis) for axis in axes])
+    with open_volume(tmp_path / "out.tif") as volume:
+        stored = volume.source.read(tuple(slice(0, size) for size in volume.source.shape))
+        back = [volume.axes.index(axis) for axis in axes]
+    np.testing.assert_array_equal(restored, stored.transpose(back))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.tif", "raw.tif"]
+
+
+def volume_of_stored(image, axes):
+    """An array with any axes as a `Volume`."""
+    return Volume(ArraySource(image, axes, name="cell", voxel_size=(None, None, None)), axes, "ZYXC")
+
+
+def test_an_array_that_the_memory_does_not_hold_is_refused_with_both_sizes():
+    sizes = {"Z": 10**5, "Y": 10**5, "X": 10**5}
+    with pytest.raises(ValueError, match=r"cell would take 4e\+06 GB of memory, .* are free: write it to a file"):
+        create_volume("cell", axes="ZYX", sizes=sizes, dtype="float32", file_format="array")
 
 
 # Frames without a specimen

@@ -1,12 +1,16 @@
-"""Images in memory, as a source of volumes."""
+"""Images in memory, as a source of volumes and as what blocks are written to."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 
-from rcan.io.volume import Volume
+from rcan.io.volume import Volume, place_block
+from rcan.memory import free_memory
 
-__all__ = ["volume_of_array"]
+__all__ = ["ArraySink", "ArraySource", "volume_of_array"]
+
+_STORED_AXES = "PTCZYX"  # in memory: what is shown at a time, a plane or a volume of a channel, lies in one piece
 
 
 class ArraySource:
@@ -34,3 +38,40 @@ def volume_of_array(image, *, name="image", voxel_size=(None, None, None)):
     """Take an array (Z, Y, X, C) or (Y, X, C) for a `Volume` of one frame; `voxel_size` is (z, y, x) in µm."""
     axes = "ZYXC" if image.ndim == 4 else "YXC"
     return Volume(ArraySource(np.asarray(image), axes, name=name, voxel_size=voxel_size), axes, axes)
+
+
+class ArraySink:
+    """An array in memory that blocks are written to, see `rcan.io.volume.Sink`; made by `create_volume`.
+
+    `array` has the axes in the order of `axes`. A ValueError says that the free memory does not hold it.
+    """
+
+    def __init__(self, path, axes, sizes, dtype):
+        self.path, self.display_range, self.notes = path, None, {}
+        self._sizes = sizes
+        shape = [sizes[axis] if axis in axes else 1 for axis in _STORED_AXES]
+        num_bytes, free = math.prod(shape) * np.dtype(dtype).itemsize, free_memory()
+        if num_bytes > free:
+            raise ValueError(
+                f"{path} would take {num_bytes / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free: write it to a "
+                "file (OME-Zarr)."
+            )
+        self._stored = np.zeros(shape, dtype)
+        dropped = tuple(place for place, axis in enumerate(_STORED_AXES) if axis not in axes)
+        kept = [axis for axis in _STORED_AXES if axis in axes]
+        self.array = self._stored.squeeze(dropped).transpose([kept.index(axis) for axis in axes])
+
+    def write(self, frame, region, block):
+        """Write one block, see `rcan.io.volume.Sink.write`."""
+        block, (*region, channels) = place_block(self.path, frame, region, block, self._sizes)
+        place = (frame.get("P", 0), frame.get("T", 0), channels, *region)
+        self._stored[place] = np.moveaxis(block, -1, 0)
+
+    def complete(self):
+        """Return None: there is no file."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass

@@ -82,7 +82,10 @@ class Sink(Protocol):
         """
 
     def complete(self):
-        """Finish the image, and return its present, hidden path; the end of the `with` block does it otherwise."""
+        """Finish the image, and return its present, hidden path; the end of the `with` block does it otherwise.
+
+        None for an image in memory.
+        """
 
     def __enter__(self): ...
 

@@ -1,13 +1,12 @@
 """The report of a training: what was trained on what, how it went, how good the network is, how to go on."""
 
-import csv
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 
-from rcan.atomic_io import read_json
+from rcan.atomic_io import read_json, read_table
 from rcan.figures.history import best_epoch, plot_history
 from rcan.report.methods import CITATIONS, describe_training
 from rcan.report.page import Page
@@ -35,8 +34,7 @@ def write_training_report(run_dir, *, scores, kind, images, shown, voxel_size, n
     """
     run_dir = Path(run_dir)
     record, config = TrainingRecord.load(run_dir / "training.json"), read_json(run_dir / "config.json")
-    with open(run_dir / "history.csv", newline="", encoding="utf-8") as file:
-        history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    history = read_table(run_dir / "history.csv")
     page = Page("Training", run_dir.absolute().name)
     page.section("Overview")
     page.text(*_overview(record, config, history, scores, kind))

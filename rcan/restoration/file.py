@@ -18,6 +18,7 @@ from rcan.data.pair_check import check_fit, have_equal_frames
 from rcan.data.views import open_network_view
 from rcan.intensity import INPUT_CHANNELS
 from rcan.io.opening import open_volume
+from rcan.io.volume import Volume
 from rcan.progress import Progress
 from rcan.regions import whole_region
 from rcan.restoration.blocks import restored_blocks
@@ -61,7 +62,10 @@ class FileRestorer:
         return num_read, num_written // (2 if self.settings.with_spread else 1)
 
     def open(self, raw_path, gt_path=None):
-        """Open an image, and its ground truth where there is one: an `ImageTask`."""
+        """Open an image, and its ground truth where there is one: an `ImageTask`.
+
+        An image that is in no file is a `rcan.io.volume.Volume` in place of the path.
+        """
         return ImageTask(self, raw_path, gt_path)
 
     def restore(self, raw_path, output_path, *, gt_path=None, **options):
@@ -131,7 +135,8 @@ class ImageTask:
     def __init__(self, restorer, raw_path, gt_path=None):
         self._restorer, settings = restorer, restorer.chain[0].settings
         with ExitStack() as stack:
-            volume = stack.enter_context(open_volume(raw_path, axes=settings.axes))
+            is_open = isinstance(raw_path, Volume)
+            volume = stack.enter_context(raw_path if is_open else open_volume(raw_path, axes=settings.axes))
             if settings.despike:
                 volume = despike(volume)
             self._spikes = volume.source if settings.despike else None
@@ -173,7 +178,8 @@ class ImageTask:
         """Restore the image; the files get their names when the `with` block ends without an exception.
 
         Yields a `FileReport` of files that are complete, but still hidden. The spread of an ensemble goes to
-        `spread_path`; `file_format` is as in `rcan.io.opening.create_volume`, `label` stands beside the progress.
+        `spread_path`; `file_format` is as in `rcan.io.opening.create_volume`, `label` stands beside the progress. With
+        the format ``"array"`` the images are in memory, in the `array` of each of the report's `files`.
         Warnings say that memory was too small for the tiles, values were clipped or tiles are visible.
         """
         restorer = self._restorer
@@ -197,6 +203,7 @@ class ImageTask:
                 num_voxels = len(self.raw.frames) * math.prod(self.raw.volume.shape[:-1])
                 with Progress(num_voxels, label, unit="voxel") as progress:
                     report = self._fill(output, files, (tile_shape, overlap), progress)
+                report.files = tuple(files)
                 report.present_paths = {file.path: file.complete() for file in files}
                 return report, stack.pop_all()
 

@@ -31,6 +31,7 @@ class FileReport:
     tile_shape: tuple = ()
     overlap: tuple = ()
     verdict: Verdict | None = None  # None where the training data are not known
+    files: tuple = ()  # the `rcan.io.volume.Sink` of the restored image, and that of its uncertainty
     present_paths: dict = field(default_factory=dict)  # of complete files, by the path that they get
 
 
