@@ -39,8 +39,11 @@ def as_one_line(text):
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], str(text))
 
 
-def describe_failure(failure):
-    """Put an exception into words: one line, or one for each thing that is wrong."""
+def describe_failure(failure, *, where="--debug shows where"):
+    """Put an exception into words: one line, or one for each thing that is wrong.
+
+    `where` says how to find the place of one that nobody has thought of.
+    """
     if isinstance(failure, KeyboardInterrupt):
         return str(failure) or "interrupted."
     if isinstance(failure, OSError) and failure.strerror and failure.filename:
@@ -52,4 +55,4 @@ def describe_failure(failure):
     reason = next(iter(str(failure).splitlines()), "")
     if isinstance(failure, MemoryError) or type(failure).__name__ == "ResourceExhaustedError":  # TensorFlow's
         return f"out of memory: use smaller tiles or patches. ({reason})"
-    return f"unexpected {type(failure).__name__}{f': {reason}' if reason else ''} (--debug shows where.)"
+    return f"unexpected {type(failure).__name__}{f': {reason}' if reason else ''} ({where}.)"

@@ -48,7 +48,7 @@ CHAIN = [
     "studies",
     "cli",
 ]
-ON_TOP = ["commands", "__main__"]
+ON_TOP = ["napari", "commands", "__main__"]
 MODULES = sorted((ROOT / "rcan").rglob("*.py"))
 
 

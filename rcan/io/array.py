@@ -43,11 +43,11 @@ def volume_of_array(image, *, name="image", voxel_size=(None, None, None)):
 class ArraySink:
     """An array in memory that blocks are written to, see `rcan.io.volume.Sink`; made by `create_volume`.
 
-    `array` has the axes in the order of `axes`. A ValueError says that the free memory does not hold it.
+    `array` has the `axes` in their order. A ValueError says that the free memory does not hold it.
     """
 
     def __init__(self, path, axes, sizes, dtype):
-        self.path, self.display_range, self.notes = path, None, {}
+        self.path, self.axes, self.display_range, self.notes = path, axes, None, {}
         self._sizes = sizes
         shape = [sizes[axis] if axis in axes else 1 for axis in _STORED_AXES]
         num_bytes, free = math.prod(shape) * np.dtype(dtype).itemsize, free_memory()

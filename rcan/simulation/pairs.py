@@ -12,7 +12,7 @@ from rcan.simulation.optics import blur
 from rcan.simulation.options import DEFAULT_VOXEL_SIZE, SimulateOptions
 from rcan.simulation.phantoms import make_phantom
 
-__all__ = ["degrade", "density_from_image", "simulate_folder", "simulate_pair", "simulate_pairs"]
+__all__ = ["degrade", "density_from_image", "phantom_pair", "simulate_folder", "simulate_pair", "simulate_pairs"]
 
 _RECORD = "simulation.json"  # how the pairs beside it are made
 _GT_SCALE = 20_000  # grey value of signal 1 in the ground truth of a phantom
@@ -71,6 +71,19 @@ def simulate_pair(density, *, voxel_size, fwhm, photons, blur_factor=2, rng, **c
     return raw, digitise(gt, name="gt", way_out="scale the density to signal 1")
 
 
+def phantom_pair(options, number):
+    """The pair of this number of phantoms that `SimulateOptions` ask for, as `simulate_folder` writes it; see above."""
+    rng = np.random.default_rng((options.seed, number))
+    voxel_size = _choose_voxel_size(options, None)
+    density = make_phantom(options.kind, options.shape, voxel_size=voxel_size, rng=rng)
+    optics = {"voxel_size": voxel_size, "fwhm": options.choose_widths()}
+    return simulate_pair(density, **optics, blur_factor=options.blur, rng=rng, **_choose_camera(options))
+
+
+def _choose_camera(options):
+    return options.model_dump(include={"photons", "background", "offset", "gain", "read_noise"})
+
+
 # Files
 
 
@@ -107,7 +120,6 @@ def simulate_folder(options):
     """Write the pairs that `SimulateOptions` ask for, but those that an interrupted call has written; their paths."""
     source = open_volume(options.source, axes=options.axes) if options.source else None
     optics = {"voxel_size": _choose_voxel_size(options, source), "fwhm": options.choose_widths()}
-    camera = options.model_dump(include={"photons", "background", "offset", "gain", "read_noise"})
     folders = {kind: options.output / kind for kind in ("raw", "gt")}
     how = _describe(options)
     is_begun = _is_begun(options.output / _RECORD, how, folders.values())
@@ -126,12 +138,11 @@ def simulate_folder(options):
             if all(path.exists() for path in paths):
                 progress.advance()
                 continue
-            rng = np.random.default_rng((options.seed, number))
             if source:
-                raw = degrade(density, **optics, blur_factor=options.blur, source_blur=1, rng=rng, **camera)
+                exposure = {"rng": np.random.default_rng((options.seed, number)), **_choose_camera(options)}
+                raw = degrade(density, **optics, blur_factor=options.blur, source_blur=1, **exposure)
             else:
-                density = make_phantom(options.kind, options.shape, voxel_size=optics["voxel_size"], rng=rng)
-                raw, gt = simulate_pair(density, **optics, blur_factor=options.blur, rng=rng, **camera)
+                raw, gt = phantom_pair(options, number)
             for path, block in zip(paths, (raw, gt), strict=True):
                 _write(path, block, optics["voxel_size"], options.compress)
             progress.advance()

@@ -1,0 +1,154 @@
+"""The widget that restores a layer."""
+
+from pathlib import Path
+
+from napari.layers import Layer
+from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel
+
+from rcan.io.paths import image_name
+from rcan.napari.layers import LayerSource, list_axes, make_layer, open_levels
+from rcan.napari.parts import JobWidget, LayerBox, PathEdit
+from rcan.restoration.options import RestoreOptions
+
+__all__ = ["RestoreWidget", "restore_layer"]
+
+_ENSEMBLES = {"no": None, "of 8, turned and flipped": 8, "of 16, flipped in Z, too": 16}
+_COLOURS = {"inside": "#2e9e5b", "edge": "#c98a1b", "outside": "#d0443e", "unknown": "#808080"}
+
+
+class RestoreWidget(JobWidget):
+    """Restore an image layer with a trained network; the result is a layer above it."""
+
+    def __init__(self, napari_viewer):
+        super().__init__(napari_viewer)
+        self.model = PathEdit("run folder, or a .keras file")
+        self.layer_box, self.axes_box = LayerBox(napari_viewer), QComboBox()
+        self.ensemble_box = QComboBox()
+        for text, size in _ENSEMBLES.items():
+            self.ensemble_box.addItem(text, size)
+        self.spread_box = QCheckBox("spread as a second layer")
+        self.spread_box.setEnabled(False)
+        self.output = PathEdit("optional: image.ome.zarr", is_new=True)
+        self.verdict_label = QLabel(wordWrap=True)
+        self.form.addRow("Network", self.model)
+        self.form.addRow("Layer", self.layer_box)
+        self.form.addRow("Axes", self.axes_box)
+        self.form.addRow("Ensemble", self.ensemble_box)
+        self.form.addRow("", self.spread_box)
+        self.form.addRow("Write to", self.output)
+        self.axes_box.setToolTip("What each dimension of the layer is, in its order")
+        self.ensemble_box.setToolTip("Average over copies of each tile: as many times slower")
+        self.spread_box.setToolTip(
+            "How far the copies of the ensemble differ, in the image's unit: apply --uncertainty"
+        )
+        self.output.setToolTip("For images larger than memory: the result goes straight to OME-Zarr, and stays lazy")
+        self.add_buttons(("Restore", lambda: self.start(self._prepare)))
+        self.body.addWidget(self.verdict_label)
+        self.body.addStretch()
+        self.layer_box.currentIndexChanged.connect(self._list_axes)
+        self.ensemble_box.currentIndexChanged.connect(self._allow_spread)
+        self._list_axes()
+
+    def reset_choices(self, event=None):
+        """Follow the layers of the viewer; napari calls it."""
+        self.layer_box.refresh()
+
+    def _list_axes(self, _=None):
+        self.axes_box.clear()
+        layer = self.layer_box.layer
+        if layer is not None:
+            try:
+                self.axes_box.addItems(list_axes(layer))
+            except ValueError:  # said when it is to be restored
+                self.axes_box.addItem("?")
+
+    def _allow_spread(self, _=None):
+        is_ensemble = self.ensemble_box.currentData() is not None
+        self.spread_box.setEnabled(is_ensemble)
+        self.spread_box.setChecked(self.spread_box.isChecked() and is_ensemble)
+
+    def _prepare(self):
+        """What the form asks for, as the function of a job."""
+        values = {
+            "model_dir": self.model.require("a run folder"),
+            "ensemble": self.ensemble_box.currentData(),
+            "uncertainty": self.spread_box.isChecked(),
+        }
+        layer, axes, output = self.layer_box.require(), self.axes_box.currentText(), self.output.path
+        list_axes(layer)
+        source = LayerSource(layer, axes)
+        self.verdict_label.clear()
+        return lambda job: restore_layer(job, source, values, output)
+
+    def on_report(self, verdict):
+        """Show whether the image is like the training data."""
+        status, reasons = verdict or ("unknown", ["the network does not tell what it was trained on"])
+        colour = _COLOURS[status]
+        listed = "".join(f"<br>• {reason}" for reason in map(_escape, reasons))
+        self.verdict_label.setText(f'Trained range: <b style="color:{colour}">{status}</b>{listed}')
+
+    def on_success(self, layers):
+        """Add the restored layer, and the spread below it."""
+        for layer in layers:
+            self.viewer.add_layer(Layer.create(*layer))
+        hidden = " The spread is there, too: click its eye." if len(layers) > 1 else ""
+        return f"Done: {layers[-1][1]['name']}.{hidden}"
+
+
+def _escape(text):
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def restore_layer(job, source, values, output=None):
+    """Restore a `LayerSource` in a `Job`: layers as napari takes them, the spread first and the restored one last.
+
+    `values` are of `RestoreOptions`. The result is in memory, or in an OME-Zarr image `output` that is not there yet.
+    The job reports the `Verdict` about the image, None where the training data are not known.
+    """
+    source.check = job.check
+    spread_path = _check_output(output) if output else None
+    options = RestoreOptions.checked({**values, "input": source.path, "output": output or source.path})
+    job.show_progress("Loading the network", 0, 1)
+    from rcan.restoration.setup import load_restorer
+
+    restorer = load_restorer(options)
+    job.show_progress(f"Looking at {source.path}", 0, 1)
+    with restorer.open(source.volume()) as task:
+        job.report(task.verdict)
+        place = {"file_format": "zarr" if output else "array"}
+        if options.uncertainty:
+            place["spread_path"] = spread_path or Path("spread")
+        with task.restore(output or source.path, label=f"Restoring {source.path}", **place) as report:
+            pass  # nothing is left to do before the files get their names
+        spatial = task.raw.volume.block_axes.replace("C", "")
+    factors = dict(zip(spatial, restorer.tiled.engine.factors, strict=True))
+    notes = {"model": str(options.model_dir[0])}
+    if task.verdict:
+        notes |= {"trained_range": task.verdict.domain_status, "reasons": list(task.verdict.reasons)}
+    restored, *spread = report.files
+    layers = [_make_layer(source, restored, factors, name=f"{source.path} restored", metadata=notes)]
+    for file in spread:
+        limits = (0.0, float(max(file.display_range[..., 1].max(), 1e-9)))
+        look = {"contrast_limits": limits, "colormap": "magma", "visible": False, "metadata": notes}
+        layers.insert(0, _make_layer(source, file, factors, name=f"{source.path} spread", **look))
+    return layers
+
+
+def _make_layer(source, file, factors, **attributes):
+    """Make a layer of a `Sink` that is complete, in memory or on disk."""
+    levels, axes = ([file.array], file.axes) if hasattr(file, "array") else open_levels(file.path)
+    return make_layer(source, levels, axes, factors, **attributes)
+
+
+def _check_output(path):
+    """Refuse to replace anything; returns where the spread goes."""
+    if path.suffix.lower() != ".zarr":
+        raise ValueError(f"{path} does not end in .zarr: the result is written as OME-Zarr, name it NAME.ome.zarr.")
+    name = image_name(path)
+    spread_path = path.with_name(f"{name}_uncertainty{path.name[len(name) :]}")
+    for taken in (path, spread_path):
+        if taken.exists():
+            raise FileExistsError(f"{taken} exists: choose another name, or remove it.")
+    if not path.parent.is_dir():
+        raise NotADirectoryError(f"{path.parent} does not exist: make the folder, or choose another.")
+    return spread_path
