@@ -23,7 +23,7 @@ from fire.decorators import SetParseFn
 from rcan.failures import Terminated, UsageError, as_one_line, describe_failure
 from rcan.options import list_flags, nearest
 
-__all__ = ["run_command"]
+__all__ = ["plain_warnings", "run_command"]
 
 _FLAG = re.compile(r"(--[^=]*|-[A-Za-z])(.*)", re.DOTALL)  # and its value; as for fire, - and -1 are values
 _CURSOR = re.compile(r"[\r\n]*(\x1b\[A)*")  # what moves a bar of progress
@@ -48,7 +48,7 @@ def run_command(call, argv=None, *, prog, overrides=None):
             print(_help_page(usage, call.__doc__.split("\n\n")[0], flags, keys), flush=True)
             return 0
         try:
-            with _plain_warnings(), _sigterm_as_exception():
+            with plain_warnings(), _sigterm_as_exception():
                 values = _read_values(argv, [*flags, *keys], usage)
                 if keys:
                     values["overrides"] = {key.name: values.pop(key.name) for key in keys if key.name in values}
@@ -188,14 +188,14 @@ def _sigterm_as_exception():
 
 
 @contextmanager
-def _plain_warnings():
-    """Show warnings for users as one line each, and none that libraries have for developers."""
+def plain_warnings(show=lambda line: print(f"warning: {line}", file=sys.stderr)):
+    """Let ``show(line)`` have warnings for users as one line each, and none that libraries have for developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("ignore", DeprecationWarning)  # some are UserWarnings, too
         warnings.filterwarnings("ignore", module="keras|tensorflow")
-        warnings.showwarning = lambda message, *_, **__: print(f"warning: {as_one_line(message)}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: show(as_one_line(message))
         yield
 
 

@@ -8,8 +8,8 @@ import tifffile
 from engines import Engine, make_restorer
 
 from rcan.__main__ import main
-from rcan.io.array import ArraySource
-from rcan.io.opening import create_volume, open_volume
+from rcan.io.array import ArraySink, ArraySource
+from rcan.io.opening import open_volume
 from rcan.io.volume import Volume
 from rcan.model import build_rcan
 
@@ -152,7 +152,7 @@ def test_an_image_in_memory_is_restored_as_one_in_a_file(tmp_path, write_tiff, r
     restorer.restore(path, tmp_path / "out.tif")
     with (
         restorer.open(volume_of_stored(image, axes)) as task,
-        task.restore("nowhere", file_format="array") as report,
+        task.restore("nowhere", create=make_array) as report,
     ):
         (sink,) = report.files
     stored = axes.replace("C", "") + "C" * ("C" in axes)  # the order of `array`
@@ -164,6 +164,11 @@ def test_an_image_in_memory_is_restored_as_one_in_a_file(tmp_path, write_tiff, r
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.tif", "raw.tif"]
 
 
+def make_array(path, *, axes, sizes, dtype, **metadata):
+    """An image in memory in place of a file."""
+    return ArraySink(path, axes, sizes, dtype)
+
+
 def volume_of_stored(image, axes):
     """An array with any axes as a `Volume`."""
     return Volume(ArraySource(image, axes, name="cell", voxel_size=(None, None, None)), axes, "ZYXC")
@@ -172,7 +177,7 @@ def volume_of_stored(image, axes):
 def test_an_array_that_the_memory_does_not_hold_is_refused_with_both_sizes():
     sizes = {"Z": 10**5, "Y": 10**5, "X": 10**5}
     with pytest.raises(ValueError, match=r"cell would take 4e\+06 GB of memory, .* are free: write it to a file"):
-        create_volume("cell", axes="ZYX", sizes=sizes, dtype="float32", file_format="array")
+        ArraySink("cell", "ZYX", sizes, np.float32)
 
 
 # Frames without a specimen

@@ -41,15 +41,15 @@ def volume_of_array(image, *, name="image", voxel_size=(None, None, None)):
 
 
 class ArraySink:
-    """An array in memory that blocks are written to, see `rcan.io.volume.Sink`; made by `create_volume`.
+    """An array in memory that blocks are written to, see `rcan.io.volume.Sink`; `sizes` are by axis.
 
     `array` has the `axes` in their order. A ValueError says that the free memory does not hold it.
     """
 
     def __init__(self, path, axes, sizes, dtype):
         self.path, self.axes, self.display_range, self.notes = path, axes, None, {}
-        self._sizes = sizes
-        shape = [sizes[axis] if axis in axes else 1 for axis in _STORED_AXES]
+        self._sizes = {axis: sizes[axis] if axis in axes else 1 for axis in _STORED_AXES}
+        shape = [*self._sizes.values()]
         num_bytes, free = math.prod(shape) * np.dtype(dtype).itemsize, free_memory()
         if num_bytes > free:
             raise ValueError(

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from rcan.failures import as_one_line
-from rcan.io.array import ArraySink
 from rcan.io.images import ImageFile
 from rcan.io.paths import VENDOR_SUFFIXES, is_zarr
 from rcan.io.time_limit import limited_time
@@ -20,7 +19,6 @@ FORMATS = {  # that are written, and the types that each can hold
     "ome": _NUMBERS,
     "zarr": _NUMBERS,
     "zarr-0.4": _NUMBERS,
-    "array": _NUMBERS,  # in memory
 }
 _ZARR_VERSIONS = {"zarr": "0.5", "zarr-0.4": "0.4"}  # of the specification of OME-Zarr
 
@@ -163,9 +161,9 @@ def create_volume(
     channel_names : sequence of str, optional
     time_step : float, optional
         Seconds.
-    file_format : {"imagej", "ome", "zarr", "zarr-0.4", "array"}
-        ImageJ's or OME's TIFF; the folder of an OME-Zarr image, version 0.5 or 0.4; or none, an array in memory, the
-        `array` of the sink. OME-TIFF takes the place of ImageJ's format where that cannot hold the image.
+    file_format : {"imagej", "ome", "zarr", "zarr-0.4"}
+        ImageJ's or OME's TIFF; the folder of an OME-Zarr image, version 0.5 or 0.4. OME-TIFF takes the place of
+        ImageJ's format where that cannot hold the image.
     compressed : bool
         Deflate the planes of a TIFF file, without loss, once all are written.
 
@@ -177,7 +175,7 @@ def create_volume(
     Raises
     ------
     ValueError
-        If the format cannot store this axis, type or size, or the memory cannot hold the array.
+        If the format cannot store this axis, type or size.
 
     Warns
     -----
@@ -209,8 +207,6 @@ def create_volume(
         from rcan.io.zarr_writing import ZarrSink
 
         return ZarrSink(path, *facts, version=_ZARR_VERSIONS[file_format])
-    if file_format == "array":
-        return ArraySink(path, axes, sizes, dtype)
     from rcan.io.tiff_writing import TiffSink, why_not_imagej
 
     if file_format == "imagej" and (reason := why_not_imagej(sizes, dtype)):

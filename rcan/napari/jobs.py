@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import traceback
-import warnings
+from contextlib import contextmanager
 
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
 from qtpy.QtCore import Signal
 
 from rcan.failures import describe_failure
+from rcan.napari.worker import Link
 from rcan.progress import observed_progress
 
 __all__ = ["Cancelled", "Job"]
@@ -23,10 +24,11 @@ class Cancelled(Exception):
 
 
 class _Signals(WorkerBaseSignals):
-    """What a `Job` tells: progress (label, thousandths), things that its function reports, and one of three ends."""
+    """What a `Job` tells: progress (label, thousandths), what its function reports, warnings, and one of three ends."""
 
     progressed = Signal(str, int)
     reported = Signal(object)
+    alerted = Signal(str)  # a warning
     succeeded = Signal(object)  # what the function returns
     failed = Signal(str)  # the reason, in a line
     cancelled = Signal()
@@ -35,8 +37,8 @@ class _Signals(WorkerBaseSignals):
 class Job(WorkerBase):
     """A function that runs in another thread: ``function(job)``.
 
-    It may call `report`, `check` and `run_command`. Each `rcan.progress.Progress` in it is shown, and ends it where it
-    is cancelled.
+    It may call `report`, `warn`, `check`, `run_command` and `run_worker`. Each `rcan.progress.Progress` in it is
+    shown, and ends it where it is cancelled.
     """
 
     def __init__(self, function):
@@ -61,6 +63,10 @@ class Job(WorkerBase):
         """Hand something to those that listen to `reported`."""
         self.reported.emit(thing)
 
+    def warn(self, text):
+        """Show a warning."""
+        self.alerted.emit(text)
+
     def show_progress(self, label, done, total):
         """Tell how much is done; a `Cancelled` ends the function where the user has asked for it."""
         self.check()
@@ -72,43 +78,87 @@ class Job(WorkerBase):
             raise Cancelled
 
     def quit(self):
-        """Ask the job to stop; a command gets the signal at which a training saves its state."""
+        """Ask the job to stop; its process gets the signal at which a training saves its state."""
         super().quit()
-        if self._process:
-            self._process.terminate()
+        if process := self._process:
+            process.terminate()
+
+    @contextmanager
+    def _open_process(self, arguments, **options):
+        """Start a process of Python; the user can end it, and it is gone when the `with` block ends."""
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        environment["PYTHONSAFEPATH"] = "1"  # the folder of a clone, called rcan, is not the package
+        options |= {"stdout": subprocess.PIPE, "creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
+        self.check()
+        with subprocess.Popen([sys.executable, *arguments], env=environment, **options) as process:
+            self._process = process
+            try:
+                if self.abort_requested:  # in the moment before
+                    process.terminate()
+                yield process
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                self._process = None
 
     def run_command(self, arguments, follow=lambda line: None):
         """Run ``rcan ARGUMENTS`` in a process of its own, and wait for it.
 
-        ``follow(line)`` gets each line that it prints. Its warnings are raised here; its errors become a ValueError.
+        ``follow(line)`` gets each line that it prints. Its warnings are shown; its errors become a ValueError.
         """
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-        environment["PYTHONSAFEPATH"] = "1"  # the folder of a clone, called rcan, is not the package
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        options |= {"creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}  # of Windows
-        command = [sys.executable, "-m", "rcan", *map(str, arguments)]
         errors = []
-        self.check()
-        with subprocess.Popen(command, env=environment, encoding="utf-8", errors="replace", **options) as process:
-            self._process = process
-            if self.abort_requested:  # in the moment before
-                process.terminate()
+        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+        with self._open_process(["-m", "rcan", *map(str, arguments)], **options) as process:
             for line in map(str.rstrip, process.stdout):
                 if line.startswith("error: "):
                     errors.append(line.removeprefix("error: "))
                 elif line.startswith("warning: "):
-                    warnings.warn(line.removeprefix("warning: "), stacklevel=2)
+                    self.warn(line.removeprefix("warning: "))
                 elif line:
                     follow(line)
-        self._process = None
         if process.returncode == 0:
             return
         self.check()
-        raise ValueError("\n".join(errors) or _describe_end(arguments[0], process.returncode))
+        raise ValueError("\n".join(errors) or _describe_end(f"rcan {arguments[0]}", process.returncode))
+
+    def run_worker(self, module, task, answers, hearers):
+        """Run a module in a process of its own that asks and tells through a `rcan.napari.worker.Link`.
+
+        It gets the `task`, and says ``"done"`` with a result, which is returned, or ``"failed"`` with the reason, which
+        becomes a ValueError. `answers` and `hearers` have a function for each other word: those of `answers` return
+        what the process waits for.
+        """
+        with self._open_process(["-m", module], stdin=subprocess.PIPE) as process:
+            link = Link(process.stdout, process.stdin)
+            try:
+                link.tell(*task)
+                while True:
+                    word, *facts = link.hear()
+                    if word == "done":
+                        return facts[0]
+                    if word == "failed":
+                        raise ValueError(facts[0])
+                    if word in answers:
+                        link.tell(*_answer(answers[word], facts))
+                    else:
+                        hearers[word](*facts)
+            except (EOFError, OSError):  # the process is gone
+                process.wait()
+        self.check()
+        raise ValueError(_describe_end("the process that restores", process.returncode))
 
 
-def _describe_end(command, status):
-    """What is said of a command that has ended without a word."""
+def _answer(function, facts):
+    """What a function says, as an answer: ``"answered"`` with its result, or ``"failed"`` with the reason."""
+    try:
+        return "answered", function(*facts)
+    except _EXPECTED as failure:
+        return "failed", describe_failure(failure)
+
+
+def _describe_end(name, status):
+    """What is said of a process that has ended without a word."""
     if status == -getattr(signal, "SIGKILL", 9):
-        return f"rcan {command} was ended by the system, as where memory runs out: use smaller patches or images."
-    return f"rcan {command} has ended with status {status} and no message: run it in a terminal to see more."
+        return f"{name} was ended by the system, as where memory runs out: use smaller tiles, patches or images."
+    return f"{name} has ended with status {status} and no message: the terminal of napari may show more."

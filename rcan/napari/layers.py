@@ -61,7 +61,7 @@ class LayerSource:
     def __init__(self, layer, axes, *, check=lambda: None):
         if axes not in list_axes(layer):
             raise ValueError(f"{layer.name} has {layer.ndim} dimensions, its axes cannot be {axes}: choose others.")
-        self._check = check
+        self.check = check
         self._data = layer.data[0] if layer.multiscale else layer.data
         self.path, self.axes, self.shape = Path(as_one_line(layer.name)), axes, tuple(map(int, self._data.shape))
         stored = np.dtype(self._data.dtype)
@@ -100,7 +100,7 @@ class LayerSource:
 
     def read(self, region):
         """Read the part of the array that a slice for each dimension names."""
-        self._check()
+        self.check()
         with report_damage(self.path, "napari", passing=MemoryError):
             return np.asarray(self._data[region]).astype(self.dtype, copy=False)
 

@@ -188,14 +188,14 @@ class JobWidget(QWidget):
         job.succeeded.connect(self._on_success)
         job.failed.connect(self._on_failure)
         job.cancelled.connect(self._on_cancel)
-        job.warned.connect(self._on_warning)
+        job.alerted.connect(show_warning)
         self.destroyed.connect(job.quit)
         self._set_running(True)
         self.state_label.setText("Starting …")
         job.start()
 
     def stop(self):
-        """Ask the job to stop; it does after the tile, or the step, that it is at."""
+        """Ask the job to stop; a training does after the step that it is at."""
         if self.job:
             self.state_label.setText("Stopping …")
             self.stop_button.setEnabled(False)
@@ -235,10 +235,3 @@ class JobWidget(QWidget):
         self._set_running(False)
         self.state_label.setText("Stopped.")
         show_info("Stopped.")
-
-    def _on_warning(self, warning):
-        """Show what is for the user, as the commands do."""
-        message, category, file, *_ = warning
-        is_of_library = any(f"/{name}/" in Path(file).as_posix() for name in ("keras", "tensorflow"))
-        if issubclass(category, UserWarning) and not issubclass(category, DeprecationWarning) and not is_of_library:
-            show_warning(str(message))

@@ -1,13 +1,17 @@
-"""The widget that restores a layer."""
+"""The widget that restores a layer, in a process of its own (`rcan.napari.worker`)."""
 
 from pathlib import Path
 
+import numpy as np
 from napari.layers import Layer
 from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel
 
+from rcan.atomic_io import remove_stale_partials
+from rcan.io.array import ArraySink
 from rcan.io.paths import image_name
 from rcan.napari.layers import LayerSource, list_axes, make_layer, open_levels
 from rcan.napari.parts import JobWidget, LayerBox, PathEdit
+from rcan.napari.worker import FACTS
 from rcan.restoration.options import RestoreOptions
 
 __all__ = ["RestoreWidget", "restore_layer"]
@@ -103,41 +107,51 @@ def restore_layer(job, source, values, output=None):
     """Restore a `LayerSource` in a `Job`: layers as napari takes them, the spread first and the restored one last.
 
     `values` are of `RestoreOptions`. The result is in memory, or in an OME-Zarr image `output` that is not there yet.
-    The job reports the `Verdict` about the image, None where the training data are not known.
+    The job reports status and reasons of the `rcan.fingerprint.domain.Verdict` about the image, None where the
+    training data are not known.
     """
-    source.check = job.check
-    spread_path = _check_output(output) if output else None
-    options = RestoreOptions.checked({**values, "input": source.path, "output": output or source.path})
-    job.show_progress("Loading the network", 0, 1)
-    from rcan.restoration.setup import load_restorer
+    paths = [output, _check_output(output)] if output else [Path("restored"), Path("spread")]
+    paths = paths[: 1 + values["uncertainty"]]
+    RestoreOptions.checked({**values, "input": source.path, "output": paths[0]})
+    verdicts, arrays = [], {}
 
-    restorer = load_restorer(options)
-    job.show_progress(f"Looking at {source.path}", 0, 1)
-    with restorer.open(source.volume()) as task:
-        job.report(task.verdict)
-        place = {"file_format": "zarr" if output else "array"}
-        if options.uncertainty:
-            place["spread_path"] = spread_path or Path("spread")
-        with task.restore(output or source.path, label=f"Restoring {source.path}", **place) as report:
-            pass  # nothing is left to do before the files get their names
-        spatial = task.raw.volume.block_axes.replace("C", "")
-    factors = dict(zip(spatial, restorer.tiled.engine.factors, strict=True))
-    notes = {"model": str(options.model_dir[0])}
-    if task.verdict:
-        notes |= {"trained_range": task.verdict.domain_status, "reasons": list(task.verdict.reasons)}
-    restored, *spread = report.files
-    layers = [_make_layer(source, restored, factors, name=f"{source.path} restored", metadata=notes)]
-    for file in spread:
-        limits = (0.0, float(max(file.display_range[..., 1].max(), 1e-9)))
-        look = {"contrast_limits": limits, "colormap": "magma", "visible": False, "metadata": notes}
-        layers.insert(0, _make_layer(source, file, factors, name=f"{source.path} spread", **look))
-    return layers
+    def tell_verdict(verdict):
+        """Show a verdict, and keep it."""
+        verdicts.append(verdict)
+        job.report(verdict)
+
+    def create(path, axes, sizes, dtype):
+        """Make an array for a result, anew where tiles were too large."""
+        arrays[path] = ArraySink(source.path, axes, sizes, dtype)
+
+    answers = {"read": source.read, "create": create}
+    hearers = {
+        "write": lambda path, *block: arrays[path].write(*block),
+        "verdict": tell_verdict,
+        "progress": job.show_progress,
+        "warning": job.warn,
+    }
+    facts = {name: getattr(source, name) for name in FACTS}
+    task = (values, facts, output, paths[1] if values["uncertainty"] else None)
+    try:
+        found = job.run_worker("rcan.napari.worker", task, answers, hearers)
+    finally:
+        if output:
+            remove_stale_partials(output.parent)  # of a process that was stopped
+    status, reasons = verdicts[0] or (None, None)
+    notes = {"model": str(values["model_dir"]), **({"trained_range": status, "reasons": reasons} if status else {})}
+    results = [open_levels(path) if output else ([arrays[str(path)].array], arrays[str(path)].axes) for path in paths]
+    names, looks = ("restored", "spread"), ({}, _look_of_spread(found["display_ranges"][-1]))
+    layers = [
+        make_layer(source, *result, found["factors"], name=f"{source.path} {name}", metadata=notes, **look)
+        for result, name, look in zip(results, names, looks, strict=False)
+    ]
+    return layers[::-1]
 
 
-def _make_layer(source, file, factors, **attributes):
-    """Make a layer of a `Sink` that is complete, in memory or on disk."""
-    levels, axes = ([file.array], file.axes) if hasattr(file, "array") else open_levels(file.path)
-    return make_layer(source, levels, axes, factors, **attributes)
+def _look_of_spread(display_range):
+    highest = max(float(np.max(display_range)), np.finfo(np.float32).tiny)
+    return {"contrast_limits": (0.0, highest), "colormap": "magma", "visible": False}
 
 
 def _check_output(path):

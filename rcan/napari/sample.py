@@ -18,4 +18,5 @@ def open_sample():
     for name, image in zip(("sample raw", "sample ground truth"), phantom_pair(options, 0), strict=True):
         limits = float(image.min()), float(np.percentile(image, 99.9))
         layers.append((image[..., 0], {"name": name, "contrast_limits": limits, **calibration}, "image"))
-    return layers[::-1]  # raw on top
+    layers[1][1]["visible"] = False  # it lies on top
+    return layers

@@ -81,6 +81,8 @@ class TrainWidget(JobWidget):
         """Follow the layers of the viewer; napari calls it."""
         for box in (self.raw_layer, self.gt_layer):
             box.refresh()
+        if self.raw_layer.count() > 1 and self.gt_layer.layer is self.raw_layer.layer:
+            self.gt_layer.setCurrentIndex((self.raw_layer.currentIndex() + 1) % self.raw_layer.count())
 
     def _list_axes(self, _=None):
         self.axes_box.clear()

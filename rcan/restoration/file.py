@@ -17,7 +17,7 @@ from rcan.data.despike import despike
 from rcan.data.pair_check import check_fit, have_equal_frames
 from rcan.data.views import open_network_view
 from rcan.intensity import INPUT_CHANNELS
-from rcan.io.opening import open_volume
+from rcan.io.opening import create_volume, open_volume
 from rcan.io.volume import Volume
 from rcan.progress import Progress
 from rcan.regions import whole_region
@@ -174,12 +174,12 @@ class ImageTask:
         return (*map(int.__mul__, self.raw.volume.shape[:-1], factors), self._restorer.num_channels[1])
 
     @contextmanager
-    def restore(self, output_path, *, spread_path=None, file_format="imagej", label="Restoring"):
+    def restore(self, output_path, *, spread_path=None, file_format="imagej", label="Restoring", create=create_volume):
         """Restore the image; the files get their names when the `with` block ends without an exception.
 
         Yields a `FileReport` of files that are complete, but still hidden. The spread of an ensemble goes to
-        `spread_path`; `file_format` is as in `rcan.io.opening.create_volume`, `label` stands beside the progress. With
-        the format ``"array"`` the images are in memory, in the `array` of each of the report's `files`.
+        `spread_path`; `file_format` is as in `rcan.io.opening.create_volume`, `label` stands beside the progress.
+        ``create`` may make something else than a file, see there.
         Warnings say that memory was too small for the tiles, values were clipped or tiles are visible.
         """
         restorer = self._restorer
@@ -197,9 +197,11 @@ class ImageTask:
         def restore_in(tile_shape, overlap):
             """Restore the image in tiles of a shape into new files."""
             with ExitStack() as stack:
-                files = [stack.enter_context(output.create(output_path, file_format))]
+                files = [stack.enter_context(output.create(output_path, file_format, create=create))]
                 if spread_path:
-                    files.append(stack.enter_context(output.create(spread_path, file_format, is_spread=True)))
+                    files.append(
+                        stack.enter_context(output.create(spread_path, file_format, is_spread=True, create=create))
+                    )
                 num_voxels = len(self.raw.frames) * math.prod(self.raw.volume.shape[:-1])
                 with Progress(num_voxels, label, unit="voxel") as progress:
                     report = self._fill(output, files, (tile_shape, overlap), progress)

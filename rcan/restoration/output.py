@@ -101,11 +101,14 @@ class Output:
             "time_step": volume.time_step,
         }
 
-    def create(self, output_path, file_format, *, is_spread=False):
-        """Prepare the file of the restored image, or of its uncertainty, with the metadata of raw."""
+    def create(self, output_path, file_format, *, is_spread=False, create=create_volume):
+        """Prepare the file of the restored image, or of its uncertainty, with the metadata of raw.
+
+        Something else than `create_volume` may make the `rcan.io.volume.Sink`.
+        """
         dtype = np.float32 if is_spread else _DTYPES[self._settings.bits]
         layout = self.layout(is_spread=is_spread)
-        file = create_volume(output_path, dtype=dtype, file_format=file_format, **layout)
+        file = create(output_path, dtype=dtype, file_format=file_format, **layout)
         num_channels = layout["sizes"]["C"]
         display_range = self._unit("restored", 0)
         if not self._settings.is_normalised:
