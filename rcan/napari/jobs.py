@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
 from qtpy.QtCore import Signal
@@ -143,8 +143,11 @@ class Job(WorkerBase):
                         link.tell(*_answer(answers[word], facts))
                     else:
                         hearers[word](*facts)
-            except (EOFError, OSError):  # the process is gone
+            except (EOFError, BrokenPipeError):  # the process is gone
                 process.wait()
+            finally:
+                with suppress(BrokenPipeError):  # of what it has not read
+                    process.stdin.close()
         self.check()
         raise ValueError(_describe_end("the process that restores", process.returncode))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
@@ -135,6 +135,30 @@ class Picture(QLabel):
         self._fit()
 
 
+class _Column(QScrollArea):
+    """A column that scrolls up and down, and is never narrower than what it shows."""
+
+    def __init__(self):
+        super().__init__(widgetResizable=True)
+        self.setFrameShape(QScrollArea.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def eventFilter(self, watched, event):
+        """Be wider where the widget in it becomes wider, as napari's style makes it."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
+
+    def minimumSizeHint(self):
+        """As wide as the widget in it."""
+        width = self.widget().minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()
+        return QSize(width, super().minimumSizeHint().height())
+
+    def sizeHint(self):
+        """The same, and as high as there is room for."""
+        return QSize(self.minimumSizeHint().width(), self.widget().sizeHint().height())
+
+
 class JobWidget(QWidget):
     """A form, buttons, and the state of one job at a time.
 
@@ -153,14 +177,12 @@ class JobWidget(QWidget):
         self.form = make_form()
         self.body = QVBoxLayout()
         self.body.addLayout(self.form)
-        inside, area = QWidget(), QScrollArea(widgetResizable=True)
-        area.setFrameShape(QScrollArea.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        inside, column = QWidget(), _Column()
         inside.setLayout(self.body)
-        area.setWidget(inside)
+        column.setWidget(inside)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(area)
+        layout.addWidget(column)
 
     def add_buttons(self, *buttons):
         """Add buttons that start something, and the one that stops it, with the state of the job below."""

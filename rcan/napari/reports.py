@@ -77,7 +77,7 @@ def check_pairs(job, raw, gt, output):
     except ValueError as failure:
         if not report.is_file():
             raise
-        finding = str(failure)
+        finding = str(failure).partition(":")[0] + "."  # the report has the rest
     return report, finding
 
 

@@ -13,6 +13,7 @@ from rcan.napari.layers import LayerSource, list_axes, make_layer, open_levels
 from rcan.napari.parts import JobWidget, LayerBox, PathEdit
 from rcan.napari.worker import FACTS
 from rcan.restoration.options import RestoreOptions
+from rcan.run_folder.models import find_model
 
 __all__ = ["RestoreWidget", "restore_layer"]
 
@@ -113,6 +114,7 @@ def restore_layer(job, source, values, output=None):
     paths = [output, _check_output(output)] if output else [Path("restored"), Path("spread")]
     paths = paths[: 1 + values["uncertainty"]]
     RestoreOptions.checked({**values, "input": source.path, "output": paths[0]})
+    find_model(values["model_dir"])
     verdicts, arrays = [], {}
 
     def tell_verdict(verdict):

@@ -56,6 +56,7 @@ class TrainWidget(JobWidget):
         self.body.addWidget(self.patches)
         self.body.addStretch()
         self.raw_layer.currentIndexChanged.connect(self._list_axes)
+        self.reset_choices()
         self._list_axes()
 
     def _add_settings(self):

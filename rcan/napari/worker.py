@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from rcan.cli import plain_warnings
 from rcan.failures import describe_failure
 from rcan.io.opening import create_volume
 from rcan.io.volume import Volume
@@ -97,8 +98,6 @@ class _RemoteSink:
 
 def main(link):
     """Do what the first message asks for: options, facts of the image, and where it is written to, None for memory."""
-    from rcan.cli import plain_warnings
-
     with plain_warnings(lambda line: link.tell("warning", line)):
         try:
             with observed_progress(lambda *facts: link.tell("progress", *facts)):
