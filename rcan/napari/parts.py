@@ -60,8 +60,10 @@ class PathEdit(QWidget):
 
     @property
     def path(self):
-        """The path, absolute, or None where the field is empty."""
+        """The path, absolute, or None where the field is empty; an address such as hf://owner/name stays text."""
         text = self.line.text().strip()
+        if "://" in text:
+            return text
         return Path(text).expanduser().absolute() if text else None
 
     def require(self, what):

@@ -1,5 +1,7 @@
 """The widget that checks pairs, finds the limits of a network, and opens the reports about both."""
 
+from pathlib import Path
+
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QGroupBox
@@ -15,7 +17,7 @@ class ReportsWidget(JobWidget):
     def __init__(self, napari_viewer):
         super().__init__(napari_viewer)
         self.raw_folder, self.gt_folder = PathEdit("raw images"), PathEdit("their ground truth")
-        self.model = PathEdit("run folder, or a .keras file")
+        self.model = PathEdit("run folder, .keras file or address")
         self.sharp = PathEdit("optional: sharp images (else phantoms)")
         self.output = PathEdit("folder to write")
         for title, rows in (
@@ -90,6 +92,7 @@ def find_limits(job, model, sharp, output):
 
 def find_report(model):
     """Path of the report of a run folder."""
+    model = Path(model)
     report = (model if model.is_dir() else model.parent) / "report.html"
     if not report.is_file():
         raise FileNotFoundError(f"{report} does not exist: a training writes it at its end.")

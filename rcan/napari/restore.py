@@ -26,7 +26,7 @@ class RestoreWidget(JobWidget):
 
     def __init__(self, napari_viewer):
         super().__init__(napari_viewer)
-        self.model = PathEdit("run folder, or a .keras file")
+        self.model = PathEdit("run folder, .keras file or address")
         self.layer_box, self.axes_box = LayerBox(napari_viewer), QComboBox()
         self.ensemble_box = QComboBox()
         for text, size in _ENSEMBLES.items():
@@ -114,7 +114,8 @@ def restore_layer(job, source, values, output=None):
     paths = [output, _check_output(output)] if output else [Path("restored"), Path("spread")]
     paths = paths[: 1 + values["uncertainty"]]
     RestoreOptions.checked({**values, "input": source.path, "output": paths[0]})
-    find_model(values["model_dir"])
+    if isinstance(values["model_dir"], Path):
+        find_model(values["model_dir"])  # said at once, before a process is started
     verdicts, arrays = [], {}
 
     def tell_verdict(verdict):
