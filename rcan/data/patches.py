@@ -24,8 +24,8 @@ class PatchSampler:
     gt is above `intensity_threshold` (0 or less accepts every patch); a patch needs at least the share
     `area_ratio_threshold` of such voxels, and a `NoSignal` says that none has it. With a `photon_range` each patch has
     the light of the raw volume times a factor, drawn from the lowest to the highest, as `rcan.data.light` makes
-    it. What keeps a patch from being read while it is streamed is kept as `failure`. `num_raw_channels` are those of
-    the raw image, the first ones of a network's input.
+    it. `own_augment` is what `rcan.training.fit.train` calls `augment`. What keeps a patch from being read while it is
+    streamed is kept as `failure`. `num_raw_channels` are those of the raw image, the first ones of a network's input.
     """
 
     def __init__(
@@ -38,9 +38,11 @@ class PatchSampler:
         intensity_threshold=0.25,
         area_ratio_threshold=0.5,
         photon_range=None,
+        own_augment=None,
         cache=None,
     ):
         self.patch_shape, self._seed, self._augmented = patch_shape, seed, augmented
+        self._own_augment = own_augment
         self.failure = None
         self.num_raw_channels = pairs[0].raw.shape[-1]
         self._frames = [(pair, number) for pair in pairs for number in range(pair.num_frames)]
@@ -87,12 +89,27 @@ class PatchSampler:
         raw = self._lights[id(pair)].expose(raw, gt, rng) if self._lights else pair.raw.as_input(number, raw)
         if missing is not None:
             gt = np.where(missing, np.float32(np.nan), gt)
-        if not self._augmented:
-            return raw, gt
-        square = raw.shape[-3] == raw.shape[-2] and gt.shape[-3] == gt.shape[-2]
-        turns = int(rng.integers(4)) if square else 2 * int(rng.integers(2))
-        flips = rng.integers(2, size=2).astype(bool)
-        return augment(raw, turns, *flips), augment(gt, turns, *flips)
+        if self._augmented:
+            square = raw.shape[-3] == raw.shape[-2] and gt.shape[-3] == gt.shape[-2]
+            turns = int(rng.integers(4)) if square else 2 * int(rng.integers(2))
+            flips = rng.integers(2, size=2).astype(bool)
+            raw, gt = augment(raw, turns, *flips), augment(gt, turns, *flips)
+        return self._augment_further(raw, gt, rng) if self._own_augment else (raw, gt)
+
+    def _augment_further(self, raw, gt, rng):
+        """Do the caller's own augmentation; a ValueError if it does not return what it must."""
+        augmented = self._own_augment(raw, gt, rng)
+        if not isinstance(augmented, (tuple, list)) or len(augmented) != 2:
+            raise ValueError(
+                f"augment returned a {type(augmented).__name__}: augment(raw, gt, rng) must return raw and gt."
+            )
+        augmented = [np.asarray(patch, np.float32) for patch in augmented]
+        if [patch.shape for patch in augmented] != [raw.shape, gt.shape]:
+            shapes = " and ".join(str(patch.shape) for patch in augmented)
+            raise ValueError(
+                f"augment returned shapes {shapes}: it must return raw and gt as {raw.shape} and {gt.shape}."
+            )
+        return tuple(augmented)
 
 
 def augment(patch, turns, flip_y, flip_z):

@@ -39,17 +39,22 @@ def describe_training(record, config, *, history=(), num_parameters=None):
             _describe_network(record, config, ndim, num_parameters),
             *_describe_pairs(record, noun),
             _describe_patches(record, config, ndim),
-            *_describe_steps(config, history, has_validation=bool(record.validation)),
+            *_describe_steps(record, config, history),
         ]
     )
 
 
 def _describe_network(record, config, ndim, num_parameters):
     kind = {3: "three", 2: "two"}[ndim]
+    own = (record.own_functions or {}).get("network")
     size = (
-        f"{count(config['num_residual_groups'], 'residual group')} of "
-        f"{count(config['num_residual_blocks'], 'residual channel attention block')}, "
-        f"{config['num_channels']} feature channels, channel reduction {config['channel_reduction']}"
+        f"as {own} builds it"
+        if own
+        else (
+            f"{count(config['num_residual_groups'], 'residual group')} of "
+            f"{count(config['num_residual_blocks'], 'residual channel attention block')}, "
+            f"{config['num_channels']} feature channels, channel reduction {config['channel_reduction']}"
+        )
     )
     if num_parameters:
         size += f", {num_parameters:,} parameters"
@@ -61,8 +66,9 @@ def _describe_network(record, config, ndim, num_parameters):
         size += f", one voxel of the feature maps for {format_sizes(grid)} voxels of the image ({'ZYX'[-ndim:]})"
     first = config["initial_model"]
     begun = f", beginning with the weights of {Path(first).name}" if first else ""
+    network = f"network ({size})" if own else f"residual channel attention network ({_PAPER}; {size})"
     return (
-        f"A {kind}-dimensional residual channel attention network ({_PAPER}; {size}){larger} was trained with rcan "
+        f"A {kind}-dimensional {network}{larger} was trained with rcan "
         f"{versions['rcan']} (Keras {versions['keras']}, TensorFlow {versions['tensorflow']}){begun}."
     )
 
@@ -113,6 +119,8 @@ def _describe_patches(record, config, ndim):
     if config["data_augmentation"]:
         flips = "y and z" if ndim == 3 else "y"
         words += f", and augmented by random quarter turns in the XY plane and flips along {flips}"
+    if own := (record.own_functions or {}).get("augment"):
+        words += f", and augmented by {own}"
     if config.get("photon_range"):
         low, high = config["photon_range"]
         words += (
@@ -130,8 +138,9 @@ def _describe_patches(record, config, ndim):
     return f"{words}."
 
 
-def _describe_steps(config, history, *, has_validation):
-    losses = " + ".join(
+def _describe_steps(record, config, history):
+    own = (record.own_functions or {}).get("loss")
+    losses = own or " + ".join(
         LOSS_NAMES[name] if weight == 1 else f"{weight:g} × ({LOSS_NAMES[name]})"
         for name, weight in parse_loss(config["loss"]).items()
     )
@@ -152,7 +161,7 @@ def _describe_steps(config, history, *, has_validation):
     yield f"{steps}."
     if num_epochs < config["epochs"]:
         yield f"It was stopped there, as no later epoch was better for {count(config['early_stopping'], 'epoch')}."
-    kind = "validation" if has_validation else "training"
+    kind = "validation" if record.validation else "training"
     average = f"moving average of the weights (decay {config['ema']:g}) with the" if config["ema"] else "network of the"
     best = best_epoch(history) if history else None
     of_epoch = f" (epoch {best:.0f})" if best else ""

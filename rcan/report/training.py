@@ -56,13 +56,15 @@ def write_training_report(run_dir, *, scores, kind, images, shown, voxel_size, n
 def _overview(record, config, history, scores, kind):
     """The outcome in a few sentences."""
     size = "{num_residual_groups} × {num_residual_blocks} blocks of {num_channels} channels".format(**config)
+    own = (record.own_functions or {}).get("network")
+    network = f"A network of {own}" if own else f"A residual channel attention network ({size})"
     seconds = sum(row["seconds"] for row in history)
     took = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.1f} minutes"
     pairs = f"{len(record.training)} training and {count(len(record.validation), 'validation pair')}"
     early = "" if len(history) == config["epochs"] else f" of {config['epochs']}, stopped early,"
     length = count(len(history), "epoch")
     yield (
-        f"A residual channel attention network ({size}) was trained on {pairs} for {length}{early} in "
+        f"{network} was trained on {pairs} for {length}{early} in "
         f"{took}. The best network is that of epoch {best_epoch(history):.0f}."
     )
     mean = mean_scores([*scores.values()])

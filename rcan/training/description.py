@@ -27,10 +27,10 @@ _MAY_CHANGE = {  # keys that a run may go on with other values of; the rest woul
 }
 
 
-def describe_new_run(config, data, *, overwrite=False):
-    """Make the run folder of a configuration, with both files."""
+def describe_new_run(config, data, own_names=None, *, overwrite=False):
+    """Make the run folder of a configuration, with both files; `own_names` are those of own functions."""
     run_dir = Path(config.output_dir)
-    record = _describe_training(config, data, _measure_fingerprint(config, data))
+    record = _describe_training(config, data, _measure_fingerprint(config, data), own_names)
     create_run(run_dir, overwrite=overwrite)
     data.cache.remove_unused()
     write_json(run_dir / "training.json", record.as_json())
@@ -52,8 +52,11 @@ def describe_resumed_run(config, data):
     write_json(run_dir / "config.json", _as_json(config))
 
 
-def check_resumable(config, data, state):
-    """Check that a run goes on with the settings and data that it began with, to a later epoch than its state's."""
+def check_resumable(config, data, state, own_names=None):
+    """Check that a run goes on with the settings, data and own functions that it began with.
+
+    It must go on to a later epoch than its state's.
+    """
     run_dir = Path(config.output_dir)
     path = run_dir / "config.json"
     recipe = {"recipe": read_json(path).get("recipe", "published")}  # of runs that do not name it: keys were fewer
@@ -71,6 +74,7 @@ def check_resumable(config, data, state):
             "with -o."
         )
     records = TrainingRecord.load(run_dir / "training.json"), _describe_training(config, data)
+    _check_own_functions(run_dir, records[0].own_functions or {}, own_names or {})
     earlier, now = (_resolved(record.model_dump(mode="json")) for record in records)
     for part in ("training", "validation"):
         changed = [pair for pair in now[part] if not any(_is_same(pair, other) for other in earlier[part])]
@@ -81,6 +85,17 @@ def check_resumable(config, data, state):
             )
     if state.epoch > config.epochs:
         raise ValueError(f"epochs is {config.epochs} but {run_dir} has done {state.epoch}: name at least that many.")
+
+
+def _check_own_functions(run_dir, earlier, now):
+    """Check that own functions have the names of those that a run began with."""
+    for kind in ("network", "loss", "augment"):
+        if earlier.get(kind) != now.get(kind):
+            was, given = (names.get(kind, "ours") for names in (earlier, now))
+            raise ValueError(
+                f"{run_dir} cannot go on with another {kind} (was {was}, is {given}): give the same function to "
+                "rcan.train, or start another run."
+            )
 
 
 def _is_same(pair, earlier):
@@ -103,7 +118,7 @@ def _resolved(value):
     return os.path.realpath(value) if isinstance(value, str) and os.path.isabs(value) else value
 
 
-def _describe_training(config, data, fingerprint=None):
+def _describe_training(config, data, fingerprint=None, own_names=None):
     """Make the record of a training."""
 
     def describe(pair):
@@ -134,6 +149,7 @@ def _describe_training(config, data, fingerprint=None):
         training=tuple(map(describe, data.training)),
         validation=tuple(map(describe, data.validation)),
         training_fingerprint=fingerprint,
+        own_functions=own_names or None,
     )
 
 

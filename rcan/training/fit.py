@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from rcan.atomic_io import write_table
 from rcan.config import Config, load_config
 from rcan.hardware import ChosenPrecision
 from rcan.intensity import INPUT_CHANNELS
 from rcan.model import build_rcan
+from rcan.run_folder.architecture import grid_of
 from rcan.run_folder.checkpoints import load_checkpoint
 from rcan.run_folder.layout import check_run_dir
 from rcan.run_folder.models import add_to_record, load_model
@@ -17,13 +20,17 @@ from rcan.training.description import check_resumable, describe_new_run, describ
 from rcan.training.devices import choose_common_precision, choose_strategy, is_chief
 from rcan.training.forecast import forecast
 from rcan.training.loop import Loop
+from rcan.training.own_functions import OwnFunctions
 from rcan.training.run_data import as_begun, make_samplers, open_data, resolve_config
 from rcan.training.schedule import StepSchedule, is_stuck
 from rcan.training.steps import Learner
 
 
-def train(config, data=None, *, overwrite=False, resume=False):
+def train(config, data=None, *, overwrite=False, resume=False, network=None, loss=None, augment=None):
     """Train a network and leave a run folder.
+
+    Own functions can take the place of ours. training.json keeps their names, and a run goes on with those that it
+    began with alone.
 
     Parameters
     ----------
@@ -34,6 +41,19 @@ def train(config, data=None, *, overwrite=False, resume=False):
         Replace an earlier run in the folder.
     resume : bool
         Go on with the run in the folder, if there is one.
+    network : callable, optional
+        Builds the network instead of `rcan.build_rcan`, and is called like it, with the keywords `ndim`,
+        `num_input_channels`, `num_output_channels` and `upscaling`. It returns a `keras.Model` for inputs of any size,
+        of layers of Keras or registered ones. The keys of the config about the network's size are not used then.
+    loss : callable, optional
+        ``loss(gt, restored)`` of two batches (N, Z, Y, X, C) or (N, Y, X, C), background 0 and signal 1, instead of the
+        key `loss`; written with `keras.ops`. It returns (N,), or one number for each voxel or for all, of which the
+        mean is taken.
+    augment : callable, optional
+        ``augment(raw, gt, rng)`` of a training patch (Z, Y, X, C) or (Y, X, C), float32, after turns and flips (key
+        `data_augmentation`), returns both, of the same shapes. Draw from `rng`, a `numpy.random.Generator`, alone: then
+        a run is repeatable. Raw is the network's input: with `normalization` anscombe its second half of channels says
+        how strong the noise is. Voxels that are missing in gt are NaN. Validation patches are not augmented.
 
     Returns
     -------
@@ -44,17 +64,24 @@ def train(config, data=None, *, overwrite=False, resume=False):
     Raises
     ------
     TypeError
-        If `config` is a path or a dictionary.
+        If `config` is a path or a dictionary, or `network`, `loss` or `augment` cannot be called.
     ValueError, OSError
-        If the data cannot be trained on or the folder cannot be written; nothing is changed then. A ValueError, too, if
-        both `overwrite` and `resume` are asked for.
+        If the data cannot be trained on, the folder cannot be written, or an own function returns what does not fit;
+        nothing is changed then. A ValueError, too, if both `overwrite` and `resume` are asked for.
     KeyboardInterrupt
         After Ctrl-C or SIGTERM, once the state is saved.
+
+    Examples
+    --------
+    >>> def loss(gt, restored):
+    ...     return keras.ops.mean(keras.ops.abs(gt - restored) ** 1.5, axis=(1, 2, 3, 4))
+    >>> train(rcan.load_config("config.json"), loss=loss)  # doctest: +SKIP
     """
     if not isinstance(config, Config):
         raise TypeError(f"config is a {type(config).__name__}: make it by rcan.load_config(path) or rcan.Config(...).")
     if overwrite and resume:
         raise ValueError("overwrite and resume contradict each other: choose one.")
+    own = OwnFunctions.checked(network=network, loss=loss, augment=augment)
     check_run_dir(config.output_dir, overwrite=overwrite or resume)
     config = as_begun(config) if resume else config
     run_dir = Path(config.output_dir)
@@ -62,14 +89,21 @@ def train(config, data=None, *, overwrite=False, resume=False):
     data = data or open_data(config, resume=resume)
     checkpoint = load_checkpoint(run_dir, repair=is_chief()) if resume else None
     precision = _choose_precision(config, strategy, is_new=not checkpoint)
+    if own.network:  # its grid, not that of the config
+        grid = grid_of(own.build_network(_sizes_for(data.training[0], data.normalization)))
+        config = config.model_copy(update={"downsampling": grid})
     config = resolve_config(config, data, precision.name)
     if checkpoint:
-        check_resumable(config, data, checkpoint.state)
+        check_resumable(config, data, checkpoint.state, own.names)
     else:
         check_run_dir(run_dir, overwrite=overwrite)
-    samplers = make_samplers(config, data)
-    learner = make_learner(config, data.training[0], strategy, is_new=not checkpoint)
-    print(f"{precision}\n{forecast(config, data, samplers.training, learner)}", flush=True)
+    samplers = make_samplers(config, data, augment=own.augment)
+    if own.augment or own.loss:
+        _, gt = samplers.training.sample(0)
+        if own.loss:
+            own.check_loss(np.stack([gt, gt]))
+    learner = make_learner(config, data.training[0], strategy, is_new=not checkpoint, own=own)
+    print(f"{precision}\n{forecast(config, data, samplers.training, learner, own.names)}", flush=True)
     state = _go_on(config, learner, checkpoint) if checkpoint else RunState(epochs=config.epochs)
     writer = None
     if is_chief():
@@ -77,7 +111,7 @@ def train(config, data=None, *, overwrite=False, resume=False):
         if checkpoint:
             describe_resumed_run(config, data)
         else:
-            describe_new_run(config, data, overwrite=overwrite)
+            describe_new_run(config, data, own.names, overwrite=overwrite)
     Loop(config, learner, samplers, state=state, writer=writer).run()
     if is_chief():
         _check_bfloat16(run_dir, samplers.validation or samplers.training)
@@ -98,25 +132,35 @@ def _choose_precision(config, strategy, *, is_new):
     return ChosenPrecision(earlier, "as the run began")
 
 
-def make_learner(config, pair, strategy, *, is_new):
+def make_learner(config, pair, strategy, *, is_new, own=OwnFunctions()):  # noqa: B008 it never changes
     """Build the network for pairs like this one, with all that trains it."""
+    sizes = _sizes_for(pair, config.normalization)
 
     def build():
-        """The network of the configuration, for the channels of the data."""
+        """The network of the configuration, or of the caller, for the channels of the data."""
+        if own.network:
+            return own.build_network(sizes)
         return build_rcan(
-            ndim=len(config.patch_shape),
-            num_input_channels=pair.raw.shape[-1] * INPUT_CHANNELS[config.normalization],
-            num_output_channels=pair.gt.shape[-1],
+            **sizes,
             num_channels=config.num_channels,
             num_residual_blocks=config.num_residual_blocks,
             num_residual_groups=config.num_residual_groups,
             channel_reduction=config.channel_reduction,
             downsampling=config.downsampling,
-            upscaling=pair.upscaling,
         )
 
     weights = _load_initial_weights(config, build()) if is_new and config.initial_model else None
-    return Learner(build, config, strategy, weights=weights)
+    return Learner(build, config, strategy, weights=weights, loss=own.loss)
+
+
+def _sizes_for(pair, normalization):
+    """What pairs like this one ask of a network: keywords of `build_rcan`."""
+    return {
+        "ndim": len(pair.raw.shape) - 1,
+        "num_input_channels": pair.raw.shape[-1] * INPUT_CHANNELS[normalization],
+        "num_output_channels": pair.gt.shape[-1],
+        "upscaling": pair.upscaling,
+    }
 
 
 def _load_initial_weights(config, network):

@@ -21,13 +21,16 @@ def step_memory(config, upscaling):
     return (num_bytes * maps + ends) * config.num_channels * config.batch_size * math.prod(config.patch_shape)
 
 
-def forecast(config, data, sampler, learner):
-    """Put into words what a training will take; a ValueError if a step on the CPU needs more memory than is free."""
+def forecast(config, data, sampler, learner, own_names=()):
+    """Put into words what a training will take; a ValueError if a step on the CPU needs more memory than is free.
+
+    The memory of a network of the caller's own, of which the functions `own_names` tell, is not known.
+    """
     first, shape = data.training[0], "x".join(map(str, config.patch_shape))
     num_devices = learner.strategy.num_replicas_in_sync
     needed, free = step_memory(config, first.upscaling), free_memory()
     is_on_cpu = not tf.config.list_logical_devices("GPU")
-    if is_on_cpu and needed * num_devices > free:
+    if is_on_cpu and "network" not in own_names and needed * num_devices > free:
         raise ValueError(
             f"a training step with patches of {shape}, {config.num_channels} channels and batch_size "
             f"{config.batch_size} needs about {needed * num_devices / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are "
@@ -36,11 +39,12 @@ def forecast(config, data, sampler, learner):
     voxels = config.steps_per_epoch * config.batch_size * math.prod(config.patch_shape)
     where = f" on each of {num_devices} devices" * (num_devices > 1)
     available = f", {free / 1e9:.1f} GB are free" * is_on_cpu
+    memory = f"; a step takes about {needed / 1e9:.2g} GB of memory{where}{available}" * ("network" not in own_names)
     return (
         f"Training on {_count(data.training, 'pair')}, validating on {_count(data.validation, 'pair')}: "
         f"{sampler.num_positions:,} positions with enough signal for patches of {shape}.\n"
-        f"{learner.network.count_params():,} parameters; {config.epochs} epochs of {voxels / 1e6:.3g} million voxels; "
-        f"a step takes about {needed / 1e9:.2g} GB of memory{where}{available}."
+        f"{learner.network.count_params():,} parameters; {config.epochs} epochs of {voxels / 1e6:.3g} million voxels"
+        f"{memory}."
     )
 
 

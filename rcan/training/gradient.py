@@ -22,8 +22,14 @@ def use_fast_gradient(model):
     Only the layer instances change: their classes, configuration and saved files stay stock Keras.
     """
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv3D) and layer.kernel_size == (3, 3, 3):
+        if isinstance(layer, keras.layers.Conv3D) and _is_plain(layer):
             layer.convolution_op = _conv3d
+
+
+def _is_plain(layer):
+    """Whether a convolution is the one that the gradient is made for; own networks may have others."""
+    factors = {*layer.strides, *layer.dilation_rate, layer.groups}
+    return layer.kernel_size == (3, 3, 3) and layer.padding == "same" and factors == {1}
 
 
 def _conv3d(x, kernel):

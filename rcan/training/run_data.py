@@ -195,15 +195,15 @@ class Samplers(NamedTuple):
     validation: PatchSampler | None
 
 
-def make_samplers(config, data):
-    """Make the sources of patches of a run: `Samplers`."""
+def make_samplers(config, data, *, augment=None):
+    """Make the sources of patches of a run, with one more augmentation if there is one: `Samplers`."""
     options = {
         "intensity_threshold": config.intensity_threshold,
         "area_ratio_threshold": config.area_ratio_threshold,
         "photon_range": config.photon_range,
         "cache": data.cache,
     }
-    learned = {"seed": config.seed, "augmented": config.data_augmentation, **options}
+    learned = {"seed": config.seed, "augmented": config.data_augmentation, "own_augment": augment, **options}
     training = PatchSampler(data.training, config.patch_shape, **learned)
     late = None
     if config.late_patches:

@@ -7,6 +7,7 @@ from rcan.keras_setup import keras, ops, tf
 from rcan.losses import METRICS, light_weights, weighted_loss
 from rcan.precision import with_precision
 from rcan.training.gradient import has_fast_stock_gradient, use_fast_gradient
+from rcan.training.own_functions import per_image
 
 
 class Learner:
@@ -14,16 +15,16 @@ class Learner:
 
     `build` builds the network: once for the one that is saved, `network`, which is float32 and on one device, and
     once, to be computed in the precision of the configuration, for the one that is trained. `weights` are those to
-    begin with.
+    begin with. A `loss` takes the place of that of the configuration.
     """
 
-    def __init__(self, build, config, strategy, *, weights=None):
+    def __init__(self, build, config, strategy, *, weights=None, loss=None):
         self.strategy, self._ema = strategy, config.ema
         keras.utils.set_random_seed(config.seed)
         self.network = build()
         if weights:
             self.network.set_weights(weights)
-        self._loss = weighted_loss(parse_loss(config.loss))
+        self._loss = per_image(loss) if loss else weighted_loss(parse_loss(config.loss))
         self._has_light_weights = config.photon_range is not None and config.normalization == "anscombe"
         self._measures = {name: METRICS[name] for name in config.metrics}
         with strategy.scope():
