@@ -6,6 +6,7 @@ import zipfile
 
 import h5py
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -133,3 +134,13 @@ def test_another_kind_of_network_is_refused_with_the_rule(tmp_path, build, reaso
     build().save(path)
     with pytest.raises(ValueError, match=rf"other\.keras is no network that can restore images: {reason}"):
         load_model(path)
+
+
+def test_a_network_that_was_trained_with_keras_itself_is_loaded(tmp_path, rng):
+    model = build_rcan(num_channels=4, num_residual_groups=1, num_residual_blocks=1)
+    model.compile(optimizer="adam", loss="mae")
+    raw = rng.random((1, 4, 8, 8, 1), np.float32)
+    model.fit(raw, raw, verbose=0)
+    model.save(tmp_path / "fitted.keras")
+    loaded, _ = load_model(tmp_path / "fitted.keras")
+    np.testing.assert_array_equal(loaded(raw), model(raw))

@@ -27,6 +27,8 @@ def check_model_file(path):
                     "allowed."
                 )
         architecture = json.loads(archive.read("config.json"))
+        if isinstance(architecture, dict):
+            architecture.pop("compile_config", None)  # an optimizer, whose variables are not those of the network
         with archive.open("model.weights.h5") as stream, h5py.File(stream) as file:
             num_weights = count_weights(file, stored=archive.getinfo("model.weights.h5").file_size)
     num_parameters = _count_parameters(architecture)
