@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Config": "rcan.config",
+    "ReportFile": "rcan.inline",
     "build_rcan": "rcan.model",
     "check_data": "rcan.studies.data_check",
     "create_volume": "rcan.io.opening",

@@ -206,6 +206,27 @@ def mean_scores(rows):
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
+def score_rows(scores):
+    """Header and rows of a table of the scores of `compare`, given by the name of the volume; of several with the mean.
+
+    >>> score_rows({"a.tif": dict(psnr_raw=20, psnr_restored=25, ssim_raw=0.5, ssim_restored=0.75)})[1]
+    [['a.tif', '20.00', '25.00', '+5.00', '0.500', '0.750']]
+    """
+    scores = {**scores, "mean": mean_scores(list(scores.values()))} if len(scores) > 1 else scores
+    rows = [
+        [
+            name,
+            f"{row['psnr_raw']:.2f}",
+            f"{row['psnr_restored']:.2f}",
+            f"{row['psnr_restored'] - row['psnr_raw']:+.2f}",
+            f"{row['ssim_raw']:.3f}",
+            f"{row['ssim_restored']:.3f}",
+        ]
+        for name, row in scores.items()
+    ]
+    return ["volume", "PSNR raw (dB)", "restored", "gain", "SSIM raw", "restored"], rows
+
+
 def format_scores(rows):
     """Lay out scores of `compare`, by the name of the volume, as a table; of several with the mean.
 

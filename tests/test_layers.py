@@ -22,6 +22,7 @@ CHAIN = [
     "failures",
     "options",
     "config",
+    "inline",
     "progress",
     "atomic_io",
     "records",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rcan.assess.calibration import Calibration
+from rcan.inline import as_table
 from rcan.records import to_json
 
 __all__ = ["Evaluation", "EvaluationImages", "MethodScores", "NetworkFacts", "ShownImages", "Summary", "VolumeResult"]
@@ -96,6 +97,19 @@ class Evaluation:
         }
         volumes = {name: volume.as_json() for name, volume in self.volumes.items()}
         return to_json({**vars(self), "volumes": volumes, "nulls": nulls})
+
+    def _repr_html_(self):
+        """As a notebook shows it: the scores of each method, means with 95 % intervals."""
+        rows = [
+            [
+                method,
+                "{:.2f} ({:.2f} to {:.2f})".format(*intervals["psnr"]),
+                "{:.3f} ({:.3f} to {:.3f})".format(*intervals["ssim"]),
+            ]
+            for method, intervals in self.total.methods.items()
+        ]
+        caption = f"{len(self.volumes)} {'image' if len(self.volumes) == 1 else 'images'}, with 95 % intervals"
+        return as_table(["method", "PSNR (dB)", "SSIM"], rows, caption=f"{caption} over {self.total.over}")
 
 
 @dataclass(frozen=True)

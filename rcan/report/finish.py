@@ -8,6 +8,7 @@ from pathlib import Path
 from rcan.assess.volumes import score_pair
 from rcan.atomic_io import atomic_file
 from rcan.figures.projections import draw_projections
+from rcan.inline import ReportFile
 from rcan.report.training import write_training_report
 from rcan.run_folder.models import load_model
 from rcan.scores import format_scores, mean_scores
@@ -23,10 +24,10 @@ def finish_training(run_dir, data, *, apply_program="rcan apply"):
 
     It is scored on the test pairs of `data`, a `RunData`, else on the validation or training pairs. Of several
     machines that have trained together, the first one does it. The command that restores volumes, as it is shown,
-    starts with `apply_program`.
+    starts with `apply_program`. Returns the report, a `ReportFile`, which a notebook shows; None on other machines.
     """
     if not is_chief():
-        return
+        return None
     run_dir = Path(run_dir)
     model, record = load_model(run_dir)
     kind = next(name for name in ("test", "validation", "training") if getattr(data, name))
@@ -54,6 +55,7 @@ def finish_training(run_dir, data, *, apply_program="rcan apply"):
     print(f"Picture:    {_short_path(run_dir / 'restored.png')}")
     print(f"Report:     {_short_path(run_dir / 'report.html')}")
     print(f"Restore volumes with:\n  {command}", flush=True)
+    return ReportFile(run_dir / "report.html")
 
 
 def _draw_restored(path, images, scores, **options):

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from rcan.scores import format_scores
+from rcan.inline import as_table
+from rcan.scores import format_scores, score_rows
 
 __all__ = ["RestoreSummary"]
 
@@ -46,6 +47,17 @@ class RestoreSummary:
         print(f"{num_done} of {self.num_images} restored{before}: {output}", flush=True)
         for line in _list_failures(self.failed):
             print(f"not restored: {line}", flush=True)
+
+    def _repr_html_(self):
+        """As a notebook shows it: what is restored, and the scores."""
+        done = len((self.restored | self.skipped) - self.failed.keys())
+        parts = [f"<p>{done} of {self.num_images} images restored</p>"]
+        if self.failed:
+            rows = [[path.name, reason] for path, reason in self.failed.items()]
+            parts.append(as_table(["not restored", "reason"], rows))
+        if self.scores:
+            parts.append(as_table(*score_rows(self.scores), caption="after an affine match to the ground truth"))
+        return "".join(parts)
 
 
 def _list_failures(failed):

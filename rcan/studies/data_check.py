@@ -14,6 +14,7 @@ from rcan.data.measurements import MeasurementCache
 from rcan.data.pairs import list_pairs, open_pair
 from rcan.data.patches import NoSignal, PatchSampler
 from rcan.failures import describe_failure
+from rcan.inline import as_table
 from rcan.progress import Progress
 from rcan.records import to_json
 from rcan.training.run_data import (
@@ -68,9 +69,19 @@ class DataCheck:
         head += ["saturated", "correlation"]
         return [*head, f"shift ({spatial})", "patches"], rows
 
+    def _tables(self):
+        """Tables of the sets that have pairs, by their names."""
+        return [(name, table) for name in self.pairs if (table := self.table(name))]
+
     def __str__(self):
-        tables = [_lay_out(name, *table) for name in self.pairs if (table := self.table(name))]
+        tables = [_lay_out(name, *table) for name, table in self._tables()]
         return "\n\n".join([*tables, "\n".join(map(str, self.findings))])
+
+    def _repr_html_(self):
+        """As a notebook shows it: the findings, and a table of the pairs of each set."""
+        findings = as_table(["", "topic", "finding"], [list(finding) for finding in self.findings])
+        tables = [as_table(head, rows[:_MOST_ROWS], caption=name) for name, (head, rows) in self._tables()]
+        return findings + "".join(tables)
 
 
 def check_data(config, *, tries_training=True):

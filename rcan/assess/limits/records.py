@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rcan.inline import as_table
 from rcan.records import Record, to_json
 
 __all__ = [
@@ -146,6 +147,10 @@ class LimitsResult:
             "limits": {name: limit.as_json() for name, limit in self.limits.items()},
             "ladders": {name: [step.as_json() for step in steps] for name, steps in self.ladders.items()},
         }
+
+    def _repr_html_(self):
+        """As a notebook shows it: where the network stops helping."""
+        return as_table(["limit", "found"], [[limit.title, str(limit.end)] for limit in self.limits.values()])
 
 
 class ShownStep(NamedTuple):
