@@ -74,9 +74,7 @@ class TrainingRecord(Record):
     noise_range: tuple[tuple[tuple[float, float, float], ...], ...] | None = Field(None, min_length=2, max_length=2)
     patch_shape: tuple[int, ...] | None = None  # (Z, Y, X) or (Y, X)
     upscaling: tuple[int, ...] | None = None  # voxels of the ground truth for each raw voxel
-    own_functions: dict[str, str] | None = (
-        None  # names of functions that took the place of ours: network, loss, augment
-    )
+    own_functions: dict[str, str] | None = None  # names, by what they stand for: network, loss, augment
     training: tuple[PairRecord, ...] = ()
     validation: tuple[PairRecord, ...] = ()
     training_fingerprint: TrainingFingerprint | None = Field(  # of the raw volumes; of this version alone
