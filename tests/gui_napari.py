@@ -442,3 +442,21 @@ def test_the_report_of_a_run_is_opened_or_it_is_said_that_there_is_none(viewer, 
     assert browser.opened == [trained.run / "report.html"]
     (reason,) = errors()
     assert reason.startswith(f"{tmp_path / 'report.html'} does not exist")
+
+
+def test_limits_that_were_stopped_keep_the_steps_that_are_done(viewer, wait, qtbot, browser, trained, tmp_path):
+    sharp = tmp_path / "sharp.tif"
+    resolution = {"resolution": (10, 10), "metadata": {"axes": "ZYX", "unit": "um", "spacing": 0.3}}
+    tifffile.imwrite(sharp, tifffile.imread(trained.gt), imagej=True, **resolution)
+    widget = open_widget(viewer, "Check and limits")
+    widget.model.line.setText(str(trained.run))
+    widget.sharp.line.setText(str(sharp))
+    widget.output.line.setText(str(tmp_path))
+    click(widget, "Find limits")
+    qtbot.waitUntil(lambda: any(tmp_path.glob("limits/steps/*")) or widget.job is None, timeout=MOST)
+    click(widget, "Cancel")
+    wait(widget)
+    assert (errors(), widget.state_label.text()) == ([], "Stopped.")
+    assert any(tmp_path.glob("limits/steps/*"))
+    assert not (tmp_path / "limits" / "report.html").exists()
+    assert browser.opened == []
