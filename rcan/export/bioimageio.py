@@ -7,24 +7,24 @@ preprocessing and postprocessing (`scale_linear`), where it can be read and chan
 
 import io
 import os
-import re
 import tempfile
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 
-from rcan.atomic_io import list_versions, write_json
-from rcan.export.documentation import describe_network, write_documentation
+from rcan.atomic_io import list_versions
+from rcan.export.card_facts import gather_facts
+from rcan.export.card_trust import describe_misuse
+from rcan.export.documentation import write_documentation
 from rcan.export.onnx_graph import OPSET, to_onnx
+from rcan.export.run_files import copy_run_files
 from rcan.export.tensors import axes_of, describe_ends, has_stock_layers
 from rcan.export.wrapping import INPUT, OUTPUT, build_exported
 from rcan.keras_setup import keras
-from rcan.report.methods import CITATIONS
+from rcan.report.methods import CITATIONS, describe_scaling
 from rcan.restoration.tiled import OVERLAP
 from rcan.run_folder.architecture import grid_of, upscaling_of
-from rcan.run_folder.layout import MODELS
-from rcan.run_folder.models import find_model, save_model
 
 __all__ = ["write_package"]
 
@@ -103,48 +103,52 @@ def _describe_package(folder, options, model, exported, record, image):
     """The package, a model description of bioimageio.spec; its files are written to a folder."""
     from bioimageio.spec.model import v0_5
 
-    name = options.name or _default_name(options.model_dir)
-    description = options.description or describe_network(exported)
-    write_documentation(folder / "README.md", name, description, options.model_dir, exported, record, image)
+    facts = gather_facts(options, model, record)
+    write_documentation(folder / "README.md", facts, exported, image)
     np.save(folder / "test_input.npy", image.raw[np.newaxis])
     np.save(folder / "test_output.npy", image.restored[np.newaxis])
     raw, restored = _describe_tensors(v0_5, folder, exported, image)
     return v0_5.ModelDescr(
-        name=name,
-        description=description,
-        authors=[{"name": author.strip()} for author in options.author],
-        license=options.license,
+        name=facts.name,
+        description=facts.description,
+        authors=[{"name": author} for author in facts.authors],
+        license=facts.license,
         cite=[v0_5.CiteEntry(text=CITATIONS[0].removeprefix("The method: "), doi=v0_5.Doi(_DOI))],
         documentation=v0_5.FileDescr(source=folder / "README.md"),
         tags=[*_TAGS, f"{len(axes_of(exported))}d"],
         inputs=[raw],
         outputs=[restored],
         weights=_write_weights(v0_5, folder, exported),
-        attachments=_attach_run(v0_5, folder, model, record),
-        config=v0_5.Config(bioimageio=v0_5.BioimageioConfig(reproducibility_tolerance=[_tolerance(v0_5, image)])),
+        attachments=[
+            v0_5.FileDescr(source=folder / name) for name in copy_run_files(folder, options.model_dir, model, record)
+        ],
+        config=v0_5.Config(bioimageio=_describe_config(v0_5, facts, image)),
     )
 
 
-def _default_name(model_dir):
-    name = re.sub(r"[^A-Za-z0-9_+\- ()]", "_", find_model(model_dir).absolute().parent.name)
-    return f"RCAN {name}"[:64]
-
-
-def _attach_run(v0_5, folder, model, record):
-    """The network itself and the record of its training, by which this package restores images as with a run folder.
-
-    Files that were learned from are named without their folders.
-    """
-    save_model(model, folder / MODELS[0])
-    pairs = {}
-    for name in ("training", "validation"):
-        pairs[name] = tuple(_without_folders(pair) for pair in getattr(record, name))
-    write_json(folder / "training.json", record.model_copy(update=pairs).as_json())
-    return [v0_5.FileDescr(source=folder / name) for name in (MODELS[0], "training.json")]
-
-
-def _without_folders(pair):
-    return pair.model_copy(update={kind: Path(getattr(pair, kind)).name for kind in ("raw", "gt")})
+def _describe_config(v0_5, facts, image):
+    """Fields of the specification about architecture and training; what is not known is left out."""
+    fields = {
+        "reproducibility_tolerance": [_tolerance(v0_5, image)],
+        "architecture_type": "RCAN",
+        "modality": "fluorescence microscopy",
+        "task": "image restoration",
+        "model_parameter_count": facts.num_parameters,
+        "out_of_scope_use": describe_misuse(facts),
+    }
+    if facts.is_recorded:
+        config, seconds = facts.config, sum(row.get("seconds", 0) for row in facts.history)
+        fields["training"] = {
+            "training_preprocessing": describe_scaling(facts.record, facts.noun),
+            "training_epochs": len(facts.history) or config["epochs"],
+            "training_batch_size": config["batch_size"],
+            "initial_learning_rate": config["initial_learning_rate"],
+            "learning_rate_schedule": config["schedule"],
+            "loss_function": config["loss"],
+            "optimizer": "Adam",
+            **({"training_duration": seconds / 3600} if seconds else {}),
+        }
+    return v0_5.BioimageioConfig(**fields)
 
 
 def _write_weights(v0_5, folder, exported):

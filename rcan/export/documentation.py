@@ -1,46 +1,30 @@
-"""The documentation inside a package, in Markdown."""
+"""The documentation inside a package of bioimage.io: the card of its network, and what holds for this package alone."""
 
-from rcan.atomic_io import read_json
+from rcan.export.card import describe_card
 from rcan.export.tensors import axes_of, describe_ends, format_range
-from rcan.report.methods import CITATIONS, describe_training
-from rcan.run_folder.architecture import grid_of, upscaling_of
-from rcan.run_folder.models import find_model
+from rcan.run_folder.architecture import grid_of
 
-__all__ = ["describe_network", "write_documentation"]
+__all__ = ["write_documentation"]
 
 
-def describe_network(exported):
-    """What a network is for, in a sentence."""
-    noun = {"zyx": "volumes", "yx": "images"}[axes_of(exported)]
-    larger = "" if max(upscaling_of(exported)) == 1 else ", and enlarges them"
-    return (
-        f"Restores fluorescence microscopy {noun} (removes noise and blur{larger}) like those that it was trained on: "
-        "a residual channel attention network (RCAN)."
-    )
+def write_documentation(path, facts, exported, image):
+    """Write the card of `CardFacts`, and what users need to know of the package: what it reads, its range, its blocks.
 
-
-def write_documentation(path, name, description, model_dir, exported, record, image):
-    """Write what users of a package need to know: what it reads, where it is right, how to call it and whom to cite."""
-    read, written, reason = describe_ends(exported, record, image)
-    parts = [
-        f"# {name}\n\n{description}",
-        f"## Input and output\n\n- {read}\n- {written}\n\n{reason}",
-        _describe_processing(image),
-        "## Training\n\n" + _describe_training(model_dir, record, exported),
-        "## Validation\n\n" + _VALIDATION,
-        "## Blocks\n\n" + _describe_blocks(exported),
-        "## Citation\n\n" + "\n\n".join(CITATIONS),
+    `exported` is the model of the package, `image` the `ImageFacts` that it is made for.
+    """
+    read, written, reason = describe_ends(exported, facts.record, image)
+    sections = [
+        ("Input and output of the package", f"- {read}\n- {written}\n\n{reason}"),
+        ("Intensities of the package", _describe_processing(image)),
+        ("Blocks", _describe_blocks(exported)),
+        ("Test of the package", _TEST),
     ]
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    path.write_text(describe_card(facts, place="PACKAGE.zip", sections=sections), encoding="utf-8")
 
 
-_VALIDATION = (
+_TEST = (
     "The test input is a tile of a real image, the test output what `apply.py` of rcan makes of it in 32-bit floating "
-    "point. That says that the package computes the same, not that the network is right for your images. Compare "
-    "restored images with good ones of the same specimens: `rcan evaluate -m RUN_FOLDER -i raw/ -g gt/ -o report/` "
-    "scores them beside the best classical filters, and measures how much structure the network invents. Where an "
-    "image is unlike its training images, it does: keep the raw data, and do not use it for other specimens, optics or "
-    "light levels than those of the training."
+    "point. That says that the package computes the same, not that the network is right for your images."
 )
 
 
@@ -50,20 +34,12 @@ def _describe_processing(image):
         f"the noise that {image.name} has: of images with much more or less light the result is worse."
     )
     return (
-        "## Intensities\n\nPreprocessing and postprocessing (`scale_linear`) take the grey values "
+        "Preprocessing and postprocessing (`scale_linear`) take the grey values "
         f"{format_range(image)} of each channel to 0 and 1, and back. `apply.py` of rcan measures them in each image "
         "anew; the specification has no step that goes back to the grey values of an image, so they are fixed here. "
         "For images with another offset or another brightness change both, or export again with such an image."
         f"{noise if image.stabilisation is not None else ''}"
     )
-
-
-def _describe_training(model_dir, record, exported):
-    """A methods paragraph, where the run folder tells of it."""
-    config = find_model(model_dir).with_name("config.json")
-    if not record.training or not config.is_file():
-        return "How the network was trained is not recorded beside it."
-    return describe_training(record, read_json(config), num_parameters=exported.count_params())
 
 
 def _describe_blocks(exported):

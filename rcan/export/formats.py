@@ -5,43 +5,46 @@ import importlib
 
 from rcan.atomic_io import atomic_file, atomic_folder, list_versions
 from rcan.export.options import ExportOptions
+from rcan.export.run_files import is_hub_folder
 
 __all__ = ["export_model", "export_network"]
 
-_NEEDED = {"bioimageio": ("bioimageio.core", "onnx", "onnxruntime"), "onnx": ("onnx",), "savedmodel": (), "keras": ()}
+_NEEDED = {"bioimageio": ("bioimageio.core", "onnx", "onnxruntime"), "onnx": ("onnx",)}  # libraries
 _DETAILS = ("input", "author", "license")  # that a bioimage.io package needs
 
 
-def export_model(model_dir, output, format, **options):
-    """Export a trained network for other programs, as `rcan export` does.
+def export_model(model_dir, output, format=None, **options):
+    """Export a trained network for other programs, or write its model card, as `rcan export` does.
 
     Parameters
     ----------
     model_dir : path
         Run folder of a training, a ``.keras`` file, or a model of the published program.
     output : path
-        File to write; of a SavedModel a folder, or a ZIP archive of it.
-    format : {"bioimageio", "onnx", "savedmodel", "keras"}
+        File to write; for Hugging Face a folder; of a SavedModel a folder, or a ZIP archive of it.
+    format : {"bioimageio", "huggingface", "onnx", "savedmodel", "keras"}, optional
+        Not given with ``card=True``, which writes the card alone.
     **options
         The flags of `rcan export` without dashes, such as ``input="raw.tif"``; see `ExportOptions`.
 
     Returns
     -------
     description : str
-        Names, axes and units of input and output, and what opens the file.
+        What was written: of a network names, axes and units of input and output, and what opens the file.
 
     Raises
     ------
     ValueError, OSError
-        If an option is wrong, the network or the image cannot be read, or a file would be replaced.
+        If an option is wrong, the network, the image or results cannot be read, or a file would be replaced.
     ImportError
         If libraries of the extra ``export`` are missing.
 
     Examples
     --------
     >>> export_model("runs/sample", "sample.onnx", "onnx", input="raw.tif")  # doctest: +SKIP
+    >>> export_model("runs/sample", "README.md", card=True, license="CC-BY-4.0")  # doctest: +SKIP
     """
-    values = {"model_dir": model_dir, "output": output, "format": format, **options}
+    values = {"model_dir": model_dir, "output": output, **options} | ({"format": format} if format else {})
     return export_network(ExportOptions.checked(values))
 
 
@@ -49,13 +52,18 @@ def export_network(options):
     """Export what `ExportOptions` name; returns the description, see `export_model`."""
     _check_details(options)
     _check_place(options)
-    _check_libraries(options.format)
+    _check_libraries(options.kind)
     from rcan.export.image import measure_image
     from rcan.export.tensors import describe_ends
     from rcan.export.wrapping import build_exported
     from rcan.run_folder.models import load_model
 
     model, record = load_model(options.model_dir)
+    if options.kind in ("card", "huggingface"):
+        from rcan.export.hub import write_card_file, write_hub_folder
+
+        write = write_card_file if options.card else write_hub_folder
+        return write(options, model, record)
     image = None
     if options.input:
         image = measure_image(options.input, model, record, axes=options.axes, channels=options.channels)
@@ -81,19 +89,26 @@ def _check_details(options):
 
 
 def _check_place(options):
-    """Refuse to replace a file without being asked to, and anything but a file or a SavedModel."""
+    """Refuse to replace a file without being asked to, and any folder but that of an earlier export."""
     path = options.output
     if not path.exists():
         return
-    if path.is_dir() and (options.format != "savedmodel" or path.suffix or not (path / "saved_model.pb").is_file()):
-        rule = "is a folder and no SavedModel, which alone is replaced: choose another name"
+    if path.is_dir() and not (options.kind in _FOLDERS and not path.suffix and _FOLDERS[options.kind](path)):
+        rule = "is a folder and no earlier export of this format, which alone is replaced: choose another name"
         raise FileExistsError(errno.EEXIST, rule, str(path))
     if not options.overwrite:
         raise FileExistsError(f"{path} exists: name another file, or replace it with --overwrite.")
 
 
+def _is_saved_model(folder):
+    return (folder / "saved_model.pb").is_file()
+
+
+_FOLDERS = {"savedmodel": _is_saved_model, "huggingface": is_hub_folder}  # formats that are folders
+
+
 def _check_libraries(kind):
-    for name in _NEEDED[kind]:
+    for name in _NEEDED.get(kind, ()):
         try:
             importlib.import_module(name)
         except ImportError as failure:

@@ -10,7 +10,15 @@ from rcan.options import Settings, option
 
 __all__ = ["ExportOptions"]
 
-_SUFFIXES = {"bioimageio": (".zip",), "onnx": (".onnx",), "savedmodel": ("", ".zip"), "keras": (".keras",)}
+_SUFFIXES = {
+    "bioimageio": (".zip",),
+    "huggingface": ("",),
+    "onnx": (".onnx",),
+    "savedmodel": ("", ".zip"),
+    "keras": (".keras",),
+    "card": (".md",),
+}
+_OF_A_CARD = ("author", "license", "name", "description", "evaluation", "limits")
 
 
 class ExportOptions(Settings):
@@ -20,10 +28,20 @@ class ExportOptions(Settings):
         ..., "run folder of train.py, a .keras file, or a model of the published program", letter="m"
     )
     output: Path = option(
-        ..., "file to write: NAME.zip, NAME.onnx, NAME.keras; of a SavedModel NAME.zip or a folder", letter="o"
+        ...,
+        "what to write: NAME.zip (bioimageio), NAME.onnx, NAME.keras, a folder (huggingface), NAME.zip or a folder "
+        "(savedmodel); of --card README.md",
+        letter="o",
     )
-    format: Literal["bioimageio", "onnx", "savedmodel", "keras"] = option(
-        ..., "bioimage.io package with Keras and ONNX weights, ONNX file, SavedModel of TensorFlow, or Keras file"
+    format: Literal["bioimageio", "huggingface", "onnx", "savedmodel", "keras"] | None = option(
+        None,
+        "bioimage.io package with Keras and ONNX weights; folder to upload to Hugging Face, which -m hf://owner/name "
+        "reads; ONNX file; SavedModel of TensorFlow; or Keras file",
+    )
+    card: bool = option(
+        False,
+        "write the model card alone: what the network was trained on, for which images, its scores, limits and "
+        "licence; a bioimageio package and a huggingface folder have it inside",
     )
     input: Path | None = option(
         None,
@@ -37,33 +55,51 @@ class ExportOptions(Settings):
         None, "channels of the image, counted from 0, as many as the network restores (default: all)"
     )
     author: Annotated[tuple[str, ...], Field(min_length=1)] | None = option(
-        None, "names of who made the network, with commas between them; bioimageio needs them"
+        None, "names of who made the network, with commas between them, for the card; bioimageio needs them"
     )
     license: str | None = option(
-        None, "licence of the network, an identifier of SPDX such as CC-BY-4.0 or MIT; bioimageio needs it"
+        None,
+        "licence of the network, an identifier of SPDX such as CC-BY-4.0 or MIT, for the card; bioimageio needs it",
     )
     name: str | None = option(
         None,
-        "what the bioimage.io package calls the network, 5 to 64 letters, digits, spaces and _+-() (default: RCAN and "
-        "the name of the run folder)",
+        "what the card or package calls the network, in a package 5 to 64 letters, digits, spaces and _+-() (default: "
+        "RCAN and the name of the run folder)",
     )
     description: str | None = option(None, "what the network is for, in a sentence (default: one that fits any)")
-    overwrite: bool = option(False, "replace the file or SavedModel that is there")
+    evaluation: Path | None = option(
+        None, "folder of rcan evaluate whose scores the card has (default: one inside the run folder)"
+    )
+    limits: Path | None = option(
+        None, "folder of rcan limits whose limits the card has (default: one inside the run folder, or training.json)"
+    )
+    overwrite: bool = option(False, "replace the file or folder of an earlier export that is there")
 
     @model_validator(mode="after")
     def _check_together(self):
-        suffixes = _SUFFIXES[self.format]
+        if bool(self.format) == self.card:
+            formats = ", ".join(name for name in _SUFFIXES if name != "card")
+            raise ValueError(f"name either --format ({formats}), or --card, which writes the card alone.")
+        suffixes = _SUFFIXES[self.kind]
         if self.output.suffix not in suffixes:
             kinds = " or ".join(f"NAME{suffix}" if suffix else "a folder without suffix" for suffix in suffixes)
-            raise ValueError(f"--output is {self.output}, but {self.format} is written as {kinds}: name it so.")
+            raise ValueError(f"--output is {self.output}, but {self.kind} is written as {kinds}: name it so.")
         if not self.input:
             for name in ("axes", "channels"):
                 if getattr(self, name):
                     raise ValueError(f"--{name} is of an image: name it with -i, or leave --{name} out.")
-        if self.format != "bioimageio":
-            for name in ("author", "license", "name", "description"):
+        elif self.kind in ("card", "huggingface"):
+            raise ValueError(f"--input is of no use to {self.kind}, which is of the network as it is: leave -i out.")
+        if self.kind not in ("bioimageio", "card", "huggingface"):
+            for name in _OF_A_CARD:
                 if getattr(self, name):
                     raise ValueError(
-                        f"--{name} is for --format bioimageio: a file of {self.format} has no place for it."
+                        f"--{name} is for --format bioimageio or huggingface, or --card: a file of {self.kind} has no "
+                        "place for it."
                     )
         return self
+
+    @property
+    def kind(self):
+        """The format, or ``"card"``."""
+        return self.format or "card"

@@ -11,7 +11,14 @@ from rcan.config import LOSS_NAMES, parse_loss
 from rcan.figures.history import best_epoch
 from rcan.report.text import FORMS, count, format_interval, format_sizes, join
 
-__all__ = ["CITATIONS", "describe_evaluation", "describe_limits", "describe_training"]
+__all__ = [
+    "CITATIONS",
+    "describe_evaluation",
+    "describe_limits",
+    "describe_samples",
+    "describe_scaling",
+    "describe_training",
+]
 
 _PAPER = "Chen et al., Nat. Methods 18, 678 (2021), doi:10.1038/s41592-021-01155-x"
 
@@ -87,6 +94,19 @@ def _describe_pairs(record, noun):
     num_frames = sum(pair.num_frames for pair in training)
     frames = f" ({num_frames} frames in all)" if num_frames > len(training) else ""
     learned = f"It learned from {count(len(training), 'pair')} of raw and ground-truth {noun}s{extent}{frames}"
+    scaled = describe_scaling(record, noun)
+    if not validation:
+        return f"{learned}.", scaled
+    if {pair.raw for pair in validation} <= {pair.raw for pair in training}:
+        held = f"a part of each {noun} that was not trained on was kept for validation"
+    else:
+        verb = "was" if len(validation) == 1 else "were"
+        held = f"{count(len(validation), 'other pair')} {verb} kept for validation"
+    return f"{learned}; {held}.", scaled
+
+
+def describe_scaling(record, noun):
+    """Say how grey values become the input of a network; `noun` is what its images are called."""
     low, high = record.percentiles
     scaled = f"The grey values at percentiles {low:g} and {high:g} of each {noun} and channel were mapped to 0 and 1."
     if record.normalization == "anscombe":
@@ -100,14 +120,7 @@ def _describe_pairs(record, noun):
                 " An image with less noise than any that was learned from was taken for one of the least noise, one "
                 "with more was said to have the most."
             )
-    if not validation:
-        return f"{learned}.", scaled
-    if {pair.raw for pair in validation} <= {pair.raw for pair in training}:
-        held = f"a part of each {noun} that was not trained on was kept for validation"
-    else:
-        verb = "was" if len(validation) == 1 else "were"
-        held = f"{count(len(validation), 'other pair')} {verb} kept for validation"
-    return f"{learned}; {held}.", scaled
+    return scaled
 
 
 def _describe_patches(record, config, ndim):
@@ -240,14 +253,10 @@ def _describe_precision(name):
 def describe_limits(result):
     """Say how the limits of a network were found, and what they are, from a `LimitsResult`."""
     settings, snr, blur = result.settings, result.ladders["snr"], result.ladders["blur"]
-    if settings.phantoms:
-        samples = f"simulated {settings.phantoms} phantoms"
-    else:
-        samples = count(len(settings.input), "image") + " taken as the ground truth"
     which = "One network was trained for each step" if settings.config else "A trained network was tested"
     widths = format_sizes(round(width, 3) for width in settings.fwhm)
     sentences = [
-        f"{which} (rcan {__version__}; {_PAPER}) on {samples}, degraded in steps: "
+        f"{which} (rcan {__version__}; {_PAPER}) on {describe_samples(settings)}, degraded in steps: "
         f"{snr[0].photons:g} to {snr[-1].photons:g} detected photons at full signal (signal-to-noise ratio "
         f"{snr[0].snr:.3g} to {snr[-1].snr:.3g}) with points {snr[0].blur:g} times as wide as in the ground "
         f"truth, and points {blur[0].blur:g} to {blur[-1].blur:g} times as wide at {blur[0].photons:g} "
@@ -264,3 +273,10 @@ def describe_limits(result):
     ]
     found = [f"{limit.title}: {limit.end}" for limit in result.limits.values()]
     return " ".join([*sentences, f"Found were: {'; '.join(found)}."])
+
+
+def describe_samples(settings):
+    """What limits were found on, from `LimitsSettings`."""
+    if settings.phantoms:
+        return f"simulated {settings.phantoms} phantoms"
+    return count(len(settings.input or []), "image") + " taken as the ground truth"

@@ -10,6 +10,7 @@ __all__ = [
     "MEASURES",
     "count",
     "describe_calibration",
+    "describe_duration",
     "describe_factor",
     "describe_gain",
     "format_evaluation",
@@ -64,6 +65,15 @@ def count(number, noun, plural=None):
     '2 pairs'
     """
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def describe_duration(seconds):
+    """How long something took.
+
+    >>> describe_duration(90)
+    '1.5 minutes'
+    """
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.1f} minutes"
 
 
 def format_interval(interval, form):

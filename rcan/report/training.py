@@ -8,21 +8,16 @@ import numpy as np
 
 from rcan.atomic_io import read_json, read_table
 from rcan.figures.history import best_epoch, plot_history
+from rcan.report.data_tables import pair_table, range_table
 from rcan.report.methods import CITATIONS, describe_training
 from rcan.report.page import Page
-from rcan.report.text import count, format_sizes
+from rcan.report.text import count, describe_duration
 from rcan.run_folder.record import TrainingRecord
 from rcan.scores import mean_scores
 
 __all__ = ["write_training_report"]
 
 _MOST_PAIRS = 50  # in the table of the data
-_FEATURES = {  # features that are kept as logarithms, see rcan.fingerprint
-    "snr": "signal-to-noise ratio",
-    "lateral": "lateral fine structure, share of the coarse",
-    "axial": "axial fine structure, share of the coarse",
-    "brightness": "median intensity, share of the bright tenth",
-}
 
 
 def write_training_report(run_dir, *, scores, kind, images, shown, voxel_size, num_parameters, command):
@@ -58,8 +53,7 @@ def _overview(record, config, history, scores, kind):
     size = "{num_residual_groups} × {num_residual_blocks} blocks of {num_channels} channels".format(**config)
     own = (record.own_functions or {}).get("network")
     network = f"A network of {own}" if own else f"A residual channel attention network ({size})"
-    seconds = sum(row["seconds"] for row in history)
-    took = f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.1f} minutes"
+    took = describe_duration(sum(row["seconds"] for row in history))
     pairs = f"{len(record.training)} training and {count(len(record.validation), 'validation pair')}"
     early = "" if len(history) == config["epochs"] else f" of {config['epochs']}, stopped early,"
     length = count(len(history), "epoch")
@@ -149,52 +143,14 @@ def _add_images(page, images, shown, voxel_size, patches):
 
 def _add_data(page, record):
     page.section("Data")
-    pairs = [(kind, pair) for kind in ("training", "validation") for pair in getattr(record, kind)]
-    low, high = record.percentiles
-    left_out = f" {_MOST_PAIRS} of {len(pairs)} pairs are listed." if len(pairs) > _MOST_PAIRS else ""
+    number, (low, high) = len(record.pairs), record.percentiles
+    left_out = f" {_MOST_PAIRS} of {number} pairs are listed." if number > _MOST_PAIRS else ""
     page.table(
-        ["raw", "ground truth", "for", "voxels (ZYXC)", "frames", "voxel size (µm)", "raw range", "truth's range"],
-        [
-            [
-                Path(pair.raw).name,
-                Path(pair.gt).name,
-                kind,
-                _shapes(pair),
-                str(pair.num_frames),
-                _sizes("?" if size is None else f"{size:.3g}" for size in pair.voxel_size),
-                _ranges(pair.raw_range),
-                _ranges(pair.gt_range),
-            ]
-            for kind, pair in pairs[:_MOST_PAIRS]
-        ],
+        *pair_table(record, most=_MOST_PAIRS),
         caption=f"Ranges are the grey values at percentiles {low:g} and {high:g}, which became 0 and 1.{left_out}",
     )
-    fingerprint = record.training_fingerprint
-    if fingerprint:
+    if record.training_fingerprint:
         page.table(
-            ["of the raw volumes", *(["channel"] if len(fingerprint.channels) > 1 else []), "lowest", "highest"],
-            [
-                [
-                    words,
-                    *([str(number)] if len(fingerprint.channels) > 1 else []),
-                    *(float(f"{math.exp(end):.3g}") for end in channel.features[name].range),
-                ]
-                for name, words in _FEATURES.items()
-                for number, channel in enumerate(fingerprint.channels)
-                if name in channel.features
-            ],
+            *range_table(record.training_fingerprint),
             caption="The trained range: apply.py compares each image with it and says whether it lies inside.",
         )
-
-
-def _sizes(sizes):
-    return format_sizes(sizes, "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}")  # a cell is one line
-
-
-def _shapes(pair):
-    raw, gt = pair.raw_shape, pair.gt_shape
-    return _sizes(raw) if raw == gt else f"{_sizes(raw)} to {_sizes(gt)}"
-
-
-def _ranges(channels):
-    return ", ".join(f"{low:.5g}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high:.5g}" for low, high in channels)
