@@ -421,7 +421,7 @@ def test_a_missing_library_is_an_error_that_names_the_extra(
         ("savedmodel", "a.pb", [], "savedmodel is written as a folder without suffix or NAME.zip: name it so."),
         ("onnx", "a.onnx", ["--license", "MIT"], "--license is for --format bioimageio"),
         ("onnx", "a.onnx", ["--channels", "0"], "--channels is of an image: name it with -i"),
-        ("tflite", "a.tflite", [], "--format is \"tflite\": must be 'bioimageio', 'onnx', 'savedmodel' or 'keras'."),
+        ("tflite", "a.tflite", [], "--format is \"tflite\": must be 'bioimageio', 'huggingface', 'onnx',"),
     ],
 )
 def test_wrong_flags_are_refused(kind, name, flags, message, tmp_path, tiny_models, capsys):

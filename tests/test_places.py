@@ -213,8 +213,10 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
         find_place("https://example.org/other.zip")
 
 
-def test_a_repository_of_hugging_face_is_downloaded(run_dir, tmp_path):
-    files = {name: (run_dir / name).read_bytes() for name in ("best.keras", "training.json")}
+def test_what_is_exported_for_hugging_face_is_loaded_from_a_repository_there(run_dir, tmp_path):
+    rcan.export_model(run_dir, tmp_path / "exported", "huggingface")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()}
+    assert sorted(files) == ["README.md", "best.keras", "training.json"]
     siblings = [{"rfilename": name} for name in files]
     info = {"id": "lab/denoiser", "modelId": "lab/denoiser", "sha": "0" * 40, "siblings": siblings, "tags": []}
     answers = {"/api/models/lab/denoiser": info, "/api/models/lab/denoiser/revision/main": info}

@@ -112,7 +112,7 @@ def _describe_use(facts, place):
     else:
         installed, replaced = "", "the path of this package"
     digest = (
-        f" The file `{facts.file_name}` has the SHA-256 `{facts.digest}`: with `#sha256={facts.digest}` at its end, an "
+        f" The file of the network has the SHA-256 `{facts.digest}`: with `#sha256={facts.digest}` at its end, an "
         "address is refused if it leads to any other."
     )
     is_addressed = place == HUB_PLACE and facts.file_name.endswith(".keras")

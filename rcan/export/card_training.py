@@ -66,8 +66,8 @@ def describe_range(facts):
         parts.append(f"It was trained for {low:g} to {high:g} times the light of the raw images (`photon_range`).")
     parts.append(
         "`rcan apply` compares each image with this range and says `inside` (like the images of the training), `edge` "
-        "(a little beyond) or `outside` (nobody has tried such images), and why. `--strict` leaves alone what is outside. "
-        "`inside` does not mean that the result is right."
+        "(a little beyond) or `outside` (nobody has tried such images), and why. `--strict` leaves alone what is "
+        "outside. `inside` does not mean that the result is right."
     )
     return "\n\n".join(parts)
 

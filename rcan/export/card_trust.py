@@ -17,8 +17,8 @@ def describe_validation(facts):
     if not evaluation:
         return f"Not measured. {check}"
     nulls = [
-        "Contrast that is made of images without structure, in percent of that of the specimen (a network that makes more "
-        "of it than the filters do invents structure):",
+        "Contrast that is made of images without structure, in percent of that of the specimen (a network that makes "
+        "more of it than the filters do invents structure):",
         table(*null_table(evaluation.nulls)),
     ]
     return "\n\n".join(
@@ -74,8 +74,8 @@ def describe_misuse(facts):
     """What would end in wrong results."""
     record = facts.record
     lines = [
-        "Other specimens, stains, microscopes or settings than those of the training: where an image is unlike those of "
-        "the training, the network invents structure that looks real. Train a new one.",
+        "Other specimens, stains, microscopes or settings than those of the training: where an image is unlike those "
+        "of the training, the network invents structure that looks real. Train a new one.",
         "Images that `rcan apply` calls `outside` of the trained range."
         if record.training_fingerprint
         else "Images of which you do not know that they are like those of the training: `rcan apply` cannot tell.",

@@ -93,8 +93,9 @@ def _check_place(options):
     path = options.output
     if not path.exists():
         return
-    if path.is_dir() and not (options.kind in _FOLDERS and not path.suffix and _FOLDERS[options.kind](path)):
-        rule = "is a folder and no earlier export of this format, which alone is replaced: choose another name"
+    what, is_earlier_export = _FOLDERS.get(options.kind, ("SavedModel", lambda _: False))
+    if path.is_dir() and (path.suffix or not is_earlier_export(path)):
+        rule = f"is a folder and no {what}, which alone is replaced: choose another name"
         raise FileExistsError(errno.EEXIST, rule, str(path))
     if not options.overwrite:
         raise FileExistsError(f"{path} exists: name another file, or replace it with --overwrite.")
@@ -104,7 +105,10 @@ def _is_saved_model(folder):
     return (folder / "saved_model.pb").is_file()
 
 
-_FOLDERS = {"savedmodel": _is_saved_model, "huggingface": is_hub_folder}  # formats that are folders
+_FOLDERS = {  # formats that are folders
+    "savedmodel": ("SavedModel", _is_saved_model),
+    "huggingface": ("earlier export for Hugging Face", is_hub_folder),
+}
 
 
 def _check_libraries(kind):
