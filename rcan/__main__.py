@@ -13,7 +13,7 @@ COMMANDS = {
     "check": "find out what is wrong with training data, before a training",
     "evaluate": "judge a trained network on pairs of raw and ground-truth volumes",
     "convert": "write a model of the published program as a file of Keras 3",
-    "export": "write a trained network for bioimage.io, ONNX or TensorFlow",
+    "export": "write a trained network for bioimage.io, Hugging Face, ONNX or TensorFlow, or its card",
     "doctor": "say what this machine has: GPU, memory, versions, optional parts",
     "limits": "find out from which noise and blur on a trained network stops helping",
 }

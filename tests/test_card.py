@@ -30,8 +30,8 @@ def judged(tmp_path_factory, tiny_config, write_tiff, noisy_pair):
     values = tiny_config(folder, epochs=2, validation_split=0.25, recipe="default", area_ratio_threshold=0)
     (folder / "config.json").write_text(json.dumps(values))
     rcan.train(rcan.load_config(folder / "config.json"))
-    for name in ("one", "two"):
-        for kind, image in zip(("raw", "gt"), noisy_pair((8, 24, 28), len(name) * 7 + ord(name[0])), strict=True):
+    for seed, name in enumerate(("one", "two"), start=10):
+        for kind, image in zip(("raw", "gt"), noisy_pair((8, 24, 28), seed), strict=True):
             write_tiff(folder / f"new_{kind}" / f"{name}.tif", image, "ZYX")
     rcan.evaluate(folder / "run", folder / "new_raw", folder / "new_gt", folder / "run/judged", calibrate=False)
     rcan.find_limits(
@@ -39,8 +39,8 @@ def judged(tmp_path_factory, tiny_config, write_tiff, noisy_pair):
         output=folder / "limits",
         input=folder / "new_gt",
         volumes=3,
-        photon_ladder=(5, 20),
-        blur_ladder=(1, 2),
+        photon_ladder=(20,),
+        blur_ladder=(2,),
         shape=(8, 24, 28),
         voxel_size=(0.3, 0.1, 0.1),
     )

@@ -1,4 +1,4 @@
-"""`rcan export`: write a trained network for other programs."""
+"""`rcan export`: write a trained network for other programs and people."""
 
 import functools
 import sys
@@ -10,10 +10,13 @@ __all__ = ["main"]
 
 
 def export(options: ExportOptions):
-    """Write a trained network as a bioimage.io package, for ONNX or for TensorFlow without Keras.
+    """Write a trained network for bioimage.io, Hugging Face, ONNX or TensorFlow without Keras, or its model card.
 
     With an image (-i) the exported network reads and writes grey values, with the intensity range and the noise of this
     image. Names, axes and units of input and output are printed.
+
+    A model card (--card) says what the network was trained on, for which images, its scores and limits, and its
+    licence. It takes them from the run folder and from what `rcan evaluate` and `rcan limits` have found.
     """
     from rcan.export.formats import export_network
 

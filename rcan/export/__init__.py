@@ -1,1 +1,1 @@
-"""Trained networks for other programs: bioimage.io packages, ONNX and TensorFlow's SavedModel."""
+"""Trained networks for other programs: bioimage.io packages, Hugging Face, ONNX, TensorFlow's SavedModel; and their cards."""
