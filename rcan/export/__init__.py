@@ -1,1 +1,1 @@
-"""Trained networks for other programs: bioimage.io packages, Hugging Face, ONNX, TensorFlow's SavedModel; and their cards."""
+"""Trained networks for other programs: bioimage.io, Hugging Face, ONNX, TensorFlow's SavedModel; and their cards."""

@@ -130,12 +130,14 @@ def _describe_config(v0_5, facts, image):
     """Fields of the specification about architecture and training; what is not known is left out."""
     fields = {
         "reproducibility_tolerance": [_tolerance(v0_5, image)],
-        "architecture_type": "RCAN",
         "modality": "fluorescence microscopy",
         "task": "image restoration",
         "model_parameter_count": facts.num_parameters,
         "out_of_scope_use": describe_misuse(facts),
     }
+    own = facts.record.own_functions or {}
+    if facts.architecture and "network" not in own:
+        fields["architecture_type"] = "RCAN"
     if facts.is_recorded:
         config, seconds = facts.config, sum(row.get("seconds", 0) for row in facts.history)
         fields["training"] = {
@@ -144,7 +146,7 @@ def _describe_config(v0_5, facts, image):
             "training_batch_size": config["batch_size"],
             "initial_learning_rate": config["initial_learning_rate"],
             "learning_rate_schedule": config["schedule"],
-            "loss_function": config["loss"],
+            "loss_function": own.get("loss", config["loss"]),
             "optimizer": "Adam",
             **({"training_duration": seconds / 3600} if seconds else {}),
         }

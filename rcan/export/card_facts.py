@@ -32,6 +32,7 @@ class CardFacts:
     channels: tuple  # that it reads, of an image, and writes
     upscaling: tuple
     num_parameters: int
+    architecture: str | None  # in words, where it is known
     record: TrainingRecord
     config: dict | None  # of the training
     history: list  # rows of history.csv
@@ -59,9 +60,10 @@ def gather_facts(options, model, record):
     limits = _find_results(options, "limits")
     if not limits and record.trusted_range:
         limits = KeptLimits.of_trusted_range(record.trusted_range)
+    architecture = _describe_architecture(model, record)
     return CardFacts(
         name=options.name or _default_name(path),
-        description=options.description or _describe_network(model),
+        description=options.description or _describe_purpose(model, architecture),
         authors=tuple(author.strip() for author in options.author or ()),
         license=options.license,
         file_name=path.name,
@@ -70,6 +72,7 @@ def gather_facts(options, model, record):
         channels=(model.input_shape[-1] // INPUT_CHANNELS[record.normalization], model.output_shape[-1]),
         upscaling=upscaling_of(model),
         num_parameters=model.count_params(),
+        architecture=architecture,
         record=record,
         config=read_config(options.model_dir),
         history=read_table(history) if record.training and history.is_file() else [],
@@ -78,13 +81,21 @@ def gather_facts(options, model, record):
     )
 
 
-def _describe_network(model):
+def _describe_architecture(model, record):
+    """What kind of network it is, None where that is not known: files of other programs are loaded, too."""
+    if own := (record.own_functions or {}).get("network"):
+        return f"network of {own}"
+    has_attention = any(type(layer).__name__.startswith("GlobalAveragePooling") for layer in model.layers)
+    return "residual channel attention network (RCAN)" if has_attention else None
+
+
+def _describe_purpose(model, architecture):
     """What a network is for, in a sentence."""
     noun = {"zyx": "volumes", "yx": "images"}[axes_of(model)]
     larger = "" if max(upscaling_of(model)) == 1 else ", and enlarges them"
     return (
         f"Restores fluorescence microscopy {noun} (removes noise and blur{larger}) like those that it was trained on: "
-        "a residual channel attention network (RCAN)."
+        f"a {architecture or 'neural network'}."
     )
 
 
