@@ -198,7 +198,7 @@ def test_a_network_of_an_own_function_is_not_called_an_rcan(judged, tmp_path):
     shutil.copy(judged / "run/best.keras", tmp_path)
     record = json.loads((judged / "run/training.json").read_text())
     (tmp_path / "training.json").write_text(json.dumps({**record, "own_functions": {"network": "lab.unet"}}))
-    head, _, text = write_card(tmp_path, tmp_path / "a.md").partition("\n# ")
+    _, _, text = write_card(tmp_path, tmp_path / "a.md").partition("\n# ")
     assert "like those that it was trained on: a network of lab.unet." in text.partition("## ")[0]
     assert "residual channel" not in text.partition("## Citation")[0]
 

@@ -108,9 +108,9 @@ def _describe_use(facts, place):
     shape = f"({', '.join(facts.axes.upper())}, C)"
     if place == HUB_PLACE:
         installed = 'and its extra `hub` (`python -m pip install "rcan[hub]"`), '
-        replaced = "the name of this repository, or of a folder that you have copied these files to"
+        replaced = "`OWNER/NAME` by the name of this repository, or name a folder that you have copied these files to"
     else:
-        installed, replaced = "", "the path of this package"
+        installed, replaced = "", f"`{place}` by the path of this package"
     digest = (
         f" The file of the network has the SHA-256 `{facts.digest}`: with `#sha256={facts.digest}` at its end, an "
         "address is refused if it leads to any other."
@@ -135,7 +135,7 @@ view = rcan.view_image(raw, **record.scaling)
 restored = rcan.denormalise(rcan.restore(model, view.read_input(0)), view.ranges)
 ```
 
-Replace `{place}` by {replaced}. The restored image has the grey values of the raw one.{digest * is_addressed}"""
+Replace {replaced}. The restored image has the grey values of the raw one.{digest * is_addressed}"""
 
 
 def _describe_license(name):
