@@ -8,7 +8,9 @@ pretend to be a line of ours.
 import errno
 import re
 
-__all__ = ["Terminated", "UsageError", "as_one_line", "describe_failure"]
+__all__ = ["DISTRIBUTION", "Terminated", "UsageError", "as_one_line", "describe_failure", "install_command"]
+
+DISTRIBUTION = "rcan-microscopy"  # what pip calls this package
 
 # Control characters of ASCII and Latin-1, line ends of Unicode, and those that turn the direction of writing.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -37,6 +39,15 @@ def as_one_line(text):
     'red \\x1b[31m\\n'
     """
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], str(text))
+
+
+def install_command(extra):
+    """The command that installs an optional part, for an error where it is missing.
+
+    >>> print(install_command("zarr"))
+    python -m pip install "rcan-microscopy[zarr]"
+    """
+    return f'python -m pip install "{DISTRIBUTION}[{extra}]"'
 
 
 def describe_failure(failure, *, where="--debug shows where"):

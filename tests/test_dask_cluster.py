@@ -325,4 +325,4 @@ def test_what_a_cluster_cannot_do_is_wrong_usage(run, tiny_models, image, tmp_pa
 def test_missing_dask_names_the_extra(run, whole, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     _, err = run(*whole[0], "-o", tmp_path / "out.zarr", "--scheduler", "local", status=1)
-    assert 'pip install "rcan[dask]"' in err
+    assert 'python -m pip install "rcan-microscopy[dask]"' in err

@@ -411,7 +411,9 @@ def test_a_missing_library_is_an_error_that_names_the_extra(
     monkeypatch.setitem(sys.modules, missing, None)
     details = ["-i", tmp_path / "raw.tif", *DETAILS] if kind == "bioimageio" else []
     assert export(tiny_models / "3d.keras", tmp_path / name, kind, *details) == 1
-    assert f'--format {kind} needs {missing}: python -m pip install "rcan[export]"' in capsys.readouterr().err
+    assert (
+        f'--format {kind} needs {missing}: python -m pip install "rcan-microscopy[export]"' in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

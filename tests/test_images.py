@@ -32,7 +32,7 @@ def write_ome(path, arrays, voxel_sizes=(0.1, 0.1, 0.1)):
 
 
 def write_leica(path, arrays):
-    pytest.importorskip("bioio_lif", reason='needs pip install "rcan[bioio]"')
+    pytest.importorskip("bioio_lif", reason='needs python -m pip install "rcan-microscopy[bioio]"')
     return write_lif(path, [(title, "ZYX", array) for title, array in zip(TITLES, arrays, strict=False)])
 
 
@@ -192,7 +192,7 @@ def test_a_second_call_restores_the_images_that_are_not_there(tmp_path, run, arr
 
 
 def test_an_image_that_cannot_be_restored_leaves_the_others(tmp_path, run, arrays):
-    pytest.importorskip("bioio_lif", reason='needs pip install "rcan[bioio]"')
+    pytest.importorskip("bioio_lif", reason='needs python -m pip install "rcan-microscopy[bioio]"')
     path = tmp_path / "a.lif"
     write_lif(path, [("line", "ZX", arrays[0][:, 0].copy()), ("stack", "ZYX", arrays[1])])
     out, err = run("-i", path, "-o", tmp_path / "out", status=1)
@@ -211,7 +211,7 @@ def test_each_image_has_its_own_ground_truth(tmp_path, run, arrays):
 
 
 def test_a_damaged_file_is_not_blamed_on_the_output(tmp_path, run):
-    pytest.importorskip("bioio_lif", reason='needs pip install "rcan[bioio]"')
+    pytest.importorskip("bioio_lif", reason='needs python -m pip install "rcan-microscopy[bioio]"')
     (tmp_path / "a.lif").write_bytes(b"damaged")
     _, err = run("-i", tmp_path / "a.lif", "-o", tmp_path / "out", status=1)
     assert f"error: {tmp_path / 'a.lif'} cannot be read as a .lif image" in err

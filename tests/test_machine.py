@@ -44,7 +44,7 @@ def test_the_doctor_says_how_tensorflow_finds_a_gpu(smi):
     smi(name="NVIDIA H100", **{"memory.total": "81920"})
     (line,) = [line for line in machine.describe_machine() if line.startswith("GPU")]
     assert line.startswith("GPU: NVIDIA H100 (80 GiB), but TensorFlow does not find it.")
-    assert 'pip install "rcan[gpu]"' in line
+    assert 'python -m pip install "rcan-microscopy[gpu]"' in line
 
 
 def test_the_doctor_names_the_gpus_that_are_used(smi, monkeypatch):
@@ -57,7 +57,7 @@ def test_the_doctor_knows_which_extras_are_missing(monkeypatch):
     known = machine._version
     monkeypatch.setattr(machine, "_version", lambda name: "not installed" if name == "dask" else known(name))
     lines = machine.describe_machine()
-    assert 'dask: not installed; `python -m pip install "rcan[dask]"` installs it' in lines
+    assert 'dask: not installed; `python -m pip install "rcan-microscopy[dask]"` installs it' in lines
     assert any(line.startswith("movie: imageio-ffmpeg 0.") for line in lines)
 
 
@@ -67,3 +67,8 @@ def test_a_broken_tensorflow_is_told_and_is_no_crash(monkeypatch):
 
     monkeypatch.setattr("rcan.restoration.engine.find_devices", fail)
     assert any(line.startswith("TensorFlow cannot be imported (libcudart.so") for line in machine.describe_machine())
+
+
+def test_the_doctor_works_where_the_package_is_not_installed(monkeypatch):
+    monkeypatch.setattr(machine, "DISTRIBUTION", "rcan-nowhere")
+    assert "rcan-nowhere is not installed: `python -m pip install -e .` in" in machine.describe_machine()[-1]

@@ -295,7 +295,7 @@ def test_mp4_without_its_library_is_refused_before_anything_is_restored(run, net
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     flags = ("-m", networks / "same", "-i", raw, "-o", tmp_path / "out", "--movie", "mp4")
     _, err = run(*flags, status=1)
-    assert 'python -m pip install "rcan[movie]"' in err
+    assert 'python -m pip install "rcan-microscopy[movie]"' in err
     assert not (tmp_path / "out").exists()
 
 

@@ -209,7 +209,7 @@ def test_what_is_not_on_the_server_ends_in_a_line():
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(ImportError, match=r'need pooch: python -m pip install "rcan\[hub\]"'):
+    with pytest.raises(ImportError, match=r'need pooch: python -m pip install "rcan-microscopy\[hub\]"'):
         find_place("https://example.org/other.zip")
 
 

@@ -12,8 +12,8 @@ from rcan.io.cache import cache, limit_cache
 from rcan.io.opening import open_volume
 from rcan.io.paths import list_volumes
 
-pytest.importorskip("bioio_czi", reason='needs pip install "rcan[bioio]"')
-pyczi = pytest.importorskip("pylibCZIrw.czi", reason='needs pip install "rcan[bioio]"')
+pytest.importorskip("bioio_czi", reason='needs python -m pip install "rcan-microscopy[bioio]"')
+pyczi = pytest.importorskip("pylibCZIrw.czi", reason='needs python -m pip install "rcan-microscopy[bioio]"')
 
 PADDING = "x" * 200  # of the title, room for the scenes
 
@@ -218,14 +218,14 @@ def test_a_missing_file_is_an_error_of_the_system(tmp_path):
 def test_a_missing_library_is_named(tmp_path, counts, monkeypatch):
     path = write_czi(tmp_path / "a.czi", counts[:1])
     monkeypatch.setitem(sys.modules, "bioio.plugins", None)
-    with pytest.raises(ImportError, match=r'a\.czi needs bioio .*pip install "rcan\[bioio\]"'):
+    with pytest.raises(ImportError, match=r'a\.czi needs bioio .*python -m pip install "rcan-microscopy\[bioio\]"'):
         open_volume(path)
 
 
 def test_a_missing_plugin_is_named(tmp_path):
     path = tmp_path / "a.oir"
     path.touch()
-    with pytest.raises(ImportError, match=r'plugin for \.oir files: pip install "rcan\[bioio\]"'):
+    with pytest.raises(ImportError, match=r'plugin for \.oir files: python -m pip install "rcan-microscopy\[bioio\]"'):
         open_volume(path)
 
 

@@ -576,9 +576,9 @@ def test_its_identity_tells_a_later_state(tmp_path, values):
 def test_without_zarr_3_the_extra_is_named(tmp_path, values, monkeypatch, module):
     path = make(tmp_path / "a.zarr", values("ZYX"), "ZYX")
     monkeypatch.setitem(sys.modules, "zarr", module)
-    with pytest.raises(ImportError, match=r'a\.zarr.*pip install "rcan\[zarr\]"'):
+    with pytest.raises(ImportError, match=r'a\.zarr.*python -m pip install "rcan-microscopy\[zarr\]"'):
         open_volume(path)
-    with pytest.raises(ImportError, match=r'b\.zarr.*pip install "rcan\[zarr\]"'):
+    with pytest.raises(ImportError, match=r'b\.zarr.*python -m pip install "rcan-microscopy\[zarr\]"'):
         ZarrSink(tmp_path / "b.zarr", "YX", {"Y": 2, "X": 2}, "uint8")
 
 

@@ -7,6 +7,7 @@ import math
 
 from rcan.export import card_training, card_trust
 from rcan.export.markdown import as_text, front_matter
+from rcan.failures import DISTRIBUTION, install_command
 from rcan.report.methods import CITATIONS
 from rcan.report.text import count, format_sizes
 
@@ -107,7 +108,7 @@ def _describe_network(facts):
 def _describe_use(facts, place):
     shape = f"({', '.join(facts.axes.upper())}, C)"
     if place == HUB_PLACE:
-        installed = 'and its extra `hub` (`python -m pip install "rcan[hub]"`), '
+        installed = f"and its extra `hub` (`{install_command('hub')}`), "
         replaced = "`OWNER/NAME` by the name of this repository, or name a folder that you have copied these files to"
     else:
         installed, replaced = "", f"`{place}` by the path of this package"
@@ -116,7 +117,7 @@ def _describe_use(facts, place):
         "address is refused if it leads to any other."
     )
     is_addressed = place == HUB_PLACE and facts.file_name.endswith(".keras")
-    return f"""With the Python package `rcan` {installed}on a command line:
+    return f"""With the Python package `{DISTRIBUTION}` {installed}on a command line:
 
 ```sh
 rcan apply -m {place} -i raw/ -o restored/

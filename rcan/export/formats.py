@@ -6,6 +6,7 @@ import importlib
 from rcan.atomic_io import atomic_file, atomic_folder, list_versions
 from rcan.export.options import ExportOptions
 from rcan.export.run_files import is_hub_folder
+from rcan.failures import install_command
 
 __all__ = ["export_model", "export_network"]
 
@@ -116,9 +117,7 @@ def _check_libraries(kind):
         try:
             importlib.import_module(name)
         except ImportError as failure:
-            raise ImportError(
-                f'--format {kind} needs {name}: python -m pip install "rcan[export]" brings it.'
-            ) from failure
+            raise ImportError(f"--format {kind} needs {name}: {install_command('export')} brings it.") from failure
 
 
 # Writers: each writes the network to a path, and returns what opens it.

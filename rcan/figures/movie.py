@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from rcan.failures import install_command
 from rcan.figures.rotation import known_voxel_size, pixel_of_views, rotate_projections
 from rcan.figures.style import GAP, LINE, MARGIN, Sheet, render
 
@@ -25,9 +26,7 @@ def check_movie_kind(kind):
 
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as failure:
-        raise ImportError(
-            'MP4 needs imageio-ffmpeg: python -m pip install "rcan[movie]", or choose --movie gif.'
-        ) from failure
+        raise ImportError(f"MP4 needs imageio-ffmpeg: {install_command('movie')}, or choose --movie gif.") from failure
 
 
 def write_movie(path, images, *, voxel_size=(None, None, None), name=None, notes=()):

@@ -12,6 +12,7 @@ import warnings
 
 import numpy as np
 
+from rcan.failures import install_command
 from rcan.io.cache import cache
 from rcan.io.images import Contents, find_image
 from rcan.io.metadata import long_axes, name_axes
@@ -191,6 +192,6 @@ def _find_reader(path):
         if plugins:
             return plugins[0].metadata.get_reader()
     raise ImportError(
-        f'{path} needs bioio and its plugin for {path.suffix} files: pip install "rcan[bioio]" brings those for .czi, '
+        f"{path} needs bioio and its plugin for {path.suffix} files: {install_command('bioio')} brings those for .czi, "
         ".nd2 and .lif; for others add bioio-bioformats."
     )

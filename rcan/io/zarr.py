@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rcan.atomic_io import read_json
+from rcan.failures import install_command
 from rcan.io.cache import cache
 from rcan.io.images import Contents, find_image
 from rcan.io.metadata import SECONDS_PER_UNIT, UM_PER_UNIT, calibrate, long_axes, name_axes
@@ -87,7 +88,7 @@ def import_zarr(path):
 
         if int(zarr.__version__.split(".")[0]) >= 3:
             return zarr
-    raise ImportError(f'{path} is a Zarr image, which needs zarr 3: pip install "rcan[zarr]" (Python 3.11 or newer).')
+    raise ImportError(f"{path} is a Zarr image, which needs zarr 3: {install_command('zarr')} (Python 3.11 or newer).")
 
 
 class ZarrSource:

@@ -26,7 +26,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from rcan.atomic_io import partial_path
-from rcan.failures import describe_failure
+from rcan.failures import describe_failure, install_command
 from rcan.io.images import ImageFile
 from rcan.regions import count_voxels
 from rcan.restoration.dask_parts import group_frames, split_volume
@@ -264,7 +264,7 @@ def _import_distributed():
     try:
         import distributed
     except ImportError as failure:
-        raise ImportError('--scheduler needs Dask: pip install "rcan[dask]"') from failure
+        raise ImportError(f"--scheduler needs Dask: {install_command('dask')}") from failure
     return distributed
 
 

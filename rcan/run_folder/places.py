@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 from rcan.atomic_io import atomic_folder, file_signature
+from rcan.failures import install_command
 from rcan.run_folder.layout import MODELS
 from rcan.run_folder.model_file import most_unpacked
 
@@ -176,4 +177,4 @@ def _import(name):
     try:
         return __import__(name)
     except ImportError as failure:
-        raise ImportError(f'networks of the web need {name}: python -m pip install "rcan[hub]" brings it.') from failure
+        raise ImportError(f"networks of the web need {name}: {install_command('hub')} brings it.") from failure

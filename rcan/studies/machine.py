@@ -9,7 +9,7 @@ from importlib import metadata
 import psutil
 
 from rcan import __version__
-from rcan.failures import as_one_line
+from rcan.failures import DISTRIBUTION, as_one_line, install_command
 from rcan.hardware import find_bfloat16, name_gpus
 from rcan.memory import free_memory
 
@@ -77,7 +77,7 @@ def _describe_gpus():
     if names:
         return [
             f"GPU: {', '.join(names)}, but TensorFlow does not find it. Install its libraries with "
-            '`python -m pip install "rcan[gpu]"`, and start rcan from that environment.'
+            f"`{install_command('gpu')}`, and start rcan from that environment."
         ]
     if sys.platform == "win32":
         return ["GPU: none. TensorFlow uses GPUs on Linux only: install rcan in WSL2."]
@@ -87,14 +87,18 @@ def _describe_gpus():
 def _describe_extras():
     """Which optional parts are installed, and how the others are."""
     needed = {}
-    for requirement in metadata.requires("rcan") or ():
+    try:
+        requirements = metadata.requires(DISTRIBUTION) or ()
+    except metadata.PackageNotFoundError:  # run from its folder, or installed under an earlier name
+        return [f"{DISTRIBUTION} is not installed: `python -m pip install -e .` in its folder installs it."]
+    for requirement in requirements:
         if (extra := _EXTRA.search(requirement)) and extra[1] not in _NO_FEATURE:
             needed.setdefault(extra[1], []).append(_NAME.match(requirement)[0])
     lines = []
     for extra, packages in needed.items():
         missing = [package for package in packages if _version(package) == "not installed"]
         if missing:
-            lines.append(f'{extra}: not installed; `python -m pip install "rcan[{extra}]"` installs it')
+            lines.append(f"{extra}: not installed; `{install_command(extra)}` installs it")
         else:
             lines.append(f"{extra}: {', '.join(f'{package} {_version(package)}' for package in packages)}")
     return lines
