@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import numpy as np
-from dockerfile import list_stages
+from repository import list_stages
 
 from rcan import __version__
 from rcan.commands.demo import main

@@ -18,7 +18,7 @@ __all__ = ["describe_devices", "describe_machine", "describe_versions"]
 _PACKAGES = ("numpy", "tifffile", "scipy")
 _EXTRA = re.compile(r"extra\s*==\s*[\"'](\w+)[\"']")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-_NO_FEATURE = ("test", "dev", "docs", "benchmark", "gpu")  # extras that are for developers, or said otherwise
+_NO_FEATURE = ("test", "dev", "docs", "lint", "benchmark", "gpu")  # extras that are for developers, or said otherwise
 
 
 def describe_versions():
