@@ -33,8 +33,10 @@ def test_the_citation_is_of_this_version():
     assert load_yaml("CITATION.cff")["version"] == __version__
 
 
-def test_pip_refuses_a_python_that_is_older_than_the_readme_says():
+def test_the_package_declares_the_versions_of_python_that_the_readme_names():
     assert SETUP["options"]["python_requires"] == f">={PYTHONS[0]}"
+    declared = re.findall(r"Language :: Python :: (3\.\d+)$", SETUP["metadata"]["classifiers"], re.MULTILINE)
+    assert (declared[0], declared[-1]) == PYTHONS
 
 
 def print_notes(*arguments):

@@ -32,7 +32,7 @@ def first_column(page, heading):
 # Links and blocks
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: str(page.relative_to(ROOT)))
 def test_each_link_leads_somewhere(page):
     for target in list_links(page):
         name, _, anchor = target.partition("#")
