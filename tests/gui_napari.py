@@ -18,6 +18,7 @@ from npe2 import PluginManifest
 from qtpy.QtCore import QObject, QUrl, Slot
 from qtpy.QtGui import QDesktopServices
 
+from rcan.failures import DISTRIBUTION
 from rcan.io.opening import open_volume
 from rcan.napari.layers import LayerSource, list_axes, make_layer
 
@@ -73,7 +74,7 @@ def wait(qtbot):
 
 def open_widget(viewer, name):
     """Open a widget of the plug-in, as a user does."""
-    return viewer.window.add_plugin_dock_widget("rcan", name)[1]
+    return viewer.window.add_plugin_dock_widget(DISTRIBUTION, name)[1]
 
 
 def click(widget, text):
@@ -108,14 +109,14 @@ def slow_layer(shape, *, seconds=0.0):
 
 
 def test_the_manifest_names_what_is_there():
-    manifest = PluginManifest.from_distribution("rcan")
+    manifest = PluginManifest.from_distribution(DISTRIBUTION)
     manifest.validate_imports()
     assert not manifest.contributions.readers
     assert not manifest.contributions.writers
 
 
 def test_the_sample_is_the_first_pair_of_the_sample_folder(viewer):
-    raw, gt = viewer.open_sample("rcan", "pair")
+    raw, gt = viewer.open_sample(DISTRIBUTION, "pair")
     for layer, kind in ((raw, "raw"), (gt, "gt")):
         np.testing.assert_array_equal(layer.data, tifffile.imread(SAMPLE / kind / "mixture_000.tif"))
         with open_volume(SAMPLE / kind / "mixture_000.tif") as volume:
