@@ -22,6 +22,11 @@ def test_messages_name_the_package_as_pip_does():
     assert SETUP["metadata"]["name"] == DISTRIBUTION
 
 
+@pytest.mark.parametrize("place", ["rcan/**/*.py", "docs/**/*.md", "notebooks/*.ipynb", "*.md"])
+def test_no_text_lets_pip_install_extras_of_another_program(place):
+    assert [path for path in ROOT.glob(place) if "rcan[" in path.read_text("utf-8")] == []
+
+
 # Versions
 
 
