@@ -1,26 +1,37 @@
 """What the pages of the site take from the code while it is built: flags of all commands, homes of public names.
 
 `<!-- flags -->` becomes the flags of each command, `<!-- keys -->` the keys of a config file, and `::: rcan.NAME` the
-docstring of a public name, wherever it is defined.
+docstring of a public name, wherever it is defined. The notebooks become files of the site.
 """
 
 import importlib
 import re
 import typing
+from pathlib import Path
+
+from mkdocs.structure.files import File
 
 import rcan
 from rcan.__main__ import COMMANDS
 from rcan.config import Config
 from rcan.options import list_flags
 
-__all__ = ["describe_commands", "describe_keys", "on_page_markdown"]
+__all__ = ["describe_commands", "describe_keys", "on_files", "on_page_markdown"]
 
 _PUBLIC_NAME = re.compile(r"^::: rcan\.(\w+)$", re.MULTILINE)
 _LIMITS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
 
 
+def on_files(files, config):
+    """Add the notebooks, which lie beside the folder of the pages; MkDocs calls this with the files of the site."""
+    for path in sorted(Path(config.docs_dir).parent.glob("notebooks/*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
+    return files
+
+
 def on_page_markdown(markdown, **_):
     """Fill in what comes from the code; MkDocs calls this for each page."""
+    markdown = markdown.replace("](../../notebooks/", "](../notebooks/")
     for mark, describe in (("<!-- flags -->", describe_commands), ("<!-- keys -->", describe_keys)):
         if mark in markdown:
             markdown = markdown.replace(mark, describe())

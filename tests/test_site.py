@@ -117,6 +117,13 @@ def test_a_page_is_built_of_each_file(site):
         assert (site / page.relative_to(DOCS).with_suffix(".html")).is_file()
 
 
+def test_the_notebooks_can_be_downloaded_from_their_page(site):
+    page = site / "guides/notebooks.html"
+    targets = re.findall(r'href="([^"]+\.ipynb)"', page.read_text("utf-8"))
+    written = [(page.parent / target).resolve().read_bytes() for target in targets]
+    assert written == [path.read_bytes() for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+
 def test_the_site_loads_nothing_from_elsewhere(site):
     for page in site.rglob("*.html"):
         loaded = re.findall(
