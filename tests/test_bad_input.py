@@ -243,7 +243,7 @@ CASES = {
         restore(model="nowhere"),
         1,
         "nowhere does not exist",
-        "-m takes the folder that train.py",
+        "-m takes the folder that rcan train",
     ),
     "model: folder without": (restore(model="raw"), 1, "raw has neither best.keras", "-m takes the folder"),
     "model: published": (

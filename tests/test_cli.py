@@ -274,7 +274,7 @@ def test_all_missing_flags_are_named_at_once_with_their_meaning(capsys):
         "error: --input is missing",
         "error: --output is missing",
     ]
-    assert "run folder of train.py" in lines[0]
+    assert "run folder of rcan train" in lines[0]
 
 
 def test_all_wrong_values_are_named_at_once(capsys):

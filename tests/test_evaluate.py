@@ -477,6 +477,19 @@ def test_training_data_are_named_as_such(run, pair, tmp_path):
     assert [facts["learned_from"] for facts in volumes.values()] == [False, True]
 
 
+@pytest.mark.parametrize("is_swapped", [True, False])
+def test_raw_images_that_look_better_than_their_ground_truth_are_named(run, networks, tmp_path, rng, is_swapped):
+    smooth = ndimage.gaussian_filter(rng.normal(size=(8, 64, 64)), 1.5)
+    sharp = (500 + 400 * smooth / np.abs(smooth).max()).astype(np.float32)
+    noisy = sharp + rng.normal(0, 100, sharp.shape).astype(np.float32)
+    for kind, image in zip(("raw", "gt") if is_swapped else ("gt", "raw"), (sharp, noisy), strict=True):
+        (tmp_path / kind).mkdir()
+        tifffile.imwrite(tmp_path / kind / "a.tif", image, imagej=True, metadata={"axes": "ZYX"})
+    _, err = run("-m", networks["square"], "--calibrate=False")  # whose result is worse than raw
+    assert ("raw looks better than the ground truth in a.tif (SNR " in err) == is_swapped
+    assert ("exchange -i and -g if they are swapped" in err) == is_swapped
+
+
 def test_an_interruption_leaves_nothing_behind(run, networks, pair, tmp_path, monkeypatch):
     pair()
 

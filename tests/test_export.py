@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import tifffile
+from pydantic import ValidationError
 
 import rcan
 from rcan.__main__ import main
@@ -288,7 +289,7 @@ def test_a_package_has_what_its_users_need(package, core):
     with zipfile.ZipFile(path) as archive:
         documentation = archive.read("README.md").decode()
     assert "## Validation" in documentation
-    assert "those of raw.tif, as apply.py measures them" in documentation
+    assert "those of raw.tif, as rcan apply measures them" in documentation
     sizes = {axis.id: axis.size for axis in described.inputs[0].axes if axis.type == "space"}
     expected = {  # sizes of the input, halo of the output
         "stabilised": ({"z": (17, 1), "y": (34, 2), "x": (34, 2)}, {"z": 8, "y": 16, "x": 16}),
@@ -377,6 +378,20 @@ def test_what_the_specification_does_not_allow_is_named_and_nothing_written(flag
     assert export(run, target, "bioimageio", "-i", raw, *flags) == 1
     assert message in capsys.readouterr().err
     assert not [*target.parent.iterdir()]
+
+
+def test_libraries_that_do_not_fit_are_not_blamed_on_the_flags(tmp_path, raw, capsys, monkeypatch):
+    details = {"type": "value_error", "loc": (), "input": 1, "ctx": {"error": ValueError("an integer was expected")}}
+
+    def fail(*_):
+        raise ValidationError.from_exception_data("SerializationInfo", [details])
+
+    monkeypatch.setattr("rcan.export.bioimageio._describe_package", fail)
+    flags = ["-i", raw, "--author", "A B", "--license", "MIT"]
+    assert export(make_run(tmp_path / "run"), tmp_path / "a.zip", "bioimageio", *flags) == 1
+    said = capsys.readouterr().err
+    assert "bioimageio.spec cannot write the package (Value error, an integer was expected)" in said
+    assert "--author" not in said
 
 
 def test_a_file_is_replaced_only_when_asked_for(tmp_path, tiny_models, capsys):

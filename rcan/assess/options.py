@@ -19,7 +19,7 @@ class EvaluateOptions(Settings):
     """How to judge which network on which images."""
 
     model_dir: Path = option(
-        ..., "run folder of train.py, a .keras file, or a ZIP archive or an address of one", letter="m"
+        ..., "run folder of rcan train, a .keras file, or a ZIP archive or an address of one", letter="m"
     )
     input: Path = option(..., "raw image, or folder of raw images", letter="i")
     ground_truth: Path = option(..., "ground truth: image or folder, as the input, paired by name", letter="g")
@@ -36,12 +36,12 @@ class EvaluateOptions(Settings):
         "images repeat (Fourier ring correlation)",
     )
     ensemble: Literal[8, 16] | None = option(
-        None, "judge the mean over so many turned and flipped copies, as apply.py --ensemble makes it"
+        None, "judge the mean over so many turned and flipped copies, as rcan apply --ensemble makes it"
     )
     calibrate: bool = option(
         True,
         "compare the spread of the ensemble (of 8 where --ensemble is not given) with the true errors, and keep with "
-        "the network the factor that apply.py --uncertainty multiplies it by",
+        "the network the factor that rcan apply --uncertainty multiplies it by",
     )
     axes: Axes | None = option(None, "axes of the raw images, where their metadata is wrong")
     gt_axes: Axes | None = option(None, "axes of the ground truth, where their metadata is wrong")
@@ -56,7 +56,7 @@ class LimitsOptions(MicroscopeOptions):
     """Which network to test, on which samples, degraded how far."""
 
     model_dir: Path | None = option(
-        None, "run folder of train.py, a .keras file, or a ZIP archive or an address of one", letter="m"
+        None, "run folder of rcan train, a .keras file, or a ZIP archive or an address of one", letter="m"
     )
     train: bool = option(
         False, "train one network for each step instead, by --config: the limits of the method, not of a network"

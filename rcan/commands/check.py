@@ -55,7 +55,7 @@ def check(options: CheckOptions):
     """Check pairs of raw and ground-truth images before a training, and say what is wrong with them.
 
     Every finding is ok, a note or a problem; with a problem the exit status is 1. Nothing is changed: `--align` writes
-    copies. The quick part of the check is done by `train.py`, too.
+    copies. The quick part of the check is done by `rcan train`, too.
     """
     config = options.load_config()
     from rcan.studies.alignment import align_pairs, check_output

@@ -9,7 +9,7 @@ from rcan.data.registration import Distortion, Orientation, Shift, find_distorti
 from rcan.data.survey import digest_of, fingerprint_of
 from rcan.regions import region_at, scale_region
 
-__all__ = ["ImageFacts", "PairFacts", "make_thumbnail", "measure_pair", "measure_shift", "read_middle"]
+__all__ = ["ImageFacts", "PairFacts", "make_thumbnail", "measure_image", "measure_pair", "measure_shift", "read_middle"]
 
 _BLOCK = (32, 128, 128)  # raw voxels whose shift is measured, at most
 _MIDDLE = (32, 256, 256)  # raw voxels by which flips are looked for, at most
@@ -75,7 +75,7 @@ def measure_pair(pair, cache, *, is_thorough):
 
     Some blocks of the files are read; what was measured before is taken from the cache.
     """
-    facts = {kind: _measure_image(getattr(pair, kind), cache) for kind in ("raw", "gt")}
+    facts = {kind: measure_image(getattr(pair, kind), cache) for kind in ("raw", "gt")}
     key = cache.key([pair.raw.volume, pair.gt.volume], what="register", thorough=is_thorough)
     known = cache.get(key, ["shift", "orientation"])
     if not known:
@@ -130,7 +130,8 @@ def _follow_shift(pair):
     return found
 
 
-def _measure_image(view, cache):
+def measure_image(view, cache):
+    """Measure an image, a `NetworkView`: `ImageFacts`. Some blocks are read, or taken from the cache."""
     channels = fingerprint_of(view, cache).channels
     finenesses = [channel.features["lateral"] for channel in channels]
     return ImageFacts(

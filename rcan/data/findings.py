@@ -8,7 +8,7 @@ import numpy as np
 from rcan.atomic_io import printable_name
 from rcan.data.registration import left_unexplained
 
-__all__ = ["Finding", "are_unlike", "find_duplicates", "judge_pairs", "list_names"]
+__all__ = ["Finding", "are_unlike", "find_duplicates", "is_swapped", "judge_pairs", "list_names"]
 
 _SAME = 0.99999  # correlation of raw and gt that are one image
 _SAME_SPECIMEN = 0.999  # correlation of the thumbnails of two ground truths
@@ -233,7 +233,7 @@ def are_unlike(shifts):
 
 
 def _judge_order(facts):
-    swapped = [pair for pair in facts if _is_swapped(pair)]
+    swapped = [pair for pair in facts if is_swapped(pair.raw, pair.gt, pair.upscaling)]
     if swapped:
         pair = swapped[0]
         text = (
@@ -244,11 +244,14 @@ def _judge_order(facts):
     return "no ground truth looks worse than its raw image."
 
 
-def _is_swapped(pair):
-    """Whether raw has clearly less noise, and is as sharp, or has no more noise and is clearly sharper."""
-    if max(pair.upscaling) > 1 or None in (pair.raw.fineness, pair.gt.fineness):
+def is_swapped(raw, gt, upscaling):
+    """Whether raw has clearly less noise, and is as sharp, or has no more noise and is clearly sharper.
+
+    Both are `rcan.data.facts.ImageFacts`.
+    """
+    if max(upscaling) > 1 or None in (raw.fineness, gt.fineness):
         return False
-    ratio, finer = pair.raw.snr / pair.gt.snr, pair.raw.fineness - pair.gt.fineness
+    ratio, finer = raw.snr / gt.snr, raw.fineness - gt.fineness
     return (ratio >= _BETTER_SNR and finer >= -_AS_FINE) or (ratio >= 1 and finer >= _FINER)
 
 

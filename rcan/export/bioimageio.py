@@ -21,6 +21,7 @@ from rcan.export.onnx_graph import OPSET, to_onnx
 from rcan.export.run_files import copy_run_files
 from rcan.export.tensors import axes_of, describe_ends, has_stock_layers
 from rcan.export.wrapping import INPUT, OUTPUT, build_exported
+from rcan.failures import as_one_line, install_command
 from rcan.keras_setup import keras
 from rcan.report.methods import CITATIONS, describe_scaling
 from rcan.restoration.tiled import OVERLAP
@@ -28,7 +29,7 @@ from rcan.run_folder.architecture import grid_of, upscaling_of
 
 __all__ = ["write_package"]
 
-_HALO = OVERLAP // 2  # voxels of the feature maps at the edge of a tile that apply.py throws away, too
+_HALO = OVERLAP // 2  # voxels of the feature maps at the edge of a tile that rcan apply throws away, too
 _DOI = "10.1038/s41592-021-01155-x"
 _TAGS = ("fluorescence-light-microscopy", "image-restoration", "denoising", "rcan", "tensorflow", "fiji")
 _TOLERANCE = 1e-4  # of the range, between what computes a network
@@ -66,8 +67,12 @@ def write_package(path, options, model, record, image):
 
 
 def _explain(failure):
-    """The findings of the specification in one line."""
-    found = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in failure.errors()[:3])
+    """The findings of the specification in one line; those that name no field are of the libraries."""
+    named = [error for error in failure.errors() if error["loc"]]
+    if not named:
+        reason = as_one_line(failure.errors()[0]["msg"])[:200]
+        return f"bioimageio.spec cannot write the package ({reason}): try other versions, {install_command('export')}."
+    found = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in named[:3])
     return f"bioimage.io does not allow such a package ({found}): change --name, --author, --license or --description."
 
 

@@ -23,7 +23,7 @@ def write_documentation(path, facts, exported, image):
 
 
 _TEST = (
-    "The test input is a tile of a real image, the test output what `apply.py` of rcan makes of it in 32-bit floating "
+    "The test input is a tile of a real image, the test output what `rcan apply` makes of it in 32-bit floating "
     "point. That says that the package computes the same, not that the network is right for your images."
 )
 
@@ -35,7 +35,7 @@ def _describe_processing(image):
     )
     return (
         "Preprocessing and postprocessing (`scale_linear`) take the grey values "
-        f"{format_range(image)} of each channel to 0 and 1, and back. `apply.py` of rcan measures them in each image "
+        f"{format_range(image)} of each channel to 0 and 1, and back. `rcan apply` measures them in each image "
         "anew; the specification has no step that goes back to the grey values of an image, so they are fixed here. "
         "For images with another offset or another brightness change both, or export again with such an image."
         f"{noise if image.stabilisation is not None else ''}"

@@ -19,7 +19,7 @@ _TRIED = 3  # places of the tile along each axis
 
 
 class ImageFacts(NamedTuple):
-    """Facts of an image, as `apply.py` measures them, and a tile of it, restored as `apply.py` does."""
+    """Facts of an image, as `rcan apply` measures them, and a tile of it, restored as `rcan apply` does."""
 
     name: str  # of the file
     ranges: np.ndarray  # grey values of 0 and 1, (C, 2)

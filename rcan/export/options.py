@@ -25,7 +25,7 @@ class ExportOptions(Settings):
     """Which network to export, and how."""
 
     model_dir: Path = option(
-        ..., "run folder of train.py, a .keras file, or a model of the published program", letter="m"
+        ..., "run folder of rcan train, a .keras file, or a model of the published program", letter="m"
     )
     output: Path = option(
         ...,

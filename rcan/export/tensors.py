@@ -54,7 +54,7 @@ def _describe_unit(record, image):
     if image:
         noise = ", and the noise," if is_stabilised else ""
         reason = (
-            f"Background and signal, {format_range(image)}{noise} are those of {image.name}, as apply.py measures "
+            f"Background and signal, {format_range(image)}{noise} are those of {image.name}, as rcan apply measures "
             "them: right for images that were taken with the same settings."
         )
         return "grey values", reason

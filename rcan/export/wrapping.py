@@ -1,7 +1,7 @@
 """A trained network with the treatment of grey values around it, as one Keras model of stock layers.
 
-What `apply.py` does to grey values before and after the network depends on the image: its range and its noise. Other
-programs cannot measure them as `apply.py` does. They are therefore taken of one image and become constants of the
+What `rcan apply` does to grey values before and after the network depends on the image: its range and its noise. Other
+programs cannot measure them as `rcan apply` does. They are therefore taken of one image and become constants of the
 model, which is then right for images taken with the same settings.
 """
 

@@ -36,7 +36,7 @@ _NULLS = (
     "Null images are given to the network in the unit of the real raw image, where background is 0 and signal 1. An "
     "image without a specimen that is restored alone is normalised by its own percentiles, which stretch noise to the "
     "contrast of a signal: that is the column 'restored alone'. Normalise such images by the training data "
-    "(apply.py --normalize training), or leave them out.",
+    "(rcan apply --normalize training), or leave them out.",
 )
 
 

@@ -74,7 +74,7 @@ def _print_scores(scores, kind, num_pairs):
     print(f"\nThe best network on the {kind} volumes, after an affine match to the ground truth:")
     print(format_scores(scores))
     if num_pairs > len(scores):
-        print(f"({len(scores)} of {num_pairs}; apply.py with -g scores all)")
+        print(f"({len(scores)} of {num_pairs}; rcan apply with -g scores all)")
     mean = mean_scores(list(scores.values()))
     if mean["psnr_restored"] < mean["psnr_raw"]:
         warnings.warn(

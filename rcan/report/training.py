@@ -152,5 +152,5 @@ def _add_data(page, record):
     if record.training_fingerprint:
         page.table(
             *range_table(record.training_fingerprint),
-            caption="The trained range: apply.py compares each image with it and says whether it lies inside.",
+            caption="The trained range: rcan apply compares each image with it and says whether it lies inside.",
         )

@@ -23,7 +23,7 @@ __all__ = ["FolderRestoration", "restore_folder", "restore_images", "restore_wat
 
 
 def restore_folder(model_dir, input, output, **options):
-    """Restore an image, or a folder of images, with a trained network, as `apply.py` does.
+    """Restore an image, or a folder of images, with a trained network, as `rcan apply` does.
 
     A folder that was restored in part is completed.
 
@@ -34,7 +34,7 @@ def restore_folder(model_dir, input, output, **options):
     input, output : path
         Image, folder or pattern to restore; image or folder to write.
     **options
-        The flags of `apply.py` without dashes, such as ``ensemble=8``; see `RestoreOptions`.
+        The flags of `rcan apply` without dashes, such as ``ensemble=8``; see `RestoreOptions`.
 
     Returns
     -------

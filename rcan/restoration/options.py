@@ -1,4 +1,4 @@
-"""What a user can say of restoring images: the flags of `apply.py`, the keywords of `rcan.restore_folder`."""
+"""What a user can say of restoring images: the flags of `rcan apply`, the keywords of `rcan.restore_folder`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,7 +43,7 @@ class RestoreOptions(Settings):
         WithJsonSchema({"type": "string", "format": "path"}),
     ] = option(
         ...,
-        "run folder of train.py, a .keras file, or a ZIP archive or an address (https://…, hf://owner/name) of one; "
+        "run folder of rcan train, a .keras file, or a ZIP archive or an address (https://…, hf://owner/name) of one; "
         "several, FIRST,SECOND, restore one after the other, each what the one before has made",
         letter="m",
     )

@@ -39,8 +39,8 @@ def find_model(model_dir):
     if model_dir.is_dir():
         reason = f"has neither {' nor '.join(MODELS)}, nor an .hdf5 file"
     raise FileNotFoundError(
-        f"{model_dir} {reason}: -m takes the folder that train.py wrote, or that of the published program, or a .keras "
-        "or .hdf5 file."
+        f"{model_dir} {reason}: -m takes the folder that rcan train wrote, or that of the published program, or a "
+        ".keras or .hdf5 file."
     )
 
 

@@ -4,7 +4,10 @@ import os
 import warnings
 
 from rcan.assess.options import EvaluateOptions
-from rcan.atomic_io import write_json, write_table
+from rcan.atomic_io import printable_name, write_json, write_table
+from rcan.data.facts import measure_image
+from rcan.data.findings import is_swapped
+from rcan.data.measurements import MeasurementCache
 from rcan.failures import describe_failure
 from rcan.io.cache import limit_cache
 from rcan.run_folder.models import add_to_record, find_model, has_record
@@ -46,7 +49,8 @@ def evaluate(model_dir, input, ground_truth, output, **options):
     Warns
     -----
     UserWarning
-        Of images that the network has learned from, frames that are left out, and a factor that cannot be kept.
+        Of images that the network has learned from, raw images that look better than their ground truth, frames that
+        are left out, and a factor that cannot be kept.
 
     Examples
     --------
@@ -88,6 +92,7 @@ def run_evaluation(options):
     write_json(options.output / "scores.json", evaluation.as_json())
     write_evaluation_report(options.output / "report.html", evaluation, images)
     print(f"\n{format_evaluation(evaluation)}")
+    _warn_if_swapped(evaluation, subjects)
     if evaluation.calibration:
         _keep_factor(options.model_dir, evaluation)
     print(f"\nReport: {options.output / 'report.html'}", flush=True)
@@ -117,6 +122,21 @@ def _make_rows(evaluation):
     ]
 
 
+def _warn_if_swapped(evaluation, subjects):
+    """Warn where the network makes images worse, and the first raw image looks better than its ground truth."""
+    gain = evaluation.total.gains.get("raw", {}).get("psnr")
+    if not gain or gain.mean >= 0:
+        return
+    subject, cache = subjects[0], MeasurementCache(None)
+    raw, gt = (measure_image(view, cache) for view in (subject.raw, subject.gt))
+    if is_swapped(raw, gt, subject.upscaling):
+        warnings.warn(
+            f"raw looks better than the ground truth in {printable_name(subject.name)} (SNR {raw.snr:.1f} and "
+            f"{gt.snr:.1f}): exchange -i and -g if they are swapped.",
+            stacklevel=2,
+        )
+
+
 def _keep_factor(model_dir, evaluation):
     """Keep with the network what its spread must be multiplied by, if it was found now and on new images."""
     calibration = evaluation.calibration
@@ -141,4 +161,4 @@ def _keep_factor(model_dir, evaluation):
     except OSError as failure:
         warnings.warn(f"the factor is in the report alone: {describe_failure(failure)}", stacklevel=2)
         return
-    print("The factor is kept with the network: apply.py --uncertainty multiplies by it.")
+    print("The factor is kept with the network: rcan apply --uncertainty multiplies by it.")

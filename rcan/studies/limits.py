@@ -30,7 +30,7 @@ def find_limits(model_dir=None, *, output, **options):
     ----------
     model_dir : path, optional
         Run folder of a training, or a ``.keras`` file. Without one, ``train=True, config="config.json"`` trains a
-        network for each step. The trusted range is kept in the training.json of a run folder, where `apply.py` finds
+        network for each step. The trusted range is kept in the training.json of a run folder, where `rcan apply` finds
         it.
     output : path
         Folder for the report, the tables and the finished steps.
