@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import html
 import json
 import re
 import shlex
@@ -14,11 +15,12 @@ import pytest
 import tifffile
 import yaml
 from huggingface_hub import EvalResult, ModelCard
+from markdown_it import MarkdownIt
 
 import rcan
 from rcan.__main__ import main
 from rcan.assess.limits.ends import RULES
-from rcan.export.markdown import front_matter, table
+from rcan.export.markdown import as_text, front_matter, table
 
 DETAILS = {"author": ("Ada Lovelace",), "license": "CC-BY-4.0"}
 
@@ -224,6 +226,18 @@ def test_names_of_files_are_no_markdown():
     header, _, row = table(["raw"], [[name]]).splitlines()
     assert header == "| raw |"
     assert row == r"| a\|b\\n\<script>\`\*\[x](y) |"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["__main__.net", "_a_", "a_b.tif", "a&lt;b", "<lambda>", "~~a~~", "- x", "+ x", "---", "> x", "1. x", "12) x", "# x",
+     "x #", "  x", "-3.2 (-4)", "5.7 %", "A & B"],
+)  # fmt: skip
+def test_text_of_others_is_shown_as_it_is(text):
+    page = "\n\n".join([f"# {as_text(text)}", as_text(text), table(["raw"], [[text]])])
+    shown = html.unescape(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(page))
+    for tag in ("h1", "p", "td"):
+        assert f"<{tag}>{text.strip()}</{tag}>" in shown
 
 
 # Results of other networks

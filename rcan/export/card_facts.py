@@ -64,7 +64,7 @@ def gather_facts(options, model, record):
     return CardFacts(
         name=options.name or _default_name(path),
         description=options.description or _describe_purpose(model, architecture),
-        authors=tuple(author.strip() for author in options.author or ()),
+        authors=options.author or (),
         license=options.license,
         file_name=path.name,
         digest=digest_of_file(path),

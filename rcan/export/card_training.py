@@ -2,7 +2,7 @@
 
 import math
 
-from rcan.export.markdown import table
+from rcan.export.markdown import as_text, table
 from rcan.figures.history import best_epoch
 from rcan.report.data_tables import pair_table, range_table
 from rcan.report.methods import describe_scaling, describe_training
@@ -85,7 +85,7 @@ def describe_settings(facts):
             lines.append(f"Best network, of epoch {best:.0f}: {_describe_row(row)}")
     lines.append(f"Versions: {', '.join(f'{name} {version}' for name, version in record.versions.items())}")
     paragraph = describe_training(record, config, history=history, num_parameters=facts.num_parameters)
-    return "\n".join([f"{paragraph}\n", *(f"- {line}" for line in lines)])
+    return "\n".join([f"{as_text(paragraph)}\n", *(f"- {line}" for line in lines)])
 
 
 def _seconds(history):

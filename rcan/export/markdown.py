@@ -8,7 +8,14 @@ from rcan.failures import as_one_line
 
 __all__ = ["as_text", "front_matter", "table"]
 
-_SPECIAL = re.compile(r"([\\`*<\[|])")
+_SPECIAL = re.compile(
+    r"""([\\`*<\[|~]
+    |(?<![^\W_])_|_(?![^\W_])  # at the edge of a word; inside one it is no sign of Markdown
+    |&(?=\#?\w+;)  # a name of a character
+    |^>|^[-+\#](?=[-\#\s]|$)|((?<=^\d)|(?<=^\d\d))[.)](?=\s|$)  # of a quotation, a list, a line or a heading
+    |\#$)""",
+    re.VERBOSE,
+)
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9.+-]*")  # text that YAML needs no quotes for
 _WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}  # of YAML, which are no text
 
@@ -19,7 +26,7 @@ def as_text(text):
     >>> as_text("a*b|c")
     'a\\*b\\|c'
     """
-    return _SPECIAL.sub(r"\\\1", _as_line(text))
+    return _SPECIAL.sub(r"\\\1", _as_line(text).strip())
 
 
 def _as_line(text):
