@@ -1,7 +1,7 @@
 """From a run folder to a file that other programs open."""
 
-import errno
 import importlib
+import os
 
 from rcan.atomic_io import atomic_file, atomic_folder, list_versions
 from rcan.export.options import ExportOptions
@@ -92,12 +92,14 @@ def _check_details(options):
 def _check_place(options):
     """Refuse to replace a file without being asked to, and any folder but that of an earlier export."""
     path = options.output
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    what, is_earlier_export = _FOLDERS.get(options.kind, ("SavedModel", lambda _: False))
-    if path.is_dir() and (path.suffix or not is_earlier_export(path)):
-        rule = f"is a folder and no {what}, which alone is replaced: choose another name"
-        raise FileExistsError(errno.EEXIST, rule, str(path))
+    if path.suffix and path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, {options.kind} is written as a file: choose another name.")
+    if not path.suffix:
+        what, is_earlier_export = _FOLDERS[options.kind]
+        if not (path.is_dir() and is_earlier_export(path)):
+            raise FileExistsError(f"{path} exists and is no {what}, which alone is replaced: choose another name.")
     if not options.overwrite:
         raise FileExistsError(f"{path} exists: name another file, or replace it with --overwrite.")
 
