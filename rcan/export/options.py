@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rcan.config import Axes
 from rcan.options import Settings, option
@@ -19,6 +19,14 @@ _SUFFIXES = {
     "card": (".md",),
 }
 _OF_A_CARD = ("author", "license", "name", "description", "evaluation", "limits")
+
+
+def _without_blanks(names):
+    """Names without the space around them; a ValueError if all are empty."""
+    named = tuple(name.strip() for name in names if name.strip())
+    if not named:
+        raise ValueError("name at least one author, or leave it out")
+    return named
 
 
 class ExportOptions(Settings):
@@ -54,7 +62,7 @@ class ExportOptions(Settings):
     channels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = option(
         None, "channels of the image, counted from 0, as many as the network restores (default: all)"
     )
-    author: Annotated[tuple[str, ...], Field(min_length=1)] | None = option(
+    author: Annotated[tuple[str, ...], AfterValidator(_without_blanks)] | None = option(
         None, "names of who made the network, with commas between them, for the card; bioimageio needs them"
     )
     license: str | None = option(
