@@ -1,7 +1,7 @@
 """Tables of what a network has learned from: its pairs, and the range of their raw images."""
 
 import math
-from pathlib import Path
+from pathlib import PureWindowsPath
 
 from rcan.report.text import format_sizes
 
@@ -24,8 +24,8 @@ def pair_table(record, *, most):
 
 def _pair_row(kind, pair):
     return [
-        Path(pair.raw).name,
-        Path(pair.gt).name,
+        PureWindowsPath(pair.raw).name,  # of a path of any system
+        PureWindowsPath(pair.gt).name,
         kind,
         _shapes(pair),
         str(pair.num_frames),

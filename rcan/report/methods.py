@@ -4,7 +4,7 @@ Every sentence follows from what a run has recorded: what was not used is not me
 out. Papers are cited where they are used, as ``doi:…`` or ``arXiv:…``.
 """
 
-from pathlib import Path
+from pathlib import PureWindowsPath
 
 from rcan import __version__
 from rcan.config import LOSS_NAMES, parse_loss
@@ -72,7 +72,7 @@ def _describe_network(record, config, ndim, num_parameters):
     if max(grid) > 1:
         size += f", one voxel of the feature maps for {format_sizes(grid)} voxels of the image ({'ZYX'[-ndim:]})"
     first = config["initial_model"]
-    begun = f", beginning with the weights of {Path(first).name}" if first else ""
+    begun = f", beginning with the weights of {PureWindowsPath(first).name}" if first else ""
     network = f"network ({size})" if own else f"residual channel attention network ({_PAPER}; {size})"
     return (
         f"A {kind}-dimensional {network}{larger} was trained with rcan "
