@@ -200,7 +200,19 @@ def write_table(path, rows, columns=None):
         writer.writerows(rows)
 
 
-def read_table(path):
-    """Read the rows of a CSV file whose cells are all numbers, as `write_table` has written it."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+def read_table(path, columns=()):
+    """Read the rows of a CSV file whose cells are all numbers, as `write_table` has written it.
+
+    A ValueError says that it is no such file, or that one of the `columns` is missing.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
+    except (TypeError, ValueError, csv.Error) as failure:  # a TypeError of rows with more or fewer cells
+        raise ValueError(
+            f"{path} is no table of numbers ({failure}): restore it from a copy, or remove it."
+        ) from failure
+    missing = [name for name in columns if rows and name not in rows[0]]
+    if missing:
+        raise ValueError(f"{path} has no column {missing[0]}: restore it from a copy, or remove it.")
+    return rows

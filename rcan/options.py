@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = ["Flag", "Settings", "list_flags", "nearest", "option"]
 
+_LONGEST_VALUE = 200  # letters of a wrong value that a message shows
 _RULES = {  # in a user's words, by the type of pydantic's finding
     "bool_type": "must be true or false",
     "finite_number": "must be a finite number",
@@ -69,14 +70,16 @@ class Settings(BaseModel):
         if problem["type"] == "missing" and inner and isinstance(inner[-1], int):
             return f"{key.rpartition('.')[0]} has too few values: number {inner[-1] + 1} is missing."
         if problem["type"] == "missing":
-            meaning = "" if inner else f" ({cls.model_fields[first].description})"
-            return f"{key} is missing{meaning}."
+            meaning = None if inner else cls.model_fields[first].description
+            return f"{key} is missing{f' ({meaning})' if meaning else ''}."
         if problem["type"] == "extra_forbidden":
             known = ["raw", "gt"] if inner else cls.model_fields
             return f"{key} is not a known key.{nearest(problem['loc'][-1], known)}"
         if problem["type"] in _RULES:
             rule = _RULES[problem["type"]].format(**problem.get("ctx", {}))
-        return f"{key} is {json.dumps(problem['input'], default=str)}: {rule}."
+        value = json.dumps(problem["input"], default=str)
+        shown = value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…"
+        return f"{key} is {shown}: {rule}."
 
 
 def _plain(value):

@@ -230,14 +230,19 @@ def test_names_of_files_are_no_markdown():
 
 @pytest.mark.parametrize(
     "text",
-    ["__main__.net", "_a_", "a_b.tif", "a&lt;b", "<lambda>", "~~a~~", "- x", "+ x", "---", "> x", "1. x", "12) x", "# x",
-     "x #", "  x", "-3.2 (-4)", "5.7 %", "A & B"],
+    ["__main__.net", "_a_", "a_b.tif", "a&lt;b", "<lambda>", "~~a~~", "- x", "+ x", "---", "> x", "1. x", "12) x",
+     "# x", "x #", "  x", "-3.2 (-4)", "5.7 %", "A & B"],
 )  # fmt: skip
 def test_text_of_others_is_shown_as_it_is(text):
     page = "\n\n".join([f"# {as_text(text)}", as_text(text), table(["raw"], [[text]])])
     shown = html.unescape(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(page))
     for tag in ("h1", "p", "td"):
         assert f"<{tag}>{text.strip()}</{tag}>" in shown
+
+
+def test_authors_are_named_without_blanks(tiny_models, tmp_path):
+    text = write_card(tiny_models / "3d.keras", tmp_path / "a.md", author=["Ada Lovelace ", "", " Grace Hopper"])
+    assert section(text, "Authors").strip() == "Ada Lovelace, Grace Hopper"
 
 
 # Results of other networks
@@ -270,6 +275,55 @@ def test_a_folder_without_results_is_refused(tiny_models, tmp_path):
         FileNotFoundError, match=r"has no scores\.json: --evaluation takes the folder that rcan evaluate"
     ):
         write_card(tiny_models / "3d.keras", tmp_path / "a.md", evaluation=str(tmp_path))
+
+
+# Damaged files
+
+
+DAMAGED = [
+    ("history.csv", "epoch,loss\n1,abc\n", r"history\.csv is no table of numbers \(could not convert"),
+    ("history.csv", "epoch,loss\n1\n", r"history\.csv is no table of numbers"),
+    ("history.csv", "epoch,psnr\n1,2\n", r"history\.csv has no column loss"),
+    ("config.json", {"epochs": "many"}, r'config\.json: epochs is "many": must be a whole number'),
+    ("config.json", {"loss": 3}, r"config\.json: loss is 3: must be text"),
+    ("judged/scores.json", {"total": {"over": "volumes", "methods": {}, "gains": {}}}, "has no restored"),
+    ("judged/scores.json", {"total": {"over": "volumes", "methods": {"restored": {}}, "gains": {}}}, "has no psnr"),
+    ("judged/scores.json", {"nulls": {"noise": {"raw": 5}}}, "must be an object of numbers"),
+    ("judged/scores.json", {"versions": {}}, "has no rcan"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGED)
+def test_a_damaged_file_is_named(name, damage, message, judged, tmp_path):
+    shutil.copytree(judged / "run", tmp_path / "run")
+    path = tmp_path / "run" / name
+    path.write_text(damage if isinstance(damage, str) else json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(ValueError, match=message) as caught:
+        write_card(tmp_path / "run", tmp_path / "a.md")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
+def test_settings_that_an_earlier_version_did_not_have_are_as_they_were(judged, tmp_path):
+    shutil.copytree(judged / "run", tmp_path / "run")
+    config = json.loads((judged / "run/config.json").read_text())
+    left = {name: value for name, value in config.items() if name not in ("recipe", "ema", "clipnorm")}
+    (tmp_path / "run/config.json").write_text(json.dumps({**left, "of_a_later_version": 1}))
+    told = section(write_card(tmp_path / "run", tmp_path / "a.md"), "Training")
+    assert "moving average" not in told  # the published recipe has none
+    assert "Recipe" not in told
+
+
+def test_a_pair_of_another_system_is_named_without_its_folders(judged, tmp_path):
+    shutil.copytree(judged / "run", tmp_path / "run")
+    record = json.loads((judged / "run/training.json").read_text())
+    record["training"] = [{**pair, "raw": "C:\\Users\\ada\\raw.tif"} for pair in record["training"]]
+    (tmp_path / "run/training.json").write_text(json.dumps(record))
+    text = write_card(tmp_path / "run", tmp_path / "a.md")
+    assert "| raw.tif |" in text
+    assert "ada" not in text
 
 
 # The folder for Hugging Face
@@ -314,6 +368,17 @@ def test_a_folder_with_other_files_is_never_replaced(tiny_models, tmp_path, caps
     assert (tmp_path / "hub/.git").is_dir()
 
 
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_folder_is_never_replaced_by_one(kind, tiny_models, tmp_path, capsys):
+    path = tmp_path / "notes"
+    path.write_text("mine") if kind == "file" else path.symlink_to(tmp_path / "nowhere")
+    flags = ["-m", tiny_models / "3d.keras", "-o", path, "--format", "huggingface", "--overwrite"]
+    assert main(["export", *map(str, flags)]) == 1
+    assert "exists and is no earlier export for Hugging Face" in capsys.readouterr().err
+    assert path.read_text() == "mine" if kind == "file" else path.is_symlink()
+    assert [file.name for file in tmp_path.iterdir()] == ["notes"]
+
+
 # The package of bioimage.io
 
 
@@ -343,6 +408,7 @@ def test_the_documentation_of_a_package_is_the_card(judged, card, monkeypatch):
     [
         (["-o", "a.md"], "name either --format (bioimageio, huggingface, onnx, savedmodel, keras), or --card"),
         (["-o", "a.onnx", "--format", "onnx", "--card"], "or --card, which writes the card alone"),
+        (["-o", "a.md", "--card", "--author", " ,"], "name at least one author"),
         (["-o", "a.txt", "--card"], "card is written as NAME.md: name it so"),
         (["-o", "a.zip", "--format", "huggingface"], "huggingface is written as a folder without suffix"),
         (["-o", "a.md", "--card", "-i", "raw.tif"], "--input is of no use to card"),

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from rcan.assess.intervals import Interval
 from rcan.assess.limits.records import LimitsSettings
@@ -15,10 +15,24 @@ __all__ = ["KeptEvaluation", "KeptLimits"]
 
 def _as_nan(values):
     """Numbers that JSON has no word for were written as null."""
+    if not isinstance(values, dict):
+        raise ValueError("must be an object of numbers")
     return {key: math.nan if value is None else value for key, value in values.items()}
 
 
-Means = dict[str, Annotated[Interval, BeforeValidator(_as_nan)]]  # by measure
+def _has(*names):
+    """A check that a dictionary has these keys, of which texts tell."""
+
+    def check(values):
+        """The dictionary; a ValueError says what it lacks."""
+        if missing := [name for name in names if name not in values]:
+            raise ValueError(f"has no {missing[0]}: restore the file from a copy, or call the study again")
+        return values
+
+    return AfterValidator(check)
+
+
+Means = Annotated[dict[str, Annotated[Interval, BeforeValidator(_as_nan)]], _has("psnr", "ssim")]  # by measure
 
 
 class KeptNetwork(Record):
@@ -41,7 +55,7 @@ class KeptSummary(Record):
 
     over: Literal["volumes", "blocks"]
     best: str | None = None
-    methods: dict[str, Means]
+    methods: Annotated[dict[str, Means], _has("restored")]
     gains: dict[str, Means]
 
 
@@ -57,7 +71,7 @@ class KeptEvaluation(Record):
     """What `rcan evaluate` has found, as `rcan.assess.records.Evaluation`, as far as texts tell of it."""
 
     model: KeptNetwork
-    versions: dict[str, str]
+    versions: Annotated[dict[str, str], _has("rcan")]
     volumes: Annotated[dict[str, KeptVolume], Field(min_length=1)]
     total: KeptSummary
     nulls: dict[str, dict[str, Annotated[NullResult, BeforeValidator(_as_nan)]]] = Field(default_factory=dict)

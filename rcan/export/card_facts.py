@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rcan.assess.results import KeptEvaluation, KeptLimits
 from rcan.atomic_io import read_table
+from rcan.config import Config
 from rcan.export.run_files import read_config
 from rcan.export.tensors import axes_of
 from rcan.intensity import INPUT_CHANNELS
@@ -74,11 +75,21 @@ def gather_facts(options, model, record):
         num_parameters=model.count_params(),
         architecture=architecture,
         record=record,
-        config=read_config(options.model_dir),
-        history=read_table(history) if record.training and history.is_file() else [],
+        config=_read_settings(path, options.model_dir),
+        history=read_table(history, ("epoch", "loss")) if record.training and history.is_file() else [],
         evaluation=_find_results(options, "evaluation"),
         limits=limits,
     )
+
+
+def _read_settings(path, model_dir):
+    """All settings of a training, in plain values; those that an earlier version did not have are as they were then."""
+    if not (values := read_config(model_dir)):
+        return None
+    known = {key: value for key, value in values.items() if key in Config.model_fields}
+    config = path.with_name("config.json")
+    checked = Config.checked({"recipe": "published", **known}, label=lambda key: f"{config}: {key}")
+    return {**checked.model_dump(mode="json"), "recipe": values.get("recipe")}
 
 
 def _describe_architecture(model, record):

@@ -81,7 +81,7 @@ def describe_settings(facts):
     if history:
         lines.append(f"Duration: {count(len(history), 'epoch')} in {describe_duration(_seconds(history))}")
         if best := best_epoch(history):
-            (row,) = [row for row in history if row["epoch"] == best]
+            row = next(row for row in history if row["epoch"] == best)
             lines.append(f"Best network, of epoch {best:.0f}: {_describe_row(row)}")
     lines.append(f"Versions: {', '.join(f'{name} {version}' for name, version in record.versions.items())}")
     paragraph = describe_training(record, config, history=history, num_parameters=facts.num_parameters)
