@@ -121,6 +121,8 @@ WRONG = [
     ({"loss": from_numpy}, "cannot be computed .*: write it with keras.ops"),
     ({"loss": lambda gt, restored: ops.mean(gt - restored, axis=(0, 1))}, "one number for each image of the batch"),
     ({"loss": lambda gt, restored: ops.mean(gt, axis=(1, 2, 3, 4))}, "has no gradient"),
+    ({"loss": lambda gt, restored: ops.mean(ops.log(-1 - ops.square(restored)))}, "is not finite for images near"),
+    ({"augment": lambda raw, gt, rng: (raw * np.nan, gt)}, "returned a raw patch with NaN or infinite values"),
     ({"augment": lambda raw, gt, rng: raw}, r"augment\(raw, gt, rng\) must return raw and gt"),
     ({"augment": lambda raw, gt, rng: (raw[:4], gt)}, r"returned shapes \(4, 16, 16, 1\) and \(8, 16, 16, 1\)"),
 ]

@@ -109,6 +109,8 @@ class PatchSampler:
             raise ValueError(
                 f"augment returned shapes {shapes}: it must return raw and gt as {raw.shape} and {gt.shape}."
             )
+        if not np.isfinite(augmented[0]).all():
+            raise ValueError("augment returned a raw patch with NaN or infinite values: all must be finite.")
         return tuple(augmented)
 
 

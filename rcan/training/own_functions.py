@@ -87,6 +87,11 @@ class OwnFunctions(NamedTuple):
                 f"the loss {name} is of shape {tuple(losses.shape)} for a batch of {gt.shape[0]}: it must be one "
                 "number for each image of the batch, or for each voxel, or for all."
             )
+        if not tf.reduce_all(tf.math.is_finite(losses)):
+            raise ValueError(
+                f"the loss {name} is not finite for images near their ground truth: keep it from dividing by 0, and "
+                "from roots and logarithms of numbers below 0."
+            )
         if gradient is None:
             raise ValueError(f"the loss {name} has no gradient: it must depend on the restored image, smoothly.")
 
