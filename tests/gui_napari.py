@@ -319,7 +319,42 @@ def test_a_layer_that_cannot_be_read_is_a_line(viewer, wait, trained):
     assert reason.startswith("cell cannot be read as a napari image: the disk is gone.")
 
 
+def test_axes_that_were_chosen_stay_when_a_layer_comes(viewer):
+    for name in ("other", "cell"):
+        viewer.add_image(np.zeros((3, 4, 5)), name=name)
+    widget = open_widget(viewer, "Restore")
+    widget.layer_box.setCurrentIndex(1)
+    widget.axes_box.setCurrentText("TYX")
+    viewer.add_image(np.zeros((3, 4, 5)), name="cell restored")
+    assert (widget.layer_box.layer.name, widget.axes_box.currentText()) == ("cell", "TYX")
+
+
+def test_a_result_cannot_be_written_to_an_address(viewer, trained):
+    viewer.add_image(np.zeros((3, 4, 5)))
+    widget = open_widget(viewer, "Restore")
+    widget.model.line.setText(str(trained.run))
+    widget.output.line.setText("s3://bucket/a.zarr")
+    click(widget, "Restore")
+    assert errors() == ["s3://bucket/a.zarr is an address: choose a folder of this computer."]
+
+
 # Train
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "reason"),
+    [((4, 5, 3), {"rgb": True}, "colour picture"), ((1, 1, 1, 1, 4, 5), {"rgb": False}, "6 dimensions")],
+)
+def test_a_layer_that_cannot_be_trained_on_is_a_line(viewer, tmp_path, shape, options, reason):
+    for name in ("raw", "truth"):
+        viewer.add_image(np.zeros(shape), name=name, **options)
+    widget = open_widget(viewer, "Train")
+    widget.tabs.setCurrentIndex(1)
+    widget.run_folder.line.setText(str(tmp_path / "run"))
+    click(widget, "Start")
+    (found,) = errors()
+    assert reason in found
+    assert not (tmp_path / "run").exists()
 
 
 def fill_in(widget, run_dir, **values):
@@ -432,6 +467,20 @@ def test_pairs_are_checked_and_the_report_is_opened(viewer, wait, browser, train
     assert browser.opened == [tmp_path / "check.html"]
     assert "Findings" in (tmp_path / "check.html").read_text("utf-8")
     assert "found" in widget.state_label.text()
+
+
+def test_a_check_that_was_stopped_leaves_the_earlier_report(viewer, wait, browser, trained, tmp_path):
+    (tmp_path / "check.html").write_text("earlier")
+    widget = open_widget(viewer, "Check and limits")
+    widget.raw_folder.line.setText(str(trained.raw.parent))
+    widget.gt_folder.line.setText(str(trained.gt.parent))
+    widget.output.line.setText(str(tmp_path))
+    click(widget, "Check pairs")
+    click(widget, "Cancel")
+    wait(widget)
+    assert (errors(), widget.state_label.text()) == ([], "Stopped.")
+    assert (tmp_path / "check.html").read_text() == "earlier"
+    assert browser.opened == []
 
 
 def test_the_report_of_a_run_is_opened_or_it_is_said_that_there_is_none(viewer, wait, browser, trained, tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import QEvent, QSignalBlocker, QSize, Qt
 from qtpy.QtGui import QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
@@ -23,8 +23,9 @@ from qtpy.QtWidgets import (
 )
 
 from rcan.napari.jobs import Job
+from rcan.napari.layers import list_axes
 
-__all__ = ["JobWidget", "LayerBox", "PathEdit", "Picture", "make_form"]
+__all__ = ["AxesBox", "JobWidget", "LayerBox", "PathEdit", "Picture", "make_form"]
 
 
 def make_form(**rows):
@@ -37,11 +38,14 @@ def make_form(**rows):
 
 
 class PathEdit(QWidget):
-    """A path to type, or to choose in a dialog: that of a folder, or, with `is_new`, of something to write."""
+    """A path to type, or to choose in a dialog: that of a folder, or, with `is_new`, of something to write.
 
-    def __init__(self, placeholder="", *, is_new=False):
+    With `takes_address` it may be an address, such as hf://owner/name.
+    """
+
+    def __init__(self, placeholder="", *, is_new=False, takes_address=False):
         super().__init__()
-        self._is_new = is_new
+        self._is_new, self._takes_address = is_new, takes_address
         self.line = QLineEdit()
         self.line.setPlaceholderText(placeholder)
         button = QToolButton(text="…")
@@ -60,17 +64,19 @@ class PathEdit(QWidget):
 
     @property
     def path(self):
-        """The path, absolute, or None where the field is empty; an address such as hf://owner/name stays text."""
+        """The path, absolute, or None where the field is empty; an address stays text, a ValueError refuses it."""
         text = self.line.text().strip()
         if "://" in text:
+            if not self._takes_address:
+                raise ValueError(f"{text} is an address: choose a folder of this computer.")
             return text
         return Path(text).expanduser().absolute() if text else None
 
     def require(self, what):
         """The path; a ValueError asks for it where the field is empty, such as of ``"a run folder"``."""
-        if not self.path:
+        if not (path := self.path):
             raise ValueError(f"{what[0].upper()}{what[1:]} is missing: choose one.")
-        return self.path
+        return path
 
 
 class LayerBox(QComboBox):
@@ -84,14 +90,17 @@ class LayerBox(QComboBox):
         self.refresh()
 
     def refresh(self):
-        """Show the layers that are there now, and keep the choice."""
+        """Show the layers that are there now, and keep the choice; only another one is told of."""
         layers = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
         chosen = self.layer
-        self.clear()
-        for layer in layers:
-            self.addItem(layer.name, layer)
-        if chosen in layers:
-            self.setCurrentIndex(layers.index(chosen))
+        with QSignalBlocker(self):
+            self.clear()
+            for layer in layers:
+                self.addItem(layer.name, layer)
+            if chosen in layers:
+                self.setCurrentIndex(layers.index(chosen))
+        if self.layer is not chosen:
+            self.currentIndexChanged.emit(self.currentIndex())
 
     @property
     def layer(self):
@@ -103,6 +112,26 @@ class LayerBox(QComboBox):
         if self.layer is None:
             raise ValueError("No image layer is open: open an image first.")
         return self.layer
+
+
+class AxesBox(QComboBox):
+    """A choice of the axes of the layer in a `LayerBox`."""
+
+    def __init__(self, layer_box):
+        super().__init__()
+        self._layer_box = layer_box
+        self.setToolTip("What each dimension of the layer is, in its order")
+        layer_box.currentIndexChanged.connect(self._list_axes)
+        self._list_axes()
+
+    def _list_axes(self, _=None):
+        self.clear()
+        if (layer := self._layer_box.layer) is None:
+            return
+        try:
+            self.addItems(list_axes(layer))
+        except ValueError:  # said when the layer is to be used
+            self.addItem("?")
 
 
 class Picture(QLabel):
@@ -175,7 +204,7 @@ class JobWidget(QWidget):
         self.stop_button = QPushButton(stop_text, enabled=False)
         self.stop_button.clicked.connect(self.stop)
         self.bar = QProgressBar(maximum=1000, textVisible=False)
-        self.state_label = QLabel(wordWrap=True)
+        self.state_label = QLabel(wordWrap=True, textFormat=Qt.TextFormat.PlainText)
         self.form = make_form()
         self.body = QVBoxLayout()
         self.body.addLayout(self.form)

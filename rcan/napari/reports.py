@@ -17,7 +17,7 @@ class ReportsWidget(JobWidget):
     def __init__(self, napari_viewer):
         super().__init__(napari_viewer)
         self.raw_folder, self.gt_folder = PathEdit("raw images"), PathEdit("their ground truth")
-        self.model = PathEdit("run folder, .keras file or address")
+        self.model = PathEdit("run folder, .keras file or address", takes_address=True)
         self.sharp = PathEdit("optional: sharp images (else phantoms)")
         self.output = PathEdit("folder to write")
         for title, rows in (
@@ -73,14 +73,19 @@ def check_pairs(job, raw, gt, output):
     """Check pairs of two folders in a `Job`: path of the report, and what is wrong in a line."""
     output.mkdir(parents=True, exist_ok=True)
     report, finding = output / "check.html", "No problem was found."
-    report.unlink(missing_ok=True)
+    earlier = _time_of(report)
     try:
         job.run_command(["check", "-i", raw, "-g", gt, "--report", report], job.report)
     except ValueError as failure:
-        if not report.is_file():
+        if _time_of(report) == earlier:  # no report was written
             raise
         finding = str(failure).partition(":")[0] + "."  # the report has the rest
     return report, finding
+
+
+def _time_of(path):
+    """When a file was written, in ns; None where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def find_limits(job, model, sharp, output):

@@ -9,8 +9,8 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QLabel
 from rcan.atomic_io import remove_stale_partials
 from rcan.io.array import ArraySink
 from rcan.io.paths import image_name
-from rcan.napari.layers import LayerSource, list_axes, make_layer, open_levels
-from rcan.napari.parts import JobWidget, LayerBox, PathEdit
+from rcan.napari.layers import LayerSource, make_layer, open_levels
+from rcan.napari.parts import AxesBox, JobWidget, LayerBox, PathEdit
 from rcan.napari.worker import FACTS
 from rcan.restoration.options import RestoreOptions
 from rcan.run_folder.models import find_model
@@ -26,8 +26,9 @@ class RestoreWidget(JobWidget):
 
     def __init__(self, napari_viewer):
         super().__init__(napari_viewer)
-        self.model = PathEdit("run folder, .keras file or address")
-        self.layer_box, self.axes_box = LayerBox(napari_viewer), QComboBox()
+        self.model = PathEdit("run folder, .keras file or address", takes_address=True)
+        self.layer_box = LayerBox(napari_viewer)
+        self.axes_box = AxesBox(self.layer_box)
         self.ensemble_box = QComboBox()
         for text, size in _ENSEMBLES.items():
             self.ensemble_box.addItem(text, size)
@@ -41,7 +42,6 @@ class RestoreWidget(JobWidget):
         self.form.addRow("Ensemble", self.ensemble_box)
         self.form.addRow("", self.spread_box)
         self.form.addRow("Write to", self.output)
-        self.axes_box.setToolTip("What each dimension of the layer is, in its order")
         self.ensemble_box.setToolTip("Average over copies of each tile: as many times slower")
         self.spread_box.setToolTip(
             "How far the copies of the ensemble differ, in the image's unit: apply --uncertainty"
@@ -50,22 +50,11 @@ class RestoreWidget(JobWidget):
         self.add_buttons(("Restore", lambda: self.start(self._prepare)))
         self.body.addWidget(self.verdict_label)
         self.body.addStretch()
-        self.layer_box.currentIndexChanged.connect(self._list_axes)
         self.ensemble_box.currentIndexChanged.connect(self._allow_spread)
-        self._list_axes()
 
     def reset_choices(self, event=None):
         """Follow the layers of the viewer; napari calls it."""
         self.layer_box.refresh()
-
-    def _list_axes(self, _=None):
-        self.axes_box.clear()
-        layer = self.layer_box.layer
-        if layer is not None:
-            try:
-                self.axes_box.addItems(list_axes(layer))
-            except ValueError:  # said when it is to be restored
-                self.axes_box.addItem("?")
 
     def _allow_spread(self, _=None):
         is_ensemble = self.ensemble_box.currentData() is not None
@@ -80,7 +69,6 @@ class RestoreWidget(JobWidget):
             "uncertainty": self.spread_box.isChecked(),
         }
         layer, axes, output = self.layer_box.require(), self.axes_box.currentText(), self.output.path
-        list_axes(layer)
         source = LayerSource(layer, axes)
         self.verdict_label.clear()
         return lambda job: restore_layer(job, source, values, output)

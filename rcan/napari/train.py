@@ -12,8 +12,8 @@ from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLineEdit, QSpinBox, QTabW
 
 from rcan.atomic_io import read_table, write_json
 from rcan.config import RECIPES, Config
-from rcan.napari.layers import LayerSource, list_axes, save_layer
-from rcan.napari.parts import JobWidget, LayerBox, PathEdit, Picture, make_form
+from rcan.napari.layers import LayerSource, save_layer
+from rcan.napari.parts import AxesBox, JobWidget, LayerBox, PathEdit, Picture, make_form
 from rcan.run_folder.layout import check_run_dir
 
 __all__ = ["TrainWidget", "go_on", "train"]
@@ -34,7 +34,7 @@ class TrainWidget(JobWidget):
         super().__init__(napari_viewer, stop_text="Stop")
         self.raw_folder, self.gt_folder = PathEdit("raw images"), PathEdit("their ground truth")
         self.raw_layer, self.gt_layer = LayerBox(napari_viewer), LayerBox(napari_viewer)
-        self.axes_box = QComboBox()
+        self.axes_box = AxesBox(self.raw_layer)
         self.run_folder = PathEdit("run folder to write")
         self.tabs = QTabWidget()
         by_kind = {
@@ -55,9 +55,7 @@ class TrainWidget(JobWidget):
         self.body.addWidget(self.curves)
         self.body.addWidget(self.patches)
         self.body.addStretch()
-        self.raw_layer.currentIndexChanged.connect(self._list_axes)
         self.reset_choices()
-        self._list_axes()
 
     def _add_settings(self):
         """Add the settings that matter, with the defaults of the recipe and the help of the command."""
@@ -84,12 +82,6 @@ class TrainWidget(JobWidget):
             box.refresh()
         if self.raw_layer.count() > 1 and self.gt_layer.layer is self.raw_layer.layer:
             self.gt_layer.setCurrentIndex((self.raw_layer.currentIndex() + 1) % self.raw_layer.count())
-
-    def _list_axes(self, _=None):
-        self.axes_box.clear()
-        layer = self.raw_layer.layer
-        if layer is not None and not layer.rgb:
-            self.axes_box.addItems(list_axes(layer))
 
     def values(self):
         """What the form says, as keys of a config file."""
