@@ -503,10 +503,10 @@ def test_limits_that_were_stopped_keep_the_steps_that_are_done(viewer, wait, qtb
     widget.sharp.line.setText(str(sharp))
     widget.output.line.setText(str(tmp_path))
     click(widget, "Find limits")
-    qtbot.waitUntil(lambda: any(tmp_path.glob("limits/steps/*")) or widget.job is None, timeout=MOST)
+    qtbot.waitUntil(lambda: any(tmp_path.glob("limits/steps/[!.]*")) or widget.job is None, timeout=MOST)
     click(widget, "Cancel")
     wait(widget)
     assert (errors(), widget.state_label.text()) == ([], "Stopped.")
-    assert any(tmp_path.glob("limits/steps/*"))
+    assert any(tmp_path.glob("limits/steps/[!.]*"))
     assert not (tmp_path / "limits" / "report.html").exists()
     assert browser.opened == []
