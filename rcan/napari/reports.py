@@ -21,7 +21,7 @@ class ReportsWidget(JobWidget):
         self.sharp = PathEdit("optional: sharp images (else phantoms)")
         self.output = PathEdit("folder to write")
         for title, rows in (
-            ("Pairs to train on", {"Raw": self.raw_folder, "Truth": self.gt_folder}),
+            ("Pairs to train on", {"Raw": self.raw_folder, "Ground truth": self.gt_folder}),
             ("Network", {"Network": self.model, "Sharp images": self.sharp}),
         ):
             box = QGroupBox(title)

@@ -38,8 +38,8 @@ class TrainWidget(JobWidget):
         self.run_folder = PathEdit("run folder to write")
         self.tabs = QTabWidget()
         by_kind = {
-            "Two folders": {"Raw": self.raw_folder, "Truth": self.gt_folder},
-            "Two layers": {"Raw": self.raw_layer, "Truth": self.gt_layer, "Axes": self.axes_box},
+            "Two folders": {"Raw": self.raw_folder, "Ground truth": self.gt_folder},
+            "Two layers": {"Raw": self.raw_layer, "Ground truth": self.gt_layer, "Axes": self.axes_box},
         }
         for title, rows in by_kind.items():
             page = QWidget()
@@ -100,7 +100,7 @@ class TrainWidget(JobWidget):
             return lambda job: train(job, values)
         layers = {"raw": self.raw_layer.require(), "gt": self.gt_layer.require()}
         if layers["raw"] is layers["gt"]:
-            raise ValueError(f"Raw and truth are both {layers['raw'].name}: choose two layers.")
+            raise ValueError(f"Raw and ground truth are both {layers['raw'].name}: choose two layers.")
         sources = {kind: LayerSource(layer, self.axes_box.currentText()) for kind, layer in layers.items()}
         return lambda job: train(job, values, sources)
 
