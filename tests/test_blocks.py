@@ -183,7 +183,9 @@ def test_an_exported_network_restores_what_apply_restores(mark, applied, exporte
     name, _, backend = mark.partition(" ")
     if backend and importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    code = block_of(name).replace('"tensorflow"', f'"{backend}"')
+    code = block_of(name)
+    if backend:
+        code = code.replace('"tensorflow"', f'"{backend}"')
     code += "import numpy, sys; numpy.save('restored.npy', restored); assert 'rcan' not in sys.modules"
     environment = {key: value for key, value in os.environ.items() if key not in ("KERAS_BACKEND", "PYTHONPATH")}
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, check=True)

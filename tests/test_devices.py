@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory, tiny_config):
     folder = tmp_path_factory.mktemp("devices")
-    values = tiny_config(folder, epochs=2, initial_learning_rate=1e-4)
+    values = tiny_config(folder, epochs=2, initial_learning_rate=1e-4, ema=0.5)
     (folder / "config.json").write_text(json.dumps(values))
     return folder / "config.json"
 
@@ -60,7 +60,7 @@ def runs(config_file):
 
 
 @pytest.mark.parametrize("devices", ["2", "4"])
-def test_several_devices_train_the_network_of_one(runs, devices):
+def test_several_devices_train_the_network_of_one_whose_weights_are_averaged(runs, devices):
     for one, several in zip(weights_of(runs / "1"), weights_of(runs / devices), strict=True):
         np.testing.assert_allclose(several, one, atol=1e-6)
 
@@ -78,14 +78,6 @@ def test_several_devices_in_bfloat16_train_the_network_of_one_within_rounding(co
         train_on_several("-c", config_file, "-o", tmp_path / str(devices), *flags)
     for one, several in zip(*(weights_of(tmp_path / name) for name in "12"), strict=True):
         np.testing.assert_allclose(several, one, atol=1e-3)
-
-
-def test_moving_average_on_two_devices_is_that_of_one(config_file, tmp_path):
-    for devices in (1, 2):
-        flags = ("--devices", devices, "--batch_size", 2 // devices, "--steps_per_epoch", 3 * devices)
-        train_on_several("-c", config_file, "-o", tmp_path / str(devices), "--ema", 0.5, *flags)
-    for one, several in zip(*(weights_of(tmp_path / name) for name in "12"), strict=True):
-        np.testing.assert_allclose(several, one, atol=1e-6)
 
 
 def test_run_on_two_devices_goes_on_with_one(runs, config_file, tmp_path):
@@ -195,14 +187,13 @@ def test_of_two_machines_only_the_first_writes(two_machines):
     assert "Run folder" not in (two_machines / "1.log").read_text()
 
 
-@pytest.mark.parametrize(("has_bfloat16", "expected"), [((True, True), "mixed_bfloat16"), ((True, False), "float32")])
-def test_two_machines_compute_in_what_both_have(config_file, tmp_path, has_bfloat16, expected):
+def test_two_machines_compute_in_what_both_have(config_file, tmp_path):
     flags = ("-c", config_file, "-o", tmp_path / "run", "--epochs", 1, "--steps_per_epoch", 2, "--precision", "auto")
-    for index, process in enumerate(start_machines(tmp_path, *flags, has_bfloat16=has_bfloat16)):
+    for index, process in enumerate(start_machines(tmp_path, *flags, has_bfloat16=(True, False))):
         assert process.wait() == 0, (tmp_path / f"{index}.log").read_text()
-    assert json.loads((tmp_path / "run/training.json").read_text())["precision"] == expected
+    assert json.loads((tmp_path / "run/training.json").read_text())["precision"] == "float32"
     for index in range(2):
-        assert f"Computing in {expected.removeprefix('mixed_')}: " in (tmp_path / f"{index}.log").read_text()
+        assert "Computing in float32: " in (tmp_path / f"{index}.log").read_text()
 
 
 def test_lost_machine_ends_the_others_with_a_line_and_the_run_goes_on(config_file, tmp_path):

@@ -86,7 +86,7 @@ def test_run_killed_at_any_moment_ends_in_the_same_bits(config_file, unbroken, r
     process = start(config_file, program=("-c", DYING))  # once during the writing of a state
     assert process.wait() == -signal.SIGKILL
     assert list(run_dir.glob("checkpoints/.epoch_*"))
-    for _ in range(4):
+    for _ in range(2):
         process = start(config_file, "--resume")
         wait_for_state(run_dir, process)
         time.sleep(rng.uniform(0, 0.6))
