@@ -234,13 +234,9 @@ def format_scores(rows):
            PSNR (dB): raw  restored    gain   SSIM: raw  restored
     a.tif           20.00     25.00   +5.00       0.500     0.750
     """
-    if len(rows) > 1:
-        rows = {**rows, "mean": mean_scores(list(rows.values()))}
-    width = max(map(len, rows))
+    _, rows = score_rows(rows)
+    width = max(len(name) for name, *_ in rows)
     lines = [f"{'':{width}}  PSNR (dB): raw  restored    gain   SSIM: raw  restored"]
-    for name, row in rows.items():
-        lines.append(
-            f"{name:{width}}  {row['psnr_raw']:14.2f}{row['psnr_restored']:10.2f}"
-            f"{row['psnr_restored'] - row['psnr_raw']:+8.2f}{row['ssim_raw']:12.3f}{row['ssim_restored']:10.3f}"
-        )
+    for name, raw, restored, gain, ssim_raw, ssim_restored in rows:
+        lines.append(f"{name:{width}}  {raw:>14}{restored:>10}{gain:>8}{ssim_raw:>12}{ssim_restored:>10}")
     return "\n".join(lines)
