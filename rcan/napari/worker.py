@@ -43,7 +43,7 @@ class Link:
         try:
             return pickle.load(self._reading)
         except pickle.UnpicklingError as failure:  # it was cut off
-            raise EOFError from failure
+            raise EOFError("the other process has ended within a message") from failure
 
     def ask(self, word, *facts):
         """Send a message, and wait for its answer; a ValueError says why there is none."""
