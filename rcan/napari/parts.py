@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from rcan.napari.jobs import Job
+from rcan.napari.background import Job
 from rcan.napari.layers import list_axes
 
 __all__ = ["AxesBox", "JobWidget", "LayerBox", "PathEdit", "Picture", "make_form"]
